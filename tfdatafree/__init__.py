@@ -1,0 +1,1 @@
+"""tfdatafree: compresses Keras models without data."""

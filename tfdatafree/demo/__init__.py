@@ -1,0 +1,44 @@
+"""A small trained network and images to try tfdatafree on, without a download.
+
+The images are scikit-learn's handwritten digits, read from its installation; only the network's weights lie here.
+`tools/train_demo.py` made them.
+"""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+MODEL_PATH = Path(__file__).with_name("digits.keras")
+
+_HELD_OUT = 360  # of 1797 images
+_SPLIT_SEED = 20210
+
+
+def load_demo() -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    """Returns the demo network with images and labels that it was not trained on.
+
+    Returns:
+        model: Functional CNN, 10 classes, softmax output; a fresh copy on every call.
+        images: (360, 8, 8, 1) float32 in [0, 1].
+        labels: (360,) int64.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    _, (images, labels) = split_digits()
+    return keras.models.load_model(MODEL_PATH, compile=False), images, labels
+
+
+def split_digits() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Returns ((training images, labels), (held-out images, labels)), always the same split; see `load_demo`."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ImportError("The demo reads its images from scikit-learn: pip install scikit-learn") from None
+    digits = load_digits()
+    images = (digits.images[..., np.newaxis] / 16).astype(np.float32)  # 16 is the brightest pixel of the set
+    labels = digits.target.astype(np.int64)
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
+    held_out, training = order[:_HELD_OUT], order[_HELD_OUT:]
+    return (images[training], labels[training]), (images[held_out], labels[held_out])

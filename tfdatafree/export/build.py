@@ -1,0 +1,225 @@
+"""Float graph, chosen weights and ranges in; verified integer file and its simulation out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfdatafree.export.flatbuffer import File
+from tfdatafree.export.float_model import FloatModel, convert
+from tfdatafree.export.integer import IntegerModel, Kernel, Spec, quantize_file
+from tfdatafree.export.layout import kernel_for, to_tflite
+from tfdatafree.export.operators import OPERATORS
+from tfdatafree.export.runtime import Runner
+from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, verify_content
+from tfdatafree.graph import Graph, Layer
+from tfdatafree.linear import from_output_last, kernel_of, layout_of, with_kernel
+from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.optimizers.ranges import Range
+from tfdatafree.optimizers.rounding import IntegerKernel
+from tfdatafree.recipe import Quantize
+
+
+@dataclass(frozen=True)
+class Built:
+    """An integer file that was read back and found to be what was decided.
+
+    Attributes:
+        content: The file.
+        graph: The graph with the file's weights and biases, as floats.
+        grids: Graph tensor -> grid of the file's integers.
+        checks: Graph tensor -> parity and SQNR on the probe inputs.
+        kernels: Layer key -> weight quantizer as written.
+        kept_float: Operator -> why it computes in float.
+        notes: Layer or tensor -> what a user should know about it.
+        requantized: QUANTIZE operators between integers that were added.
+        float_bytes: Size of the float file.
+    """
+
+    content: bytes
+    graph: Graph
+    grids: dict[str, Quantizer]
+    checks: dict[str, TensorCheck]
+    kernels: dict[str, Quantizer]
+    kept_float: dict[str, str]
+    notes: dict[str, str]
+    requantized: int
+    float_bytes: int
+
+
+def build_integer_file(
+    graph: Graph,
+    teacher: Graph,
+    kernels: Mapping[str, IntegerKernel],
+    ranges: Mapping[str, Range],
+    inputs: Sequence[np.ndarray],
+    options: Quantize,
+    *,
+    probes: int = 2,
+) -> Built:
+    """Writes and verifies the integer file of `graph`.
+
+    Args:
+        graph: Kernels on their grids, biases corrected.
+        teacher: The float graph, for SQNR.
+        kernels: Layer key -> integers of its kernel.
+        ranges: Graph tensor -> range.
+        inputs: Generated inputs; the first `probes` verify the file.
+
+    Raises:
+        ExportError: The file would not be what was decided; names the tensor.
+    """
+    float_model = convert(graph, [array[:1] for array in inputs])
+    file = File.parse(float_model.content)
+    layers_of, file_kernels = _match_kernels(graph, file, kernels)
+    names = {index: tensor for tensor, index in float_model.tensor_of.items()}
+    file_ranges = {index: ranges[tensor] for tensor, index in float_model.tensor_of.items() if tensor in ranges}
+    file_ranges |= _measure_missing(float_model, file, file_ranges, inputs)
+    spec = Spec(
+        file_ranges,
+        file_kernels,
+        names,
+        activation_bits=options.activation_bits,
+        kernel_bits=options.weight_bits,
+        per_channel=options.per_channel,
+        edge_dtype=options.edge_dtype,
+        input_names=tuple(graph.inputs),
+        output_names=tuple(graph.output_names),
+    )
+    result = quantize_file(float_model.content, spec)
+    verify_content(result, spec)
+    student = _as_written(graph, result, layers_of)
+    grids, index_of = {}, {}
+    for tensor, old in float_model.tensor_of.items():
+        if old in result.index_of:
+            grids[tensor], index_of[tensor] = result.grids[old], result.index_of[old]
+    checks = compare_tensors(
+        result.content, student, teacher, grids, index_of, [array[:probes] for array in inputs]
+    )
+    exempt = _exempt(graph, float_model, file, layers_of)
+    check_parity(checks, grids, exempt)
+    notes = dict(result.adjusted)
+    notes |= {tensor: reason for tensor, reason in exempt.items() if tensor in checks and checks[tensor].lsb > 1}
+    written = {key: result.kernel_of[old].quantizer for old, key in layers_of.items() if old in result.kernel_of}
+    return Built(
+        result.content,
+        student,
+        grids,
+        checks,
+        written,
+        result.kept_float,
+        notes,
+        result.requantized,
+        len(float_model.content),
+    )
+
+
+def _match_kernels(
+    graph: Graph, file: File, kernels: Mapping[str, IntegerKernel]
+) -> tuple[dict[int, str], dict[int, Kernel]]:
+    """({weight tensor: layer key}, {weight tensor: integers}) for weights that are bit for bit a layer's kernel."""
+    by_content = {}
+    for key, integers in kernels.items():
+        layer = graph.layers[key]
+        flat = np.ascontiguousarray(to_tflite(kernel_of(layer), layout_of(layer)), np.float32)
+        by_content.setdefault(flat.tobytes(), []).append((key, integers))
+    layers_of, file_kernels = {}, {}
+    for operator in file.operators:
+        rule = OPERATORS.get(file.operator_name(operator))
+        if rule is None or rule.kernel is None:
+            continue
+        index = operator.inputs[rule.kernel]
+        constant = file.constant(index)
+        if constant is None or index in layers_of:
+            continue
+        found = by_content.get(np.ascontiguousarray(constant, np.float32).tobytes())
+        if not found:
+            continue
+        # Equal kernels are interchangeable, but each layer should be matched once.
+        key, integers = found.pop(0) if len(found) > 1 else found[0]
+        layer = graph.layers[key]
+        keras_values = from_output_last(integers.values, kernel_of(layer).shape, layout_of(layer))
+        layers_of[index] = key
+        file_kernels[index] = kernel_for(integers, keras_values, layout_of(layer), constant)
+    return layers_of, file_kernels
+
+
+def _measure_missing(
+    float_model: FloatModel, file: File, known: Mapping[int, Range], inputs: Sequence[np.ndarray]
+) -> dict[int, Range]:
+    """Ranges, by running the float file, of tensors inside a Keras operation that became several operators."""
+    wanted = [
+        index
+        for operator in file.operators
+        for index in operator.outputs
+        if index not in known and file.dtype(index) == "float32"
+    ]
+    if not wanted:
+        return {}
+    runner = Runner(float_model.content, keep_all=True)
+    found: dict[int, Range] = {}
+    for at in range(len(inputs[0])):
+        runner.run([array[at : at + 1] for array in inputs])
+        for index in wanted:
+            value = runner.value(index)
+            if value is None or value.size == 0 or not np.isfinite(value).all():
+                continue
+            low, high = float(value.min()), float(value.max())
+            before = found.get(index, Range(low, high))
+            found[index] = Range(min(low, before.low), max(high, before.high))
+    return found
+
+
+def _as_written(graph: Graph, result: IntegerModel, layers_of: Mapping[int, str]) -> Graph:
+    """`graph` with each kernel and bias replaced by the float value of the file's integers."""
+    graph = graph.copy()
+    file = File.parse(result.content)
+    calls = graph.calls()
+    for operator in file.operators:
+        rule = OPERATORS.get(file.operator_name(operator))
+        if rule is None or rule.kernel is None:
+            continue
+        old = next((o for o, new in result.index_of_kernel.items() if new == operator.inputs[rule.kernel]), None)
+        if old not in layers_of:
+            continue
+        key = layers_of[old]
+        layer = graph.layers[key]
+        graph.layers[key] = _with_file_values(layer, result.kernel_of[old], file, operator, rule, calls[key])
+    return graph
+
+
+def _with_file_values(layer: Layer, kernel: Kernel, file: File, operator, rule, calls: int) -> Layer:
+    layout, shape = layout_of(layer), kernel_of(layer).shape
+    values = kernel.quantizer.dequantize(kernel.values)
+    if layout.kind == "depthwise":
+        keras_kernel = values.reshape(shape)
+    else:
+        matrix = np.moveaxis(values, 0, -1).reshape(-1, values.shape[0])
+        keras_kernel = from_output_last(matrix, shape, layout)
+    layer = with_kernel(layer, keras_kernel)
+    has_bias = len(operator.inputs) > rule.bias and operator.inputs[rule.bias] >= 0
+    if calls == 1 and has_bias and layer.weight("bias") is not None:
+        index = operator.inputs[rule.bias]
+        steps = np.asarray(file.tensors[index].quantization.scale, np.float64)
+        layer = layer.with_weights(bias=(file.constant(index) * steps).astype(np.float32))
+    return layer
+
+
+def _exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mapping[int, str]) -> dict[str, str]:
+    """Graph tensors that the simulation need not hit within one step, and why."""
+    reasons: dict[str, str] = {}
+    matched = set(float_model.tensor_of.values())
+    producers = {node.name: node for node in graph.nodes}
+    for operator in file.operators:
+        rule = OPERATORS.get(file.operator_name(operator))
+        for index in operator.outputs:
+            node = producers.get(float_model.node_of.get(index, ""))
+            if node is None:
+                continue
+            if index not in matched:
+                reasons[node.output] = "computed by several integer operators, simulated as one"
+            elif rule is not None and rule.kernel is not None and operator.inputs[rule.kernel] not in layers_of:
+                reasons[node.output] = "the converter merged another operation into this layer's weights"
+    return reasons
+
+

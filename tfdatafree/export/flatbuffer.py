@@ -1,0 +1,156 @@
+"""A TFLite file as Python objects: reading, looking things up, writing."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from tfdatafree.numerics.affine import Quantizer
+
+FLOAT32 = schema.TensorType.FLOAT32
+TYPE_OF_DTYPE = {
+    "float32": schema.TensorType.FLOAT32,
+    "float16": schema.TensorType.FLOAT16,
+    "int8": schema.TensorType.INT8,
+    "uint8": schema.TensorType.UINT8,
+    "int16": schema.TensorType.INT16,
+    "int32": schema.TensorType.INT32,
+    "int64": schema.TensorType.INT64,
+    "bool": schema.TensorType.BOOL,
+}
+DTYPE_OF_TYPE = {code: dtype for dtype, code in TYPE_OF_DTYPE.items()}
+_OPERATOR_NAMES = {
+    code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_") and name.isupper()
+}
+OPERATOR_CODES = {name: code for code, name in _OPERATOR_NAMES.items()}
+
+
+@dataclass
+class File:
+    """A file with one subgraph, as this package writes them; `model` is the schema's own object tree."""
+
+    model: Any
+
+    @classmethod
+    def parse(cls, content: bytes) -> "File":
+        return cls(flatbuffer_utils.read_model_from_bytearray(bytearray(content)))
+
+    def serialize(self) -> bytes:
+        return bytes(flatbuffer_utils.convert_object_to_bytearray(self.model))
+
+    @property
+    def graph(self) -> Any:
+        return self.model.subgraphs[0]
+
+    @property
+    def tensors(self) -> list:
+        return self.graph.tensors
+
+    @property
+    def operators(self) -> list:
+        return self.graph.operators
+
+    @property
+    def inputs(self) -> list[int]:
+        return list(self.graph.inputs)
+
+    @property
+    def outputs(self) -> list[int]:
+        return list(self.graph.outputs)
+
+    def name(self, index: int) -> str:
+        name = self.tensors[index].name
+        return name.decode() if isinstance(name, bytes) else name
+
+    def dtype(self, index: int) -> str:
+        return DTYPE_OF_TYPE.get(self.tensors[index].type, f"type {self.tensors[index].type}")
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        shape = self.tensors[index].shape
+        return () if shape is None else tuple(int(size) for size in shape)
+
+    def operator_name(self, operator: Any) -> str:
+        code = self.model.operatorCodes[operator.opcodeIndex]
+        name = _OPERATOR_NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
+        if name == "CUSTOM":
+            custom = code.customCode
+            name = f"CUSTOM {custom.decode() if isinstance(custom, bytes) else custom}"
+        return name
+
+    def constant(self, index: int) -> np.ndarray | None:
+        """Value of a constant tensor; None for tensors that are computed, and for types that NumPy lacks."""
+        tensor = self.tensors[index]
+        data = self.model.buffers[tensor.buffer].data
+        if data is None or len(data) == 0 or tensor.type not in DTYPE_OF_TYPE:
+            return None
+        return np.frombuffer(bytes(data), DTYPE_OF_TYPE[tensor.type]).reshape(self.shape(index))
+
+    def quantizer(self, index: int) -> Quantizer | None:
+        """The tensor's scale and zero point as the file holds them; None for tensors without."""
+        tensor = self.tensors[index]
+        quantization = tensor.quantization
+        if quantization is None or quantization.scale is None or len(quantization.scale) == 0:
+            return None
+        dtype = np.dtype(self.dtype(index))
+        scale, zero_point = np.asarray(quantization.scale), np.asarray(quantization.zeroPoint)
+        bits, signed = 8 * dtype.itemsize, dtype.kind == "i"
+        if scale.size == 1:
+            return Quantizer(float(scale[0]), int(zero_point[0]), bits, signed=signed)
+        return Quantizer(scale, zero_point, bits, int(quantization.quantizedDimension), signed=signed)
+
+    def set_quantized(self, index: int, quantizer: Quantizer, dtype: str) -> None:
+        """Declares tensor `index` to hold integers of type `dtype` on the grid of `quantizer`."""
+        tensor = self.tensors[index]
+        tensor.type = TYPE_OF_DTYPE[dtype]
+        quantization = schema.QuantizationParametersT()
+        quantization.scale = np.atleast_1d(np.asarray(quantizer.scale, np.float32)).tolist()
+        quantization.zeroPoint = np.atleast_1d(np.asarray(quantizer.zero_point, np.int64)).tolist()
+        quantization.quantizedDimension = quantizer.channel_axis or 0
+        tensor.quantization = quantization
+
+    def set_constant(self, index: int, value: np.ndarray) -> None:
+        """Gives tensor `index` a buffer of its own that holds `value`."""
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
+        self.model.buffers.append(buffer)
+        self.tensors[index].buffer = len(self.model.buffers) - 1
+        self.tensors[index].shape = list(value.shape)
+
+    def add_tensor(self, name: str, like: int) -> int:
+        """Appends a computed tensor of the shape of tensor `like`; returns its index."""
+        tensor = schema.TensorT()
+        tensor.name, tensor.buffer = name, 0
+        tensor.shape = list(self.shape(like))
+        tensor.type = self.tensors[like].type
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def operator_code(self, name: str, version: int) -> int:
+        """Index of the operator code (name, version), appended if absent."""
+        builtin = OPERATOR_CODES[name]
+        for index, code in enumerate(self.model.operatorCodes):
+            if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin and code.version == version:
+                return index
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
+        self.model.operatorCodes.append(code)
+        return len(self.model.operatorCodes) - 1
+
+    def new_operator(self, name: str, source: int, target: int, version: int) -> Any:
+        """An operator with one input and one output, not yet in the graph."""
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self.operator_code(name, version)
+        operator.inputs, operator.outputs = [source], [target]
+        return operator
+
+    def drop_unused_buffers(self) -> None:
+        """Removes buffers that no tensor and no metadata refers to any more (the float weights, after quantization)."""
+        used = {0} | {tensor.buffer for tensor in self.tensors}
+        used |= {entry.buffer for entry in self.model.metadata or []}
+        order = sorted(used)
+        moved = {old: new for new, old in enumerate(order)}
+        self.model.buffers = [self.model.buffers[old] for old in order]
+        for holder in [*self.tensors, *(self.model.metadata or [])]:
+            holder.buffer = moved[holder.buffer]

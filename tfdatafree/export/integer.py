@@ -1,0 +1,469 @@
+"""Turns a float TFLite file into an integer one, with the ranges and the integers that it is given.
+
+Activations get one grid per tensor, from their range; kernels the integers that were chosen; biases the step
+S_input * S_kernel. Kernels that want equal grids (`operators.py`) get them by sharing where nobody else looks, and by a
+QUANTIZE operator where someone does. Operators without an integer kernel stay in float, between DEQUANTIZE and QUANTIZE,
+and say so.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from tfdatafree.errors import ExportError
+from tfdatafree.export.flatbuffer import FLOAT32, File
+from tfdatafree.export.operators import OPERATORS, Operator
+from tfdatafree.numerics.affine import Quantizer, activation_quantizer, weight_quantizer
+from tfdatafree.optimizers.ranges import Range
+
+# |bias| in integer steps stays below this fraction of int32, leaving room for the sum of products.
+_BIAS_LIMIT = 2**30
+# Steps that the bias of a channel without weights gets: its own magnitude in 2**20 steps is exact enough for any output.
+_BIAS_ONLY_STEPS = 2**20
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Integers of a weight tensor in TFLite's layout, and their grid."""
+
+    values: np.ndarray
+    quantizer: Quantizer
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How the file is to be quantized.
+
+    Attributes:
+        ranges: Float-file tensor index -> range of its values.
+        kernels: Float-file tensor index of a weight tensor -> its integers; others are rounded to nearest.
+        names: Float-file tensor index -> name in the integer file.
+        activation_bits: 8 or 16.
+        kernel_bits, per_channel: For weight tensors that `kernels` does not list.
+        edge_dtype: Type of the file's inputs and outputs: "int8", "uint8", "int16" or "float32".
+        input_names, output_names: Names in the file's signature.
+    """
+
+    ranges: Mapping[int, Range]
+    kernels: Mapping[int, Kernel] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
+    activation_bits: int = 8
+    kernel_bits: int = 8
+    per_channel: bool = True
+    edge_dtype: str = "int8"
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    description: str = "tfdatafree"
+
+
+@dataclass(frozen=True)
+class IntegerModel:
+    """An integer file and what was decided in it.
+
+    Attributes:
+        content: The file.
+        grids: Float-file tensor index -> the grid that its integers were given.
+        index_of: Float-file tensor index -> index in `content`, for activations that are integers there.
+        kernel_of: Float-file index of a weight tensor -> the integers written, after any adjustment.
+        index_of_kernel: Float-file index of a weight tensor -> its index in `content`.
+        kept_float: Operator and output name -> why it computes in float.
+        adjusted: Weight tensor name -> why its step was changed.
+        requantized: Number of QUANTIZE operators between integers that were added.
+    """
+
+    content: bytes
+    grids: dict[int, Quantizer]
+    index_of: dict[int, int]
+    kernel_of: dict[int, Kernel]
+    index_of_kernel: dict[int, int]
+    kept_float: dict[str, str]
+    adjusted: dict[str, str]
+    requantized: int
+
+
+def quantize_file(float_content: bytes, spec: Spec) -> IntegerModel:
+    """Integer version of a float file.
+
+    Raises:
+        ExportError: A tensor that must be quantized has no range.
+    """
+    return _Writer(File.parse(float_content), spec).write()
+
+
+def integer_dtype(bits: int) -> str:
+    return "int8" if bits <= 8 else "int16"
+
+
+class _Writer:
+    def __init__(self, file: File, spec: Spec):
+        self.file, self.spec, self.bits = file, spec, spec.activation_bits
+        self.dtype = integer_dtype(spec.activation_bits)
+        self.kept_float: dict[str, str] = {}
+        self.adjusted: dict[str, str] = {}
+        self.kernel_of: dict[int, Kernel] = {}
+        self.kernel_index: dict[int, int] = {}
+        self.requantized = 0
+        self.rules = [self.rule(operator) for operator in file.operators]
+        self.producer = {index: at for at, operator in enumerate(file.operators) for index in operator.outputs}
+        self.readers: dict[int, int] = {}
+        for operator in file.operators:
+            for index in dict.fromkeys(operator.inputs):
+                self.readers[index] = self.readers.get(index, 0) + 1
+        for index in file.outputs:
+            self.readers[index] = self.readers.get(index, 0) + 1
+        self.float_tensors = {i for i, tensor in enumerate(file.tensors) if tensor.type == FLOAT32}
+        self.group = {index: index for index in self.float_tensors}
+        self.fixed: dict[int, Quantizer] = {}
+        self.grids: dict[int, Quantizer] = {}
+        self.forms: dict[tuple[int, str], int] = {}
+
+    def write(self) -> IntegerModel:
+        self.share_grids()
+        self.choose_grids()
+        originals = list(self.file.operators)
+        self.file.graph.operators = []
+        self.home: dict[int, str] = dict.fromkeys(self.file.inputs, "integer")
+        for index in self.file.inputs:
+            if index in self.float_tensors:
+                self.add_input_edge(index)
+        for operator, rule in zip(originals, self.rules, strict=True):
+            if rule is None:
+                self.keep_float(operator)
+            else:
+                self.make_integer(operator, rule)
+            self.file.graph.operators.append(operator)
+        outputs = [self.output_edge(index) for index in self.file.outputs]
+        inputs = [self.forms.get((index, "edge"), index) for index in self.file.inputs]
+        self.file.graph.inputs, self.file.graph.outputs = inputs, outputs
+        moved = self.compact()
+        self.sign()
+        index_of = {old: moved[old] for old in self.grids if old in moved and self.home.get(old) == "integer"}
+        kernels = {old: moved[new] for old, new in self.kernel_index.items()}
+        return IntegerModel(
+            self.file.serialize(),
+            {old: self.grids[old] for old in index_of},
+            index_of,
+            self.kernel_of,
+            kernels,
+            self.kept_float,
+            self.adjusted,
+            self.requantized,
+        )
+
+    # Which operators, which grids -------------------------------------------------------------------------------------
+
+    def rule(self, operator) -> Operator | None:
+        """The operator's row, or None if it stays in float; the reason is noted if it works on reals at all."""
+        name = self.file.operator_name(operator)
+        tensors = [i for i in (*operator.inputs, *operator.outputs) if i >= 0]
+        if not any(self.file.tensors[i].type == FLOAT32 for i in tensors):
+            return None
+        rule = OPERATORS.get(name)
+        reason = None
+        if rule is None:
+            reason = f"TFLite has no integer kernel for {name}"
+        elif self.bits not in rule.versions:
+            reason = f"TFLite's {name} has no {self.bits}-bit kernel"
+        elif rule.kernel is not None and self.file.constant(operator.inputs[rule.kernel]) is None:
+            reason = f"the weights of this {name} are computed, not constant"
+        if reason:
+            self.kept_float[f"{name} {self.name(operator.outputs[0])}"] = reason
+            return None
+        return rule
+
+    def name(self, index: int) -> str:
+        return self.spec.names.get(index) or self.file.name(index)
+
+    def operands(self, operator, rule: Operator) -> list[int]:
+        """Positions of the operator's real-valued inputs, kernel and bias left out."""
+        positions = range(len(operator.inputs)) if rule.operands is None else rule.operands
+        return [p for p in positions if p < len(operator.inputs) and operator.inputs[p] in self.float_tensors]
+
+    def root(self, index: int) -> int:
+        while self.group[index] != index:
+            index = self.group[index]
+        return index
+
+    def share_grids(self) -> None:
+        """Joins tensors whose kernels want one grid, and notes grids that kernels have built in."""
+        for operator, rule in zip(self.file.operators, self.rules, strict=True):
+            if rule is None:
+                continue
+            outputs = [index for index in operator.outputs if index in self.float_tensors]
+            if rule.fixed:
+                fixed = rule.fixed[self.bits]
+                for index in outputs:
+                    self.fixed[self.root(index)] = Quantizer(fixed.scale, fixed.zero_point, self.bits)
+            if rule.grid == "own" or not outputs:
+                continue
+            for position in self.operands(operator, rule):
+                source = operator.inputs[position]
+                if self.is_constant(source):
+                    continue
+                if rule.grid == "input" or self.may_share(source, outputs[0]):
+                    for index in outputs:
+                        self.join(index, source)
+
+    def may_share(self, source: int, output: int) -> bool:
+        """Whether `source` can take the grid of `output` without another reader of it noticing."""
+        root = self.root(source)
+        members = [index for index in self.float_tensors if self.root(index) == root]
+        alone = all(self.readers.get(index, 0) <= 1 for index in members)
+        return (
+            alone
+            and root not in self.fixed
+            and self.root(output) not in self.fixed
+            and not any(index in self.file.inputs for index in members)
+        )
+
+    def join(self, index: int, source: int) -> None:
+        a, b = self.root(index), self.root(source)
+        if a == b:
+            return
+        self.group[a] = b
+        if a in self.fixed:
+            self.fixed[b] = self.fixed.pop(a)
+
+    def is_constant(self, index: int) -> bool:
+        return self.file.constant(index) is not None
+
+    def choose_grids(self) -> None:
+        """One quantizer per group: built in, or the union of its members' ranges."""
+        computed = [*self.file.inputs, *self.producer]
+        ranges: dict[int, Range] = {}
+        for index in computed:
+            given = self.spec.ranges.get(index)
+            if index in self.float_tensors and given is not None:
+                root = self.root(index)
+                known = ranges.get(root, given)
+                ranges[root] = Range(min(known.low, given.low), max(known.high, given.high))
+        for index in computed:
+            if index not in self.float_tensors:
+                continue
+            root = self.root(index)
+            if root in self.fixed:
+                self.grids[index] = self.fixed[root]
+            elif root in ranges:
+                self.grids[index] = activation_quantizer(
+                    ranges[root].low, ranges[root].high, self.bits, symmetric=self.bits == 16
+                )
+
+    def grid(self, index: int) -> Quantizer:
+        if index not in self.grids:
+            raise ExportError(f"tensor '{self.name(index)}' must be quantized, but no range was found for it.")
+        return self.grids[index]
+
+    # Rewriting --------------------------------------------------------------------------------------------------------
+
+    def add_input_edge(self, index: int) -> None:
+        grid = self.grid(index)
+        self.file.set_quantized(index, grid, self.dtype)
+        edge = self.edge_grid(grid)
+        if edge is not None or self.spec.edge_dtype == "float32":
+            outer = self.file.add_tensor(f"{self.name(index)}_{self.spec.edge_dtype}", index)
+            if edge is None:
+                self.file.tensors[outer].type, self.file.tensors[outer].quantization = FLOAT32, None
+            else:
+                self.file.set_quantized(outer, edge, self.spec.edge_dtype)
+            self.append("QUANTIZE", outer, index, 2)
+            self.forms[index, "edge"] = outer
+
+    def edge_grid(self, grid: Quantizer) -> Quantizer | None:
+        """The grid of an integer edge whose type is not that of the activations; None if it needs no conversion."""
+        if self.spec.edge_dtype in ("float32", self.dtype):
+            return None
+        if self.spec.edge_dtype == "uint8":
+            if self.bits == 8:
+                return Quantizer(grid.scale, grid.zero_point + 128, 8, signed=False)
+            return activation_quantizer(grid.low, grid.high, 8)  # pragma: no cover - refused by Quantize
+        return activation_quantizer(float(grid.low), float(grid.high), 8 if self.spec.edge_dtype == "int8" else 16)
+
+    def output_edge(self, index: int) -> int:
+        if index not in self.float_tensors:
+            return index
+        wants_float = self.spec.edge_dtype == "float32"
+        if wants_float:
+            return self.float_form(index)
+        inner = self.integer_form(index, self.grid(index))
+        edge = self.edge_grid(self.grid(index))
+        if edge is None:
+            return inner
+        outer = self.file.add_tensor(f"{self.name(index)}_{self.spec.edge_dtype}", inner)
+        self.file.set_quantized(outer, edge, self.spec.edge_dtype)
+        self.append("QUANTIZE", inner, outer, 2)
+        return outer
+
+    def append(self, name: str, source: int, target: int, version: int) -> None:
+        self.file.graph.operators.append(self.file.new_operator(name, source, target, version))
+
+    def keep_float(self, operator) -> None:
+        operator.inputs = [
+            self.float_form(i) if i in self.float_tensors and not self.is_constant(i) else i for i in operator.inputs
+        ]
+        self.home.update((index, "float") for index in operator.outputs)
+
+    def float_form(self, index: int) -> int:
+        """The tensor as float32: itself, or behind a DEQUANTIZE."""
+        if self.home.get(index) != "integer":
+            return index
+        key = (index, "float")
+        if key not in self.forms:
+            self.forms[key] = self.file.add_tensor(f"{self.name(index)}_float", index)
+            self.file.tensors[self.forms[key]].type = FLOAT32
+            self.append("DEQUANTIZE", index, self.forms[key], 2)
+        return self.forms[key]
+
+    def integer_form(self, index: int, grid: Quantizer) -> int:
+        """The tensor as integers on `grid`: itself, or behind a QUANTIZE."""
+        if self.home.get(index) == "integer" and self.grids[index] == grid:
+            return index
+        key = (index, f"{grid.scale!r} {grid.zero_point} {grid.bits}")
+        if key not in self.forms:
+            self.forms[key] = self.file.add_tensor(f"{self.name(index)}_requantized", index)
+            self.file.set_quantized(self.forms[key], grid, self.dtype)
+            self.append("QUANTIZE", index, self.forms[key], 2)
+            self.requantized += self.home.get(index) == "integer"
+        return self.forms[key]
+
+    def make_integer(self, operator, rule: Operator) -> None:
+        outputs = [index for index in operator.outputs if index in self.float_tensors]
+        inputs = list(operator.inputs)
+        for position in self.operands(operator, rule):
+            index = inputs[position]
+            if self.is_constant(index):
+                inputs[position] = self.constant_operand(index, self.grid(outputs[0]) if rule.grid == "all" else None)
+            else:
+                shared = self.grid(outputs[0]) if rule.grid != "own" and outputs else self.grid(index)
+                inputs[position] = self.integer_form(index, shared)
+        if rule.kernel is not None:
+            source = self.grid(operator.inputs[rule.operands[0]])
+            inputs[rule.kernel], bias = self.kernel(operator, rule, source)
+            if bias is not None:
+                inputs[rule.bias] = bias
+        operator.inputs = inputs
+        for index in outputs:
+            self.file.set_quantized(index, self.grid(index), self.dtype)
+            self.home[index] = "integer"
+        name = self.file.operator_name(operator)
+        current = self.file.model.operatorCodes[operator.opcodeIndex].version
+        operator.opcodeIndex = self.file.operator_code(name, max(current, rule.versions[self.bits]))
+        if self.bits == 16 and hasattr(operator.builtinOptions, "potScaleInt16"):
+            operator.builtinOptions.potScaleInt16 = False
+
+    def constant_operand(self, index: int, grid: Quantizer | None) -> int:
+        value = self.file.constant(index)
+        if grid is None:
+            grid = activation_quantizer(value.min(), value.max(), self.bits, symmetric=self.bits == 16)
+        new = self.file.add_tensor(self.file.name(index), index)
+        self.file.set_constant(new, grid.quantize(value))
+        self.file.set_quantized(new, grid, self.dtype)
+        return new
+
+    def kernel(self, operator, rule: Operator, source: Quantizer) -> tuple[int, int | None]:
+        """Indices of the integer kernel and bias of an operator that multiplies by weights."""
+        index = operator.inputs[rule.kernel]
+        bias_index = operator.inputs[rule.bias] if len(operator.inputs) > rule.bias else -1
+        bias = self.file.constant(bias_index) if bias_index >= 0 else None
+        layer = self.name(operator.outputs[0])
+        kernel = self.spec.kernels.get(index) or self.nearest_kernel(index, rule)
+        kernel = self.fit_bias(kernel, bias, source.scale, layer)
+        written = self.kernel_of.get(index)
+        if written is not None and not written.quantizer == kernel.quantizer:
+            raise ExportError(
+                f"the kernel of '{layer}' is shared by calls whose biases need different steps; "
+                "keep this layer in float or give its calls layers of their own."
+            )
+        if written is None:
+            new = self.file.add_tensor(f"{layer}/kernel", index)
+            self.file.set_constant(new, kernel.values.astype(np.int8))
+            self.file.set_quantized(new, kernel.quantizer, "int8")
+            self.kernel_of[index], self.kernel_index[index] = kernel, new
+        if bias is None:
+            return self.kernel_index[index], None
+        step = np.float64(source.scale) * np.asarray(kernel.quantizer.scale, np.float64)
+        dtype = "int32" if self.bits == 8 else "int64"
+        limits = np.iinfo(dtype)
+        integers = np.clip(np.rint(bias / step), limits.min, limits.max).astype(dtype)
+        new = self.file.add_tensor(f"{layer}/bias", bias_index)
+        self.file.set_constant(new, integers)
+        per_channel = None if np.ndim(kernel.quantizer.scale) == 0 else 0
+        self.file.set_quantized(new, Quantizer(step, 0, 32, per_channel), dtype)
+        return self.kernel_index[index], new
+
+    def nearest_kernel(self, index: int, rule: Operator) -> Kernel:
+        value = self.file.constant(index)
+        axis = rule.kernel_axis if self.spec.per_channel else None
+        quantizer = weight_quantizer(value, self.spec.kernel_bits, axis)
+        return Kernel(quantizer.quantize(value), quantizer)
+
+    def fit_bias(self, kernel: Kernel, bias: np.ndarray | None, input_scale: float, layer: str) -> Kernel:
+        """`kernel` with steps large enough that the bias fits into 32 bits, and fine enough where only a bias is left."""
+        if bias is None:
+            return kernel
+        quantizer, values = kernel.quantizer, kernel.values
+        scale = np.atleast_1d(np.asarray(quantizer.scale, np.float64))
+        magnitude = np.abs(bias.astype(np.float64))
+        if quantizer.channel_axis is None:
+            magnitude = magnitude.max(initial=0.0, keepdims=True)
+            empty = np.zeros(1, bool) | (not values.any())
+        else:
+            axes = tuple(axis for axis in range(values.ndim) if axis != quantizer.channel_axis)
+            empty = ~values.any(axis=axes)
+        overflow = magnitude / (input_scale * scale) > _BIAS_LIMIT
+        wanted = np.where(overflow, magnitude / (input_scale * _BIAS_LIMIT), scale)
+        wanted = np.where(empty & (magnitude > 0), magnitude / (input_scale * _BIAS_ONLY_STEPS), wanted)
+        if np.array_equal(wanted, scale):
+            return kernel
+        if (overflow & ~empty).any():
+            self.adjusted[layer] = f"{int(overflow.sum())} weight step(s) raised: the bias would overflow 32 bits"
+        new_scale = float(wanted[0]) if quantizer.channel_axis is None else wanted
+        fitted = Quantizer(new_scale, 0, quantizer.bits, quantizer.channel_axis, narrow_range=True)
+        return Kernel(fitted.quantize(quantizer.dequantize(values)), fitted)
+
+    # Finishing --------------------------------------------------------------------------------------------------------
+
+    def compact(self) -> dict[int, int]:
+        """Renames tensors, drops those that nothing refers to, and returns {old index: new index}."""
+        graph = self.file.graph
+        used = {*graph.inputs, *graph.outputs}
+        for operator in graph.operators:
+            used.update(i for i in (*operator.inputs, *operator.outputs) if i >= 0)
+        for index, name in self.spec.names.items():
+            self.file.tensors[index].name = name
+        order = sorted(used)
+        moved = {old: new for new, old in enumerate(order)}
+        renumber: Callable[[int], int] = lambda i: moved[i] if i >= 0 else -1  # noqa: E731
+        for operator in graph.operators:
+            operator.inputs = [renumber(int(i)) for i in operator.inputs]
+            operator.outputs = [renumber(int(i)) for i in operator.outputs]
+        graph.inputs = [renumber(int(i)) for i in graph.inputs]
+        graph.outputs = [renumber(int(i)) for i in graph.outputs]
+        graph.tensors = [graph.tensors[old] for old in order]
+        codes = sorted({operator.opcodeIndex for operator in graph.operators})
+        self.file.model.operatorCodes = [self.file.model.operatorCodes[code] for code in codes]
+        for operator in graph.operators:
+            operator.opcodeIndex = codes.index(operator.opcodeIndex)
+        self.file.drop_unused_buffers()
+        return moved
+
+    def sign(self) -> None:
+        """Gives the file its description and a signature with the Keras model's input and output names."""
+        self.file.model.description = self.spec.description
+        if not self.spec.input_names:
+            return
+        signature = schema.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex = "serving_default", 0
+        signature.inputs = _tensor_map(self.spec.input_names, self.file.inputs)
+        signature.outputs = _tensor_map(self.spec.output_names, self.file.outputs)
+        self.file.model.signatureDefs = [signature]
+
+
+def _tensor_map(names, indices) -> list:
+    entries = []
+    for name, index in zip(names, indices, strict=True):
+        entry = schema.TensorMapT()
+        entry.name, entry.tensorIndex = name, index
+        entries.append(entry)
+    return entries

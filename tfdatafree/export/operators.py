@@ -1,0 +1,116 @@
+"""What TFLite's integer kernels ask of their tensors, one row per operator.
+
+Facts: the TensorFlow Lite 8-bit quantization specification, and what the kernels of LiteRT prepare without complaint
+(`tests/test_operators.py` runs every row). An operator that is absent has no integer kernel and stays in float.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A grid that the kernel has built in."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """Rules of one operator.
+
+    Attributes:
+        operands: Positions of the inputs that hold reals; None means every float input.
+        kernel, bias: Positions of the weights and the bias, for operators that multiply by weights.
+        kernel_axis: The axis of the weights along which scales may run.
+        grid: "own": the output's grid is free. "input": the outputs have the grid of the first operand.
+            "all": every operand and the output have one grid.
+        fixed: Activation bits -> the output's built-in grid.
+        versions: Activation bits -> lowest operator version whose kernel takes such integers. A missing bit width has
+            no kernel.
+    """
+
+    operands: tuple[int, ...] | None = None
+    kernel: int | None = None
+    bias: int | None = None
+    kernel_axis: int = 0
+    grid: Literal["own", "input", "all"] = "own"
+    fixed: dict[int, Fixed] | None = None
+    versions: dict[int, int] = dataclasses.field(default_factory=lambda: {8: 2, 16: 2})
+
+
+def _versions(int8: int, int16: int | None = None) -> dict[int, int]:
+    return {8: int8} if int16 is None else {8: int8, 16: int16}
+
+
+OPERATORS: dict[str, Operator] = {
+    # Weights.
+    "CONV_2D": Operator(operands=(0,), kernel=1, bias=2, versions=_versions(3, 4)),
+    "DEPTHWISE_CONV_2D": Operator(operands=(0,), kernel=1, bias=2, kernel_axis=3, versions=_versions(3, 5)),
+    "FULLY_CONNECTED": Operator(operands=(0,), kernel=1, bias=2, versions=_versions(4, 7)),
+    "TRANSPOSE_CONV": Operator(operands=(2,), kernel=1, bias=3, versions=_versions(3, 4)),
+    # Arithmetic.
+    "ADD": Operator(versions=_versions(2, 3)),
+    "SUB": Operator(versions=_versions(2, 5)),
+    "MUL": Operator(versions=_versions(2, 4)),
+    "BATCH_MATMUL": Operator(versions=_versions(2, 3)),
+    "SQUARED_DIFFERENCE": Operator(versions=_versions(2)),
+    "MEAN": Operator(operands=(0,), versions=_versions(2, 3)),
+    "SUM": Operator(operands=(0,), versions=_versions(2, 2)),
+    "ABS": Operator(versions=_versions(2, 3)),
+    # Activations.
+    "RELU": Operator(versions=_versions(2, 3)),
+    "RELU6": Operator(versions=_versions(2, 3)),
+    "RELU_N1_TO_1": Operator(versions=_versions(2)),
+    "LEAKY_RELU": Operator(versions=_versions(2, 2)),
+    "PRELU": Operator(versions=_versions(1)),
+    "ELU": Operator(versions=_versions(1)),
+    "GELU": Operator(versions=_versions(2)),
+    "HARD_SWISH": Operator(versions=_versions(1)),
+    "EXP": Operator(versions=_versions(2, 2)),
+    "RSQRT": Operator(versions=_versions(2, 3)),
+    "LOGISTIC": Operator(fixed={8: Fixed(1 / 256, -128), 16: Fixed(1 / 32768, 0)}, versions=_versions(2, 3)),
+    "SOFTMAX": Operator(fixed={8: Fixed(1 / 256, -128), 16: Fixed(1 / 32768, 0)}, versions=_versions(2, 3)),
+    "TANH": Operator(fixed={8: Fixed(1 / 128, 0), 16: Fixed(1 / 32768, 0)}, versions=_versions(2, 3)),
+    "L2_NORMALIZATION": Operator(fixed={8: Fixed(1 / 128, 0)}, versions=_versions(2)),
+    "LOG_SOFTMAX": Operator(fixed={8: Fixed(16 / 256, 127)}, versions=_versions(2)),
+    # Values that only move, or are selected or averaged on the grid they came with.
+    "MAX_POOL_2D": Operator(grid="input", versions=_versions(2, 3)),
+    "AVERAGE_POOL_2D": Operator(grid="input", versions=_versions(2, 3)),
+    "REDUCE_MAX": Operator(operands=(0,), grid="input", versions=_versions(2, 3)),
+    "REDUCE_MIN": Operator(operands=(0,), grid="input", versions=_versions(2, 3)),
+    "RESHAPE": Operator(operands=(0,), grid="input", versions=_versions(1, 1)),
+    "TRANSPOSE": Operator(operands=(0,), grid="input", versions=_versions(2, 5)),
+    "SQUEEZE": Operator(operands=(0,), grid="input", versions=_versions(1, 1)),
+    "EXPAND_DIMS": Operator(operands=(0,), grid="input", versions=_versions(1, 1)),
+    "PAD": Operator(operands=(0,), grid="input", versions=_versions(2, 3)),
+    "PADV2": Operator(operands=(0, 2), grid="all", versions=_versions(2, 3)),
+    "MIRROR_PAD": Operator(operands=(0,), grid="input", versions=_versions(2, 3)),
+    "SLICE": Operator(operands=(0,), grid="input", versions=_versions(2, 4)),
+    "STRIDED_SLICE": Operator(operands=(0,), grid="input", versions=_versions(2, 4)),
+    "SPLIT": Operator(operands=(1,), grid="input", versions=_versions(2, 4)),
+    "SPLIT_V": Operator(operands=(0,), grid="input", versions=_versions(2, 2)),
+    "UNPACK": Operator(operands=(0,), grid="input", versions=_versions(2, 4)),
+    "GATHER": Operator(operands=(0,), grid="input", versions=_versions(2, 4)),
+    "GATHER_ND": Operator(operands=(0,), grid="input", versions=_versions(2, 3)),
+    "TILE": Operator(operands=(0,), grid="input", versions=_versions(3, 3)),
+    "BROADCAST_TO": Operator(operands=(0,), grid="input", versions=_versions(2, 3)),
+    "REVERSE_V2": Operator(operands=(0,), grid="input", versions=_versions(3, 3)),
+    "SPACE_TO_DEPTH": Operator(operands=(0,), grid="input", versions=_versions(2)),
+    "DEPTH_TO_SPACE": Operator(operands=(0,), grid="input", versions=_versions(2)),
+    "SPACE_TO_BATCH_ND": Operator(operands=(0,), grid="input", versions=_versions(2, 4)),
+    "BATCH_TO_SPACE_ND": Operator(operands=(0,), grid="input", versions=_versions(2, 4)),
+    "RESIZE_BILINEAR": Operator(operands=(0,), grid="input", versions=_versions(2, 4)),
+    "RESIZE_NEAREST_NEIGHBOR": Operator(operands=(0,), grid="input", versions=_versions(2, 4)),
+    "CONCATENATION": Operator(grid="all", versions=_versions(2, 3)),
+    "PACK": Operator(grid="all", versions=_versions(2, 4)),
+    "MAXIMUM": Operator(grid="all", versions=_versions(2, 3)),
+    "MINIMUM": Operator(grid="all", versions=_versions(2, 3)),
+    "SELECT": Operator(operands=(1, 2), grid="all", versions=_versions(2, 2)),
+    "SELECT_V2": Operator(operands=(1, 2), grid="all", versions=_versions(1, 1)),
+    # Reads reals, writes indices.
+    "ARG_MAX": Operator(operands=(0,), versions=_versions(2)),
+    "ARG_MIN": Operator(operands=(0,), versions=_versions(2)),
+}

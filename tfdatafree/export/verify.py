@@ -1,0 +1,153 @@
+"""Reads an integer file back and holds it against what was decided. A difference is an ExportError, never a silent file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfdatafree.errors import ExportError
+from tfdatafree.export.flatbuffer import FLOAT32, File
+from tfdatafree.export.integer import IntegerModel, Spec
+from tfdatafree.export.operators import OPERATORS
+from tfdatafree.export.runtime import Runner
+from tfdatafree.graph import Graph
+from tfdatafree.numerics.affine import Quantizer
+
+# The integer kernels round twice (once in the fixed-point multiplier), the simulation once.
+PARITY_BOUND_LSB = 1
+# A sum of float32 products cannot be known to one step of a 16-bit grid: rounding noise of the simulation itself.
+PARITY_BOUND_LSB_16 = 4
+
+
+def verify_content(result: IntegerModel, spec: Spec) -> None:
+    """Checks types, grids, integers and biases of the file against the decisions.
+
+    Raises:
+        ExportError: Names the first tensor that is not as decided.
+    """
+    file = File.parse(result.content)
+    _check_types(file, result, spec)
+    for old, index in result.index_of.items():
+        if file.quantizer(index) != result.grids[old]:
+            raise ExportError(
+                f"tensor '{file.name(index)}' has the grid {file.quantizer(index)} in the file, "
+                f"but {result.grids[old]} was decided."
+            )
+    for old, index in result.index_of_kernel.items():
+        kernel = result.kernel_of[old]
+        if not np.array_equal(file.constant(index), kernel.values):
+            raise ExportError(f"the integers of '{file.name(index)}' are not those that were chosen.")
+        found = file.quantizer(index)
+        if not (np.array_equal(found.scale, kernel.quantizer.scale) and not np.any(found.zero_point)):
+            raise ExportError(f"the weight steps of '{file.name(index)}' are not those that were chosen.")
+        if np.abs(kernel.values.astype(np.int64)).max(initial=0) > kernel.quantizer.qmax:
+            raise ExportError(f"'{file.name(index)}' holds integers outside +-{kernel.quantizer.qmax}.")
+    _check_biases(file)
+    for index in (*file.inputs, *file.outputs):
+        shape = file.shape(index)
+        if any(size < 1 for size in shape):
+            raise ExportError(f"edge '{file.name(index)}' has the dynamic shape {shape}.")
+
+
+def _check_types(file: File, result: IntegerModel, spec: Spec) -> None:
+    edges = {*file.inputs, *file.outputs}
+    for index in edges:
+        dtype = file.dtype(index)
+        if dtype != spec.edge_dtype and dtype in ("float32", "int8", "uint8", "int16"):
+            raise ExportError(f"edge '{file.name(index)}' is {dtype}, not {spec.edge_dtype}.")
+    if result.kept_float:
+        return
+    allowed = edges if spec.edge_dtype == "float32" else set()
+    for index, tensor in enumerate(file.tensors):
+        if tensor.type == FLOAT32 and index not in allowed:
+            raise ExportError(f"tensor '{file.name(index)}' is still float32.")
+
+
+def _check_biases(file: File) -> None:
+    for operator in file.operators:
+        rule = OPERATORS.get(file.operator_name(operator))
+        if rule is None or rule.bias is None or len(operator.inputs) <= rule.bias or operator.inputs[rule.bias] < 0:
+            continue
+        bias = file.constant(operator.inputs[rule.bias])
+        if bias is None or bias.dtype.kind != "i":
+            continue
+        if np.abs(bias.astype(np.float64)).max(initial=0) >= np.iinfo(bias.dtype).max:
+            raise ExportError(f"the bias of '{file.name(operator.outputs[0])}' overflows {bias.dtype}.")
+
+
+@dataclass(frozen=True)
+class TensorCheck:
+    """One tensor of the file beside the simulation and the float model, over all probe inputs.
+
+    Attributes:
+        lsb: Largest difference to the simulated tensor, in integer steps, given the file's own inputs of that layer.
+        signal, noise: Mean square of the float tensor, and of its difference to the dequantized file tensor.
+    """
+
+    lsb: int
+    signal: float
+    noise: float
+
+    @property
+    def sqnr_db(self) -> float:
+        if self.noise == 0:
+            return float("inf")
+        return float(10 * np.log10(max(self.signal, 1e-30) / self.noise))
+
+
+def compare_tensors(
+    content: bytes,
+    student: Graph,
+    teacher: Graph,
+    grids: Mapping[str, Quantizer],
+    index_of: Mapping[str, int],
+    inputs: Sequence[np.ndarray],
+) -> dict[str, TensorCheck]:
+    """Runs file, simulation and float model side by side on `inputs` (any batch, one at a time).
+
+    The simulation is fed, layer by layer, with what the file computed, so that each difference is that layer's own.
+
+    Args:
+        student: Graph with the file's weights and biases, without quantizers.
+        teacher: The float graph; same tensors.
+        grids, index_of: Graph tensor -> its grid, and its index in the file.
+    """
+    runner = Runner(content, keep_all=True)
+    checks: dict[str, TensorCheck] = {}
+    for at in range(len(inputs[0])):
+        one = [array[at : at + 1] for array in inputs]
+        runner.predict(one)
+        forced = []
+        for tensor, array in zip(student.inputs, one, strict=True):
+            grid = grids.get(tensor)
+            forced.append(array if grid is None else grid.dequantize(runner.value(index_of[tensor])))
+            if grid is not None:
+                _note(checks, tensor, 0, array, forced[-1])
+        for (node, live), (_, reference) in zip(student.walk(forced), teacher.walk(one), strict=True):
+            for tensor in node.outputs:
+                if tensor not in grids:
+                    continue
+                grid, found = grids[tensor], runner.value(index_of[tensor])
+                simulated = grid.quantize(np.asarray(live[tensor])).astype(np.int64)
+                lsb = int(np.abs(simulated - found).max(initial=0))
+                live[tensor] = grid.dequantize(found)
+                _note(checks, tensor, lsb, np.asarray(reference[tensor]), live[tensor])
+    return checks
+
+
+def _note(checks: dict[str, TensorCheck], tensor: str, lsb: int, reference: np.ndarray, found: np.ndarray) -> None:
+    signal = float(np.mean(np.square(reference, dtype=np.float64)))
+    noise = float(np.mean(np.square(reference.astype(np.float64) - found)))
+    known = checks.get(tensor, TensorCheck(0, 0.0, 0.0))
+    checks[tensor] = TensorCheck(max(known.lsb, lsb), known.signal + signal, known.noise + noise)
+
+
+def check_parity(checks: Mapping[str, TensorCheck], grids: Mapping[str, Quantizer], exempt: Mapping[str, str]) -> None:
+    """Raises ExportError for a tensor further from its simulation than the bound, unless `exempt` says why it may be."""
+    for tensor, check in checks.items():
+        bound = PARITY_BOUND_LSB if grids[tensor].bits == 8 else PARITY_BOUND_LSB_16
+        if check.lsb > bound and tensor not in exempt:
+            raise ExportError(
+                f"tensor '{tensor}' of the file is {check.lsb} steps from its simulation (at most {bound} expected); "
+                "please report the layer that computes it."
+            )

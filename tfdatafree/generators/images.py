@@ -1,0 +1,70 @@
+"""Images (or signals) passed through a model, layer by layer, in small batches."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfdatafree.generators.procedural import procedural_images
+from tfdatafree.graph import Graph, Node
+from tfdatafree.visitors.fold_batchnorm import is_batchnorm, output_moments
+
+# Bytes that the largest activation of one batch may take.
+_BATCH_BYTES = 2**26
+
+
+def make_inputs(
+    graph: Graph, n: int, input_range: tuple[float, float], *, seed: int = 0
+) -> list[np.ndarray]:
+    """`n` procedural inputs for each input of the graph, within `input_range`; float32 (n, *shape)."""
+    inputs = []
+    for at, tensor in enumerate(graph.inputs):
+        spec = graph.specs[tensor]
+        values = procedural_images(n, spec.shape[1:], *input_range, seed=seed + at)
+        inputs.append(np.round(values).astype(spec.dtype) if "int" in spec.dtype else values)
+    return inputs
+
+
+def batch_size(graph: Graph) -> int:
+    """Inputs per batch such that no activation of the batch takes more than a fixed number of bytes."""
+    largest = max(4 * int(np.prod([size or 1 for size in spec.shape[1:]])) for spec in graph.specs.values())
+    return max(1, _BATCH_BYTES // largest)
+
+
+def image_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (tensor, values) for every tensor of the graph, batch after batch; only live tensors are in memory."""
+    step = batch_size(graph)
+    for start in range(0, len(inputs[0]), step):
+        batch = [tf.convert_to_tensor(array[start : start + step]) for array in inputs]
+        yield from ((tensor, np.asarray(value)) for tensor, value in zip(graph.inputs, batch, strict=True))
+        for node, live in graph.walk(batch):
+            for tensor in node.outputs:
+                yield tensor, np.asarray(live[tensor])
+
+
+def number_of_batches(graph: Graph, n: int) -> int:
+    return -(-n // batch_size(graph))
+
+
+def normalized_call(graph: Graph):
+    """A `call` for `Graph.walk` that standardises each BatchNorm's input over the batch.
+
+    The BatchNorm's output then has exactly the mean and standard deviation that it had on the training data, whatever
+    images are passed through: their spatial and cross-channel structure is kept, their first two moments are put right.
+    """
+
+    def call(node: Node, live: Mapping[str, Any]) -> tuple:
+        layer = graph.layer_of(node)
+        if not is_batchnorm(layer):
+            return graph.call(node, live)
+        x = live[node.inputs[0]]
+        axes = list(range(len(x.shape) - 1))
+        mean, variance = tf.nn.moments(x, axes)
+        beta, sd = output_moments(layer)
+        # A channel that these images leave constant stays at its mean.
+        gain = tf.where(variance > 1e-12, tf.math.rsqrt(tf.maximum(variance, 1e-12)), 0.0)
+        sign = 1.0 if layer.weight("gamma") is None else np.sign(layer.weight("gamma"))
+        return ((x - mean) * gain * (sd * sign).astype(np.float32) + beta.astype(np.float32),)
+
+    return call

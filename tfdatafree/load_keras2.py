@@ -1,0 +1,317 @@
+"""What Keras 2 did otherwise: rebuilds a tf_keras model in Keras 3, layer by layer, from configs and weights.
+
+TFMOT's wrappers are taken off on the way: of a pruning wrapper the layer stays with its mask applied (same function
+exactly), of a quantization wrapper the float layer stays (same function up to fake-quantization).
+
+tf_keras and TFMOT are imported only to open a Keras 2 file. Importing TFMOT sets TF_USE_LEGACY_KERAS=1 in the process,
+which turns a `tf.keras` that was not used before into tf_keras; `import keras` stays Keras 3 either way, and this
+package never uses `tf.keras`. `load_tf_keras_file` puts the variable back.
+"""
+
+import contextlib
+import inspect
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfdatafree.errors import LoadError, UnsupportedModelError
+
+_TFMOT = "tensorflow_model_optimization"
+_TFMOT_WRAPPERS = {"PruneLowMagnitude", "QuantizeWrapper", "QuantizeWrapperV2", "QuantizeAnnotate"}
+TFMOT_CLASSES = _TFMOT_WRAPPERS | {"QuantizeLayer"}
+
+# tf_keras imports whatever module a config names, so a file that is not trusted may name only these.
+_SAFE_MODULES = re.compile(
+    r"(tf_)?keras(\.(layers|models|initializers|regularizers|constraints|activations|mixed_precision|src\.engine)\b.*)?"
+    rf"|{_TFMOT}\.python\.core\.(quantization|sparsity)\..*"
+)
+
+# Layers of tf_keras that run code, or call a method, which the file names.
+_CALLERS = ("Lambda", "__lambda__", "ClassMethod", "InstanceMethod", "InstanceProperty")
+
+# TensorFlow functions that tf_keras turns into layers when they are called on its symbolic tensors, with TensorFlow's
+# own parameter names.
+TF_OPS = {
+    "__operators__.add": lambda x, y: ops.add(x, y),
+    "__operators__.getitem": lambda tensor, slice_spec: tensor[_slices(slice_spec)],
+    "clip_by_value": lambda t, clip_value_min, clip_value_max: ops.clip(t, clip_value_min, clip_value_max),
+    "concat": lambda values, axis: ops.concatenate(values, axis),
+    "expand_dims": lambda input, axis: ops.expand_dims(input, axis),
+    "identity": lambda input: input,
+    "math.add": lambda x, y: ops.add(x, y),
+    "math.divide": lambda x, y: ops.divide(x, y),
+    "math.maximum": lambda x, y: ops.maximum(x, y),
+    "math.minimum": lambda x, y: ops.minimum(x, y),
+    "math.multiply": lambda x, y: ops.multiply(x, y),
+    "math.reduce_max": lambda input_tensor, axis=None, keepdims=False: ops.max(input_tensor, axis, keepdims),
+    "math.reduce_mean": lambda input_tensor, axis=None, keepdims=False: ops.mean(input_tensor, axis, keepdims),
+    "math.reduce_sum": lambda input_tensor, axis=None, keepdims=False: ops.sum(input_tensor, axis, keepdims),
+    "math.sigmoid": lambda x: ops.sigmoid(x),
+    "math.subtract": lambda x, y: ops.subtract(x, y),
+    "math.tanh": lambda x: ops.tanh(x),
+    "math.truediv": lambda x, y: ops.divide(x, y),
+    "nn.relu": lambda features: ops.relu(features),
+    "nn.relu6": lambda features: ops.relu6(features),
+    "nn.silu": lambda features, beta=1.0: ops.multiply(features, ops.sigmoid(ops.multiply(features, beta))),
+    "nn.softmax": lambda logits, axis=-1: ops.softmax(logits, -1 if axis is None else axis),
+    "reshape": lambda tensor, shape: ops.reshape(tensor, shape),
+    "squeeze": lambda input, axis=None: ops.squeeze(input, axis),
+    "transpose": lambda a, perm=None: ops.transpose(a, perm),
+}
+
+
+def from_tf_keras(model: Any) -> keras.Model:
+    """Returns a Functional Keras 3 model with the function, names and weights of the tf_keras `model`.
+
+    Nested, shared, many-input and many-output models keep their structure. Initializers, regularizers and constraints,
+    which have no part in the function of a trained model, are left behind.
+
+    Raises:
+        UnsupportedModelError: a layer that has no equal in Keras 3.
+    """
+    return _rebuilt(model, {})
+
+
+def load_keras2_h5(path: str, config: dict, unsafe: bool) -> Any:
+    """Opens a `.h5` file as a tf_keras model.
+
+    tf_keras has no safe mode for `.h5`, so `config`, the model's config in that file, is vetted first.
+    """
+    for thing in [] if unsafe else serialized_objects(config):
+        name, module, entries = thing["class_name"], thing.get("module"), thing.get("config")
+        called = entries.get("function") if isinstance(entries, dict) else None
+        safe = name not in _CALLERS and ("OpLambda" not in name or called in TF_OPS)
+        if not safe or not (
+            module is None or (module, name) == ("builtins", "function") or _SAFE_MODULES.fullmatch(str(module))
+        ):
+            raise UnsupportedModelError(f"{config_label(thing)} in '{path}' could run code of its own. {TRUST}")
+    legacy = os.environ.get("TF_USE_LEGACY_KERAS")
+    try:
+        import tf_keras
+
+        with contextlib.ExitStack() as scopes:
+            if any(thing["class_name"] in TFMOT_CLASSES for thing in serialized_objects(config)):
+                import tensorflow_model_optimization as tfmot
+
+                scopes.enter_context(tfmot.sparsity.keras.prune_scope())
+                scopes.enter_context(tfmot.quantization.keras.quantize_scope())
+            return tf_keras.models.load_model(path, compile=False)
+    except ImportError as error:
+        raise LoadError(f"'{path}' is a Keras 2 file that needs the package {error.name}: pip install it.") from error
+    except Exception as error:
+        raise LoadError(f"Neither Keras 3 nor tf_keras can load '{path}': {first_line(error)}") from error
+    finally:
+        if legacy is None:
+            os.environ.pop("TF_USE_LEGACY_KERAS", None)
+        else:
+            os.environ["TF_USE_LEGACY_KERAS"] = legacy
+
+
+TRUST = (
+    "Pass unsafe=True (command line: --unsafe_load) only for files that you trust, "
+    "or replace it by keras.ops or a registered layer."
+)
+
+
+def serialized_objects(config: Any) -> Iterator[dict]:
+    """Yields every serialized object within `config`, outermost first."""
+    if isinstance(config, dict):
+        if isinstance(config.get("class_name"), str):
+            yield config
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for part in config:
+            yield from serialized_objects(part)
+
+
+def drop_unknown_entries(layer_class: type, entries: dict) -> None:
+    """Removes from `entries` what no constructor of `layer_class` takes, where its value is None, False or groups=1."""
+    constructors = [cls.__init__ for cls in layer_class.__mro__ if "__init__" in vars(cls)]
+    known = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
+    for name in set(entries) - known:
+        if entries[name] is None or entries[name] is False or (name == "groups" and entries[name] == 1):
+            del entries[name]
+
+
+def refuse_hard_sigmoid(config: dict) -> None:
+    """Raises UnsupportedModelError where a Keras 2 `config` asks for hard_sigmoid, which Keras 3 defines anew."""
+    for thing in serialized_objects(config):
+        entries = thing.get("config")
+        if isinstance(entries, dict) and entries.get("activation") == "hard_sigmoid":
+            raise UnsupportedModelError(
+                f"{config_label(thing)} uses hard_sigmoid, which is clip(0.2 x + 0.5, 0, 1) in Keras 2 and "
+                "relu6(x + 3) / 6 in Keras 3: write it as ReLU and Rescaling layers instead."
+            )
+
+
+def set_layer_weights(layer: keras.layers.Layer, weights: list[np.ndarray]) -> None:
+    """Sets the weights of one layer, and what a Normalization layer computes from them."""
+    layer.set_weights(weights)
+    if hasattr(layer, "finalize_state"):
+        layer.finalize_state()
+
+
+def label(layer: Any) -> str:
+    return f"'{layer.name}' ({type(layer).__name__})"
+
+
+def config_label(thing: dict) -> str:
+    entries = thing.get("config")
+    name = thing.get("name") or (entries.get("name") if isinstance(entries, dict) else None)
+    return f"'{name}' ({thing['class_name']})" if name else f"A {thing['class_name']}"
+
+
+def first_line(error: Exception) -> str:
+    """Returns the line of `error` that tells the reason (Keras puts whole configs before it)."""
+    lines = str(error).rpartition("Exception encountered: ")[2].strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _rebuilt(model: Any, rebuilt: dict[int, Any]) -> keras.Model:
+    """Replays the graph of `model`; `rebuilt` maps the id of each layer met so far to its Keras 3 twin."""
+    if not getattr(model, "inputs", None):
+        raise UnsupportedModelError(f"{label(model)} is not built: call it on data once, or start it with an Input.")
+    tensors = {}
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if node.is_input:
+                (symbol,) = _flat(node.outputs)
+                tensors[id(symbol)] = keras.Input(
+                    batch_shape=tuple(symbol.shape), dtype=symbol.dtype.name, name=node.layer.name
+                )
+                continue
+            args, kwargs = _replaced((list(node.call_args), dict(node.call_kwargs)), tensors)
+            for symbol, tensor in zip(
+                _flat(node.outputs), _flat(_called(node.layer, args, kwargs, rebuilt)), strict=True
+            ):
+                tensors[id(symbol)] = tensor
+    inputs, outputs = _replaced((model._nested_inputs, model._nested_outputs), tensors)
+    return keras.Model(_without_lone_list(inputs), _without_lone_list(outputs), name=model.name)
+
+
+def _called(layer: Any, args: list, kwargs: dict, rebuilt: dict[int, Any]) -> Any:
+    kwargs = {name: value for name, value in kwargs.items() if name not in ("name", "training") and value is not None}
+    if (class_name := type(layer).__name__) == "QuantizeLayer":
+        return args[0]
+    if class_name in ("TFOpLambda", "SlicingOpLambda"):
+        function = layer.get_config()["function"]
+        try:
+            return TF_OPS[function](*args, **kwargs)
+        except (KeyError, TypeError) as error:
+            raise UnsupportedModelError(
+                f"{label(layer)} calls tf.{function} in a way that has no Keras 3 equal here: use a Keras layer instead."
+            ) from error
+    if id(layer) not in rebuilt:
+        rebuilt[id(layer)] = _rebuilt(layer, rebuilt) if hasattr(layer, "layers") else None
+    if rebuilt[id(layer)] is None:
+        inner, weights = _unwrapped(layer)
+        twin = _without_weights(inner)
+        result = twin(*args, **kwargs)
+        rebuilt[id(layer)] = twin
+        if isinstance(weights, dict):  # quantization wrappers hold the kernel outside of its layer, so order is lost
+            found = [weights.get(w.name, weights.get(f"depthwise_{w.name}")) for w in twin.weights]
+            weights = [values for values in found if values is not None]
+        if len(weights) != len(twin.weights):
+            raise UnsupportedModelError(
+                f"{label(inner)} has {len(weights)} known weights in Keras 2 and {len(twin.weights)} in Keras 3: "
+                "rebuild the model in Keras 3."
+            )
+        if weights:
+            set_layer_weights(twin, weights)
+        return result
+    if isinstance(rebuilt[id(layer)], keras.Model):
+        args = [_without_lone_list(arg) for arg in args]
+    return rebuilt[id(layer)](*args, **kwargs)
+
+
+def _unwrapped(layer: Any) -> tuple[Any, list[np.ndarray] | dict[str, np.ndarray]]:
+    """Returns the layer within TFMOT's wrappers and its weights, in order or (within a quantizer) by name."""
+    class_name = type(layer).__name__
+    if class_name == "PruneLowMagnitude":
+        masks = {id(weight): mask.numpy() for weight, mask, _ in layer.pruning_vars}
+        return layer.layer, [weight.numpy() * masks.get(id(weight), 1) for weight in layer.layer.weights]
+    if class_name in ("QuantizeWrapper", "QuantizeWrapperV2"):
+        return layer.layer, {weight.name.split("/")[-1].split(":")[0]: weight.numpy() for weight in layer.weights}
+    if class_name == "QuantizeAnnotate":
+        return _unwrapped(layer.layer)
+    return layer, layer.get_weights()
+
+
+def _without_weights(layer: Any) -> keras.layers.Layer:
+    """Returns the Keras 3 twin of a tf_keras layer, with weights that are not yet set."""
+    custom = keras.saving.get_registered_object(type(layer).__name__)
+    layer_class = custom or getattr(keras.layers, type(layer).__name__, None)
+    if layer_class is None or (custom is None and not type(layer).__module__.startswith("tf_keras.")):
+        advice = (
+            "strip it (tfmot.clustering.keras.strip_clustering)"
+            if type(layer).__module__.startswith(_TFMOT)
+            else "register a Keras 3 layer of the same name (keras.saving.register_keras_serializable(package='', ...))"
+        )
+        raise UnsupportedModelError(f"{label(layer)} has no equal in Keras 3: {advice} and load the model again.")
+    config = layer.get_config()
+    if type(layer).__name__ == "Lambda":  # its config holds byte code, the layer the function itself
+        return keras.layers.Lambda(layer.function, arguments=layer.arguments, name=layer.name)
+    if hasattr(layer, "activation") and "activation" in config:
+        config["activation"] = _activation(layer.activation)
+    refuse_hard_sigmoid({"class_name": type(layer).__name__, "config": config})
+    for name in list(config):
+        if name.endswith(("_initializer", "_regularizer", "_constraint")) or name in (
+            "batch_input_shape",
+            "input_shape",
+        ):
+            del config[name]
+        elif name == "axis" and isinstance(config[name], (list, tuple)) and len(config[name]) == 1:
+            config[name] = int(config[name][0])
+        elif name == "dtype" and isinstance(config[name], dict):
+            config[name] = config[name]["config"]["name"]
+    drop_unknown_entries(layer_class, config)
+    try:
+        return layer_class.from_config(config)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{label(layer)} cannot be rebuilt in Keras 3 ({first_line(error)}): replace it by a layer that Keras 3 has."
+        ) from error
+
+
+def _activation(activation: Any) -> Any:
+    if type(activation).__name__ == "QuantizeAwareActivation":
+        activation = activation.activation
+    if type(activation).__name__ == "NoOpActivation":
+        return "linear"
+    if hasattr(activation, "get_config"):  # a layer, such as ReLU(6.0), given as activation
+        return _without_weights(activation)
+    return getattr(activation, "__name__", activation)
+
+
+def _slices(specification: Any) -> Any:
+    """Turns tf_keras' record of an index, with a dict for each slice, into the index."""
+    if isinstance(specification, (list, tuple)):
+        return tuple(_slices(part) for part in specification)
+    if isinstance(specification, dict):
+        return slice(specification["start"], specification["stop"], specification["step"])
+    return specification
+
+
+def _flat(structure: Any) -> list:
+    if isinstance(structure, dict):
+        return list(structure.values())
+    return list(structure) if isinstance(structure, (list, tuple)) else [structure]
+
+
+def _replaced(structure: Any, tensors: dict[int, Any]) -> Any:
+    """Copies nested lists, tuples and dicts, with each symbolic tensor that `tensors` knows replaced by its twin."""
+    if isinstance(structure, dict):
+        return {name: _replaced(part, tensors) for name, part in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        parts = [_replaced(part, tensors) for part in structure]
+        return tuple(parts) if isinstance(structure, tuple) else parts
+    return tensors.get(id(structure), structure)
+
+
+def _without_lone_list(structure: Any) -> Any:
+    return structure[0] if isinstance(structure, (list, tuple)) and len(structure) == 1 else structure

@@ -1,0 +1,198 @@
+"""The map between real numbers and the integers of a TFLite file.
+
+q       = clip(round(x / S) + Z, qmin, qmax)          round half to even
+Q(x)    = S * (q - Z)
+so that |x - Q(x)| <= S / 2 for every x between S * (qmin - Z) and S * (qmax - Z), and Q(0) == 0.
+
+Sources: Jacob et al. 2018, arXiv 1712.05877, eq. 1; Horton et al. 2021, eq. 13-14, here with the zero point rounded to
+an integer.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# The smallest step that a float32 holds with full precision; below it, steps would lose digits or become zero.
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantizer:
+    """Affine map between reals and integers: real = scale * (q - zero_point).
+
+    Holds for every instance: scale > 0, finite, and a float32 value, as in a TFLite file; qmin <= zero_point <= qmax;
+    0.0 is represented exactly; scale and zero_point are a float and an int if `channel_axis` is None, else float32 and
+    int64 vectors of one length, read-only, along that axis.
+
+    Attributes:
+        scale: The step S between neighbouring reals; rounded to float32.
+        zero_point: The integer that stands for 0.0; an int is repeated for every channel.
+        bits: Width of the integers, 2 to 32.
+        channel_axis: Axis of x along which scale and zero_point run; None for one of each.
+        signed: Whether integers start at -2**(bits - 1), as TFLite stores them, or at 0.
+        narrow_range: Whether the lowest integer is left out, which makes a signed grid symmetric.
+    """
+    scale: float | np.ndarray
+    zero_point: int | np.ndarray
+    bits: int
+    channel_axis: int | None = None
+    signed: bool = True
+    narrow_range: bool = False
+
+    def __post_init__(self):
+        _check_bits(self.bits)
+        with np.errstate(over="ignore"):
+            scale = np.array(self.scale, np.float64).astype(np.float32)
+        if not np.all((scale > 0) & np.isfinite(scale)):
+            raise ValueError(f"scale is {self.scale}; every scale must be positive and finite as a float32.")
+        given = np.asarray(self.zero_point)
+        zero_point = given.astype(np.int64)
+        if np.any(zero_point != given) or np.any(zero_point < self.qmin) or np.any(zero_point > self.qmax):
+            raise ValueError(f"zero_point is {self.zero_point}; it must be an integer in [{self.qmin}, {self.qmax}].")
+        if scale.ndim != (self.channel_axis is not None) or zero_point.shape not in ((), scale.shape):
+            raise ValueError(f"scale has shape {scale.shape} and zero_point {zero_point.shape} for channel_axis="
+                             f"{self.channel_axis}; give scalars for None and vectors of one length for an axis.")
+        if self.channel_axis is None:
+            scale, zero_point = float(scale), int(zero_point)
+        else:
+            zero_point = np.broadcast_to(zero_point, scale.shape).copy()
+            scale.flags.writeable = zero_point.flags.writeable = False
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "zero_point", zero_point)
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, Quantizer):
+            return NotImplemented
+        return (np.array_equal(self.scale, other.scale) and np.array_equal(self.zero_point, other.zero_point)
+                and (self.bits, self.channel_axis, self.signed, self.narrow_range)
+                == (other.bits, other.channel_axis, other.signed, other.narrow_range))
+
+    @property
+    def qmin(self) -> int:
+        """The lowest integer."""
+        return (-2 ** (self.bits - 1) if self.signed else 0) + int(self.narrow_range)
+
+    @property
+    def qmax(self) -> int:
+        """The highest integer."""
+        return 2 ** (self.bits - 1) - 1 if self.signed else 2 ** self.bits - 1
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest integer type that holds qmin to qmax, e.g. int8 for 8 or 4 bits."""
+        width = next(w for w in (8, 16, 32) if self.bits <= w)
+        return np.dtype(f"{'int' if self.signed else 'uint'}{width}")
+
+    @property
+    def low(self) -> float | np.ndarray:
+        """The lowest real that is represented; a float64 vector if per channel."""
+        return np.float64(self.scale) * (self.qmin - self.zero_point)
+
+    @property
+    def high(self) -> float | np.ndarray:
+        """The highest real that is represented; a float64 vector if per channel."""
+        return np.float64(self.scale) * (self.qmax - self.zero_point)
+
+    def quantize(self, x: np.ndarray) -> np.ndarray:
+        """Integers of `x`, same shape, of type `dtype`; values outside [low, high] are clipped.
+
+        Raises:
+            ValueError: x has a NaN, which no integer stands for, or the wrong number of channels.
+        """
+        x = np.asarray(x, np.float64)
+        scale, zero_point = self._along(x)
+        q = np.clip(np.rint(x / scale) + zero_point, self.qmin, self.qmax)
+        if np.isnan(q).any():
+            raise ValueError("the values to quantize contain NaN; check the model's weights and inputs for NaN.")
+        return q.astype(self.dtype)
+
+    def dequantize(self, q: np.ndarray) -> np.ndarray:
+        """float32 reals of the integers `q`, same shape."""
+        q = np.asarray(q, np.float64)
+        scale, zero_point = self._along(q)
+        return (scale * (q - zero_point)).astype(np.float32)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The float32 values that `x` has after quantization: Q(x)."""
+        return self.dequantize(self.quantize(x))
+
+    def _along(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float64 scale and zero point, shaped to broadcast against x."""
+        scale, zero_point = np.asarray(self.scale, np.float64), np.asarray(self.zero_point, np.float64)
+        if self.channel_axis is None:
+            return scale, zero_point
+        if not -x.ndim <= self.channel_axis < x.ndim or x.shape[self.channel_axis] != scale.size:
+            raise ValueError(f"x has shape {x.shape}; this quantizer wants {scale.size} channels "
+                             f"on axis {self.channel_axis}.")
+        shape = [1] * x.ndim
+        shape[self.channel_axis] = scale.size
+        return scale.reshape(shape), zero_point.reshape(shape)
+
+
+def nudged_grid(low: np.ndarray, high: np.ndarray, bits: int = 8, symmetric: bool = False
+                ) -> tuple[np.ndarray, np.ndarray]:
+    """Step S and zero point Z of signed grids for the ranges [low, high], elementwise.
+
+    l = min(low, 0), h = max(high, 0); S = (h - l) / (2**bits - 1) and Z = round(-l / S) - 2**(bits - 1), so that 0.0 is
+    exact and both ends move by at most S / 2. Symmetric: S = max(-l, h) / (2**(bits - 1) - 1) and Z = 0.
+    A range of width 0 stands for a tensor of zeros, for which any step is right: it is taken as [0, 1].
+
+    Args:
+        low, high: Broadcastable arrays of finite reals.
+    Returns:
+        (S, Z): float64 array of float32 values, and int64 array.
+    """
+    _check_bits(bits)
+    low, high = np.broadcast_arrays(np.asarray(low, np.float64), np.asarray(high, np.float64))
+    if not np.all((low <= high) & (np.maximum(-low, high) <= np.finfo(np.float32).max)):
+        raise ValueError(f"the range is [{low}, {high}]; both ends must be finite float32 values and in this order.")
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    high = np.where(low == high, 1.0, high)
+    scale = np.maximum(-low, high) / (2 ** (bits - 1) - 1) if symmetric else (high - low) / (2 ** bits - 1)
+    scale = np.maximum(scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64)
+    if symmetric:
+        return scale, np.zeros(scale.shape, np.int64)
+    steps_below_zero = np.clip(np.rint(-low / scale), 0, 2 ** bits - 1)
+    return scale, steps_below_zero.astype(np.int64) - 2 ** (bits - 1)
+
+
+def activation_quantizer(low: float, high: float, bits: int = 8, symmetric: bool = False) -> Quantizer:
+    """Signed quantizer of one tensor whose values lie in [low, high], extended to contain 0; see `nudged_grid`.
+
+    Guarantees |x - Q(x)| <= scale / 2 for every x in [low, high].
+    Args:
+        low, high: Finite reals with low <= high; anything else is a ValueError.
+        bits: 8 for int8; 16 with `symmetric` for TFLite's int16.
+        symmetric: Zero point 0, as TFLite wants for int16 activations.
+    """
+    scale, zero_point = nudged_grid(low, high, bits, symmetric)
+    return Quantizer(float(scale), int(zero_point), bits)
+
+
+def weight_quantizer(w: np.ndarray, bits: int = 8, channel_axis: int | None = None) -> Quantizer:
+    """Symmetric narrow-range quantizer of `w`: zero point 0, integers in +-(2**(bits - 1) - 1), S = max|w| / qmax.
+
+    Guarantees |w - Q(w)| <= scale / 2, elementwise. A channel of zeros gets the step of the whole tensor, so that its
+    bias still has a step of ordinary size; a tensor of zeros gets 1 / qmax.
+    Args:
+        w: Float array of any shape, finite.
+        channel_axis: One scale per index of this axis; None for one scale in all.
+    """
+    _check_bits(bits)
+    magnitude = np.abs(np.asarray(w, np.float64))
+    if not np.isfinite(magnitude).all():
+        raise ValueError("the weights contain NaN or infinity; repair or retrain the model first.")
+    qmax = 2 ** (bits - 1) - 1
+    whole = magnitude.max(initial=0.0) / qmax
+    if whole < SMALLEST_SCALE:
+        whole = 1.0 / qmax
+    if channel_axis is None:
+        return Quantizer(whole, 0, bits, narrow_range=True)
+    other_axes = tuple(axis for axis in range(magnitude.ndim) if axis != channel_axis % magnitude.ndim)
+    scale = magnitude.max(axis=other_axes, initial=0.0) / qmax
+    return Quantizer(np.where(scale < SMALLEST_SCALE, whole, scale), 0, bits, channel_axis, narrow_range=True)
+
+
+def _check_bits(bits: int):
+    if not (isinstance(bits, (int, np.integer)) and 2 <= bits <= 32):
+        raise ValueError(f"bits is {bits!r}; choose an integer from 2 to 32.")

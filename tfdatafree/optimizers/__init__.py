@@ -1,0 +1,1 @@
+"""Choices made for one tensor or one layer at a time: ranges, rounding, pruning, correction."""

@@ -1,0 +1,76 @@
+"""Weights onto their integer grids, and the shift of each output's mean that this causes taken back by the bias.
+
+W_q = S * clip(round(W / S)),  one S per output channel (or per tensor), S = max|W| / (2^(bits-1) - 1)
+b  -= (W_q - W) E[x]                                                        (Nagel et al. 2019, section 4.2, analytic)
+so that the mean of every output channel over inputs of mean E[x] is that of the float layer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfdatafree.graph import Graph, Layer
+from tfdatafree.linear import from_output_last, kernel_of, layout_of, mean_response, output_last, with_kernel
+from tfdatafree.numerics.affine import Quantizer, weight_quantizer
+from tfdatafree.visitors.fold_batchnorm import with_bias
+
+
+@dataclass(frozen=True)
+class IntegerKernel:
+    """Integers of a layer's kernel as (anything, output channel) with the quantizer along axis 1 (or per tensor)."""
+
+    values: np.ndarray
+    quantizer: Quantizer
+
+
+def round_kernel(layer: Layer, *, bits: int, per_channel: bool) -> IntegerKernel:
+    """Nearest integers of the layer's kernel."""
+    matrix = output_last(kernel_of(layer), layout_of(layer))
+    quantizer = weight_quantizer(matrix, bits, 1 if per_channel else None)
+    return IntegerKernel(quantizer.quantize(matrix), quantizer)
+
+
+def quantize_weights(graph: Graph, *, bits: int, per_channel: bool) -> tuple[Graph, dict[str, IntegerKernel]]:
+    """The graph with every kernel on its grid, and the integers by layer key."""
+    graph, kernels = graph.copy(), {}
+    for key, layer in graph.layers.items():
+        layout = layout_of(layer)
+        if layout is None:
+            continue
+        kernels[key] = round_kernel(layer, bits=bits, per_channel=per_channel)
+        rounded = kernels[key].quantizer.dequantize(kernels[key].values)
+        graph.layers[key] = with_kernel(layer, from_output_last(rounded, kernel_of(layer).shape, layout))
+    return graph, kernels
+
+
+def correct_biases(graph: Graph, teacher: Graph, means: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
+    """Analytic bias correction of every layer whose input's mean is known.
+
+    Args:
+        graph: The graph with rounded kernels.
+        teacher: The same graph with the float kernels.
+        means: Tensor -> mean per channel of the float network, shape (channels,).
+
+    Returns:
+        The corrected graph, and {layer key: why it was left alone}.
+    """
+    graph, kept = graph.copy(), {}
+    calls = graph.calls()
+    for node in graph.nodes:
+        layer = graph.layer_of(node)
+        if layout_of(layer) is None:
+            continue
+        mean = means.get(node.inputs[0])
+        if calls[node.layer] > 1:
+            kept[node.layer] = "it is shared by several calls, whose inputs differ"
+        elif mean is None:
+            kept[node.layer] = "the mean of its input is not known"
+        else:
+            change = kernel_of(layer).astype(np.float64) - kernel_of(teacher.layers[node.layer])
+            shift = mean_response(layer, change, mean)
+            bias = layer.weight("bias")
+            graph.layers[node.layer] = with_bias(
+                layer, graph.specs[node.inputs[0]].shape, -shift if bias is None else bias - shift
+            )
+    return graph, kept

@@ -1,0 +1,133 @@
+"""What to do to a model: frozen options, each default in one place, and named presets."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+RangeMethod = Literal["min_max", "search", "percentile", "k_sigma"]
+RangeSource = Literal["images", "gaussian"]
+EdgeDtype = Literal["int8", "uint8", "int16", "float32"]
+
+
+def _choose(owner: object, name: str, choices: tuple) -> None:
+    value = getattr(owner, name)
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} is {value!r}; choose one of {listed}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantize:
+    """Integer weights and activations.
+
+    Attributes:
+        weight_bits: 8, or 4 to 7: a coarser grid, stored in int8.
+        activation_bits: 8, or 16 ("int16x8": symmetric int16 activations, int64 biases).
+        per_channel: One weight step per output channel; False gives one per tensor, which several NPUs want.
+        ranges: How an activation range is chosen from the samples of its tensor. "min_max"; "search", the grid search of
+            Horton et al. 2021, figure 4; "percentile" (99.99); "k_sigma", six standard deviations around the channel
+            means (Nagel et al. 2019).
+        range_source: What the samples are. "images": procedural images passed through the float model;
+            "gaussian": layer-wise samples from BatchNorm statistics (Horton et al. 2021, eq. 10-12).
+        bias_correction: Take the mean shift that weight rounding causes back out of the biases.
+        edge_dtype: Type of the file's inputs and outputs.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    per_channel: bool = True
+    ranges: RangeMethod = "min_max"
+    range_source: RangeSource = "images"
+    bias_correction: bool = True
+    edge_dtype: EdgeDtype | None = None
+
+    def __post_init__(self):
+        _choose(self, "weight_bits", (4, 5, 6, 7, 8))
+        _choose(self, "activation_bits", (8, 16))
+        _choose(self, "per_channel", (True, False))
+        _choose(self, "ranges", ("min_max", "search", "percentile", "k_sigma"))
+        _choose(self, "range_source", ("images", "gaussian"))
+        _choose(self, "bias_correction", (True, False))
+        if self.edge_dtype is None:
+            object.__setattr__(self, "edge_dtype", "int8" if self.activation_bits == 8 else "int16")
+        allowed = ("int8", "uint8", "float32") if self.activation_bits == 8 else ("int16", "float32")
+        _choose(self, "edge_dtype", allowed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Inputs made without data.
+
+    Attributes:
+        images: Procedural images per model input.
+        samples: Rows of the layer-wise Gaussian samples.
+    """
+
+    images: int = 32
+    samples: int = 2000
+
+    def __post_init__(self):
+        for name in ("images", "samples"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; give a whole number of at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the result, beside the model, the input range and the seed.
+
+    Attributes:
+        name: The preset it came from.
+        quantize: None leaves the file in float.
+        float16: Store float weights as float16; only without `quantize`.
+        generate: Inputs for ranges and corrections.
+    """
+
+    name: str = "custom"
+    quantize: Quantize | None = Quantize()
+    float16: bool = False
+    generate: Generate = Generate()
+
+    def __post_init__(self):
+        if self.float16 and self.quantize is not None:
+            raise ValueError("float16 is for float files; set quantize=None, or leave float16 out.")
+
+    def to_dict(self) -> dict:
+        """Plain values, as in the JSON record."""
+        return dataclasses.asdict(self)
+
+
+PRESETS: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(name="int8"),
+        Recipe(name="int8_per_tensor", quantize=Quantize(per_channel=False)),
+        Recipe(name="int16x8", quantize=Quantize(activation_bits=16)),
+        Recipe(name="float16", quantize=None, float16=True),
+        Recipe(
+            name="dfq",
+            quantize=Quantize(per_channel=False, ranges="k_sigma", range_source="gaussian"),
+        ),
+        Recipe(
+            name="lwdf",
+            quantize=Quantize(per_channel=False, ranges="search", range_source="gaussian"),
+        ),
+    )
+}
+
+
+def get_recipe(recipe: "str | Recipe") -> Recipe:
+    """The preset of that name, or the Recipe itself.
+
+    Raises:
+        ValueError: No preset has this name; says the nearest one.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe in PRESETS:
+        return PRESETS[recipe]
+    near = difflib.get_close_matches(str(recipe), PRESETS, n=1)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"recipe is {recipe!r};{hint} choose one of {', '.join(PRESETS)}, or pass a Recipe.")

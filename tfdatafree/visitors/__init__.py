@@ -1,0 +1,1 @@
+"""Transformations of a model that keep its function: one file each."""
