@@ -112,6 +112,7 @@ def test_scales_are_what_a_file_holds_and_cannot_be_changed():
 @pytest.mark.parametrize("arguments, message", [
     ((0.0, 0, 8), "scale is 0.0.*positive"), ((np.nan, 0, 8), "scale is nan"), ((np.inf, 0, 8), "scale is inf"),
     ((1e-60, 0, 8), "scale is 1e-60"), ((1.0, 128, 8), r"zero_point is 128.*\[-128, 127\]"),
+    ((1.0, -129, 8), "zero_point is -129"),
     ((1.0, 0.5, 8), "zero_point is 0.5.*integer"), ((1.0, 0, 1), "bits is 1.*2 to 32"), ((1.0, 0, 8.0), "bits is 8.0"),
     (([1.0, 2.0], 0, 8), "channel_axis=None"), ((1.0, 0, 8, 0), "vectors"),
     (([1.0, 2.0], [0, 0, 0], 8, 0), "one length")])

@@ -57,7 +57,7 @@ TF_OPS = {
     "math.truediv": lambda x, y: ops.divide(x, y),
     "nn.relu": lambda features: ops.relu(features),
     "nn.relu6": lambda features: ops.relu6(features),
-    "nn.silu": lambda features, beta=1.0: ops.multiply(features, ops.sigmoid(ops.multiply(features, beta))),
+    "nn.silu": lambda features: ops.silu(features),
     "nn.softmax": lambda logits, axis=-1: ops.softmax(logits, -1 if axis is None else axis),
     "reshape": lambda tensor, shape: ops.reshape(tensor, shape),
     "squeeze": lambda input, axis=None: ops.squeeze(input, axis),
@@ -66,7 +66,7 @@ TF_OPS = {
 
 
 def from_tf_keras(model: Any) -> keras.Model:
-    """Returns a Functional Keras 3 model with the function, names and weights of the tf_keras `model`.
+    """Returns a Functional Keras 3 model with the function, names ("_" for "/") and weights of the tf_keras `model`.
 
     Nested, shared, many-input and many-output models keep their structure. Initializers, regularizers and constraints,
     which have no part in the function of a trained model, are left behind.
@@ -182,7 +182,7 @@ def _rebuilt(model: Any, rebuilt: dict[int, Any]) -> keras.Model:
             if node.is_input:
                 (symbol,) = _flat(node.outputs)
                 tensors[id(symbol)] = keras.Input(
-                    batch_shape=tuple(symbol.shape), dtype=symbol.dtype.name, name=node.layer.name
+                    batch_shape=tuple(symbol.shape), dtype=symbol.dtype.name, name=_keras_3_name(node.layer)
                 )
                 continue
             args, kwargs = _replaced((list(node.call_args), dict(node.call_kwargs)), tensors)
@@ -191,7 +191,7 @@ def _rebuilt(model: Any, rebuilt: dict[int, Any]) -> keras.Model:
             ):
                 tensors[id(symbol)] = tensor
     inputs, outputs = _replaced((model._nested_inputs, model._nested_outputs), tensors)
-    return keras.Model(_without_lone_list(inputs), _without_lone_list(outputs), name=model.name)
+    return keras.Model(_without_lone_list(inputs), _without_lone_list(outputs), name=_keras_3_name(model))
 
 
 def _called(layer: Any, args: list, kwargs: dict, rebuilt: dict[int, Any]) -> Any:
@@ -201,11 +201,15 @@ def _called(layer: Any, args: list, kwargs: dict, rebuilt: dict[int, Any]) -> An
     if class_name in ("TFOpLambda", "SlicingOpLambda"):
         function = layer.get_config()["function"]
         try:
-            return TF_OPS[function](*args, **kwargs)
+            result = TF_OPS[function](*args, **kwargs)
         except (KeyError, TypeError) as error:
             raise UnsupportedModelError(
                 f"{label(layer)} calls tf.{function} in a way that has no Keras 3 equal here: use a Keras layer instead."
             ) from error
+        if function != "identity":
+            # Keras 3 would call it "multiply", which may be the name of a layer too. Nothing public renames it.
+            result._keras_history.operation.name = _keras_3_name(layer)
+        return result
     if id(layer) not in rebuilt:
         rebuilt[id(layer)] = _rebuilt(layer, rebuilt) if hasattr(layer, "layers") else None
     if rebuilt[id(layer)] is None:
@@ -255,7 +259,7 @@ def _without_weights(layer: Any) -> keras.layers.Layer:
         raise UnsupportedModelError(f"{label(layer)} has no equal in Keras 3: {advice} and load the model again.")
     config = layer.get_config()
     if type(layer).__name__ == "Lambda":  # its config holds byte code, the layer the function itself
-        return keras.layers.Lambda(layer.function, arguments=layer.arguments, name=layer.name)
+        return keras.layers.Lambda(layer.function, arguments=layer.arguments, name=_keras_3_name(layer))
     if hasattr(layer, "activation") and "activation" in config:
         config["activation"] = _activation(layer.activation)
     refuse_hard_sigmoid({"class_name": type(layer).__name__, "config": config})
@@ -270,12 +274,17 @@ def _without_weights(layer: Any) -> keras.layers.Layer:
         elif name == "dtype" and isinstance(config[name], dict):
             config[name] = config[name]["config"]["name"]
     drop_unknown_entries(layer_class, config)
+    config["name"] = _keras_3_name(layer)
     try:
         return layer_class.from_config(config)
     except Exception as error:
         raise UnsupportedModelError(
             f"{label(layer)} cannot be rebuilt in Keras 3 ({first_line(error)}): replace it by a layer that Keras 3 has."
         ) from error
+
+
+def _keras_3_name(layer: Any) -> str:
+    return layer.name.replace("/", "_")  # Keras 3 forbids the slash, and MobileNetV3 of Keras 2 is full of it
 
 
 def _activation(activation: Any) -> Any:

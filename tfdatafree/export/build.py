@@ -97,7 +97,7 @@ def build_integer_file(
         result.content, student, teacher, grids, index_of, [array[:probes] for array in inputs]
     )
     exempt = _exempt(graph, float_model, file, layers_of)
-    check_parity(checks, grids, exempt)
+    check_parity(checks, grids, exempt, _table_lsb(float_model, file, options.activation_bits))
     notes = dict(result.adjusted)
     notes |= {tensor: reason for tensor, reason in exempt.items() if tensor in checks and checks[tensor].lsb > 1}
     written = {key: result.kernel_of[old].quantizer for old, key in layers_of.items() if old in result.kernel_of}
@@ -223,3 +223,12 @@ def _exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mappin
     return reasons
 
 
+def _table_lsb(float_model: FloatModel, file: File, bits: int) -> dict[str, int]:
+    """Graph tensors whose operator works by an approximating table -> steps that it may be off."""
+    names = {index: tensor for tensor, index in float_model.tensor_of.items()}
+    found = {}
+    for operator in file.operators:
+        rule = OPERATORS.get(file.operator_name(operator))
+        if rule is not None and bits in rule.table_lsb:
+            found.update((names[index], rule.table_lsb[bits]) for index in operator.outputs if index in names)
+    return found

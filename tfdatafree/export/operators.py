@@ -30,6 +30,7 @@ class Operator:
         fixed: Activation bits -> the output's built-in grid.
         versions: Activation bits -> lowest operator version whose kernel takes such integers. A missing bit width has
             no kernel.
+        table_lsb: Activation bits -> steps by which the kernel's interpolated table may miss the exact function.
     """
 
     operands: tuple[int, ...] | None = None
@@ -39,11 +40,17 @@ class Operator:
     grid: Literal["own", "input", "all"] = "own"
     fixed: dict[int, Fixed] | None = None
     versions: dict[int, int] = dataclasses.field(default_factory=lambda: {8: 2, 16: 2})
+    table_lsb: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
 def _versions(int8: int, int16: int | None = None) -> dict[int, int]:
     return {8: int8} if int16 is None else {8: int8, 16: int16}
 
+
+# The 16-bit kernels interpolate exp, sigmoid and tanh in tables of 513 entries: about 12 of 32768 steps.
+_TABLE = {16: 16}
+# A softmax sums such values over its classes: with 1000 of them 181 steps were seen.
+_SUMMED = {16: 1024}
 
 OPERATORS: dict[str, Operator] = {
     # Weights.
@@ -71,9 +78,9 @@ OPERATORS: dict[str, Operator] = {
     "HARD_SWISH": Operator(versions=_versions(1)),
     "EXP": Operator(versions=_versions(2, 2)),
     "RSQRT": Operator(versions=_versions(2, 3)),
-    "LOGISTIC": Operator(fixed={8: Fixed(1 / 256, -128), 16: Fixed(1 / 32768, 0)}, versions=_versions(2, 3)),
-    "SOFTMAX": Operator(fixed={8: Fixed(1 / 256, -128), 16: Fixed(1 / 32768, 0)}, versions=_versions(2, 3)),
-    "TANH": Operator(fixed={8: Fixed(1 / 128, 0), 16: Fixed(1 / 32768, 0)}, versions=_versions(2, 3)),
+    "LOGISTIC": Operator(fixed={8: Fixed(1 / 256, -128), 16: Fixed(1 / 32768, 0)}, versions=_versions(2, 3), table_lsb=_TABLE),
+    "SOFTMAX": Operator(fixed={8: Fixed(1 / 256, -128), 16: Fixed(1 / 32768, 0)}, versions=_versions(2, 3), table_lsb=_SUMMED),
+    "TANH": Operator(fixed={8: Fixed(1 / 128, 0), 16: Fixed(1 / 32768, 0)}, versions=_versions(2, 3), table_lsb=_TABLE),
     "L2_NORMALIZATION": Operator(fixed={8: Fixed(1 / 128, 0)}, versions=_versions(2)),
     "LOG_SOFTMAX": Operator(fixed={8: Fixed(16 / 256, 127)}, versions=_versions(2)),
     # Values that only move, or are selected or averaged on the grid they came with.

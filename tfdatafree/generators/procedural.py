@@ -52,7 +52,7 @@ def procedural_images(n: int, shape: Sequence[int], low: float | np.ndarray = 0.
         image[:] = _exposed(draw(random, shape), random)
     images *= high - low
     images += low
-    return np.clip(images, low, high, out=images)
+    return np.clip(images, low, high, out=images)  # rounding may have left the range by a digit
 
 
 def _spectral_noise(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

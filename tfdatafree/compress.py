@@ -1,0 +1,241 @@
+"""compress(): a trained Keras model in, a verified integer TFLite file out, without data.
+
+    load -> separate -> generate inputs -> fold BatchNorm -> round weights, correct biases -> ranges -> export, verify
+
+BatchNorm statistics are read before they are folded away: they are the data.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfdatafree.compressed import Compressed
+from tfdatafree.errors import UnsupportedModelError
+from tfdatafree.export.build import Built, build_integer_file
+from tfdatafree.export.float_model import convert
+from tfdatafree.generators.images import image_walk, make_inputs, number_of_batches
+from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
+from tfdatafree.generators.layerwise import gaussian_walk
+from tfdatafree.generators.representative import take_inputs
+from tfdatafree.generators.statistics import Statistics, collect
+from tfdatafree.graph import Graph
+from tfdatafree.linear import layout_of
+from tfdatafree.load import load
+from tfdatafree.optimizers.activation_ranges import choose_ranges
+from tfdatafree.optimizers.ranges import Range
+from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
+from tfdatafree.progress import Progress
+from tfdatafree.recipe import Recipe, get_recipe
+from tfdatafree.report import LayerRow, Report
+from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.separate import separate
+
+TARGETS = ("generic",)
+
+
+def compress(
+    model: "keras.Model | str | os.PathLike",
+    recipe: str | Recipe = "int8",
+    *,
+    input_range: tuple[float, float] | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    representative_data: Any = None,
+    target: str = "generic",
+    seed: int = 0,
+    executor: Executor | None = None,
+    unsafe_load: bool = False,
+    verbose: int = 1,
+) -> Compressed:
+    """Compresses a trained model without data. The model itself is not changed.
+
+    Args:
+        model: A Functional or Sequential `keras.Model`, a `tf_keras` model, or a path to a .keras or .h5 file.
+        recipe: Name of a preset ("int8", "int8_per_tensor", "int16x8", "float16", "dfq", "lwdf"), or a Recipe.
+        input_range: (low, high) of the real inputs; None takes it from a Rescaling or Normalization layer, else
+            estimates it, and the report says so.
+        input_shape: (height, width, channels) for a model whose input shape is not static.
+        representative_data: A few real inputs, if there are any (array, list of arrays, iterable of examples or
+            batches, tf.data.Dataset): used in place of the generated ones, and reported.
+        target: NPU profile; "generic" is TFLite's own 8-bit specification.
+        seed: The same seed gives the same bytes.
+        executor: Any concurrent.futures.Executor, for the per-tensor searches.
+        unsafe_load: Run Python code that a .keras file carries (Lambda layers). Only for files that you trust.
+        verbose: 0 hides the progress bar.
+
+    Returns:
+        A Compressed: `.tflite`, `.model`, `.report`, `.predict(x)`, `.save(path)`.
+
+    Raises:
+        LoadError: The path holds no Keras model.
+        UnsupportedModelError: A layer cannot be compressed; says which and what to do.
+        ExportError: The file would not be what the recipe promised.
+        ValueError: An option is wrong; says what came and what was wanted.
+    """
+    started = time.perf_counter()
+    recipe = get_recipe(recipe)
+    given_range = None if input_range is None else check_input_range(input_range)
+    if target not in TARGETS:
+        raise ValueError(f"target is {target!r}; choose one of {', '.join(TARGETS)}.")
+    progress = Progress(6, verbose)
+    try:
+        with progress.stage("load"):
+            source = Graph.from_keras(load(model, unsafe=unsafe_load, input_shape=input_shape))
+            unfolded = separate(source)
+            _require_quantizable(unfolded)
+        with progress.stage("fold BatchNorm"):
+            teacher, kept = fold(unfolded)
+            found = given_range or find_input_range(unfolded, seed)
+        with progress.stage("generate inputs"):
+            if representative_data is None:
+                inputs = make_inputs(teacher, recipe.generate.images, (found.low, found.high), seed=seed)
+                generated = f"{recipe.generate.images} procedural images and BatchNorm statistics; no data"
+            else:
+                inputs = take_inputs(representative_data, teacher)
+                generated = f"{len(inputs[0])} representative inputs given by the user, and BatchNorm statistics"
+        if recipe.quantize is None:
+            with progress.stage("export"):
+                content = convert(teacher, [array[:1] for array in inputs], float16=recipe.float16).content
+            report = _float_report(source, recipe, found, content, kept, time.perf_counter() - started)
+            return Compressed(content, recipe, report, teacher, {})
+        options = recipe.quantize
+        with progress.stage("pass inputs through the layers"):
+            on_images = collect(image_walk(teacher, inputs), batches=number_of_batches(teacher, len(inputs[0])), seed=seed)
+            gaussian = collect(gaussian_walk(unfolded, samples=recipe.generate.samples, seed=seed), seed=seed)
+            gaussian |= {tensor: on_images[tensor] for tensor in teacher.inputs}
+        with progress.stage("round weights, choose ranges"):
+            student, kernels = quantize_weights(teacher, bits=options.weight_bits, per_channel=options.per_channel)
+            if options.bias_correction:
+                means = {tensor: s.mean for tensor, s in gaussian.items()}
+                student, uncorrected = correct_biases(student, teacher, means)
+                kept |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
+            source_of = on_images if options.range_source == "images" else gaussian
+            samples = {tensor: s for tensor, s in source_of.items() if tensor in teacher.specs}
+            ranges = choose_ranges(
+                teacher, samples, options.ranges, bits=options.activation_bits, executor=executor
+            )
+            ranges |= _input_ranges(teacher, found, on_images, representative_data is not None)
+        with progress.stage("export and verify"):
+            built = build_integer_file(student, teacher, kernels, ranges, inputs, options)
+    finally:
+        progress.close()
+    seconds = time.perf_counter() - started
+    report = _report(source, recipe, found, generated, built, kept, seconds)
+    return Compressed(built.content, recipe, report, built.graph, built.grids)
+
+
+def _require_quantizable(graph: Graph) -> None:
+    """Raises UnsupportedModelError unless some layer has a kernel, and for weights that are not finite."""
+    if not any(layout_of(layer) for layer in graph.layers.values()):
+        classes = ", ".join(sorted({layer.class_name for layer in graph.layers.values()})) or "none"
+        raise UnsupportedModelError(
+            f"'{graph.name}' has no layer with weights to compress (convolution or Dense); its layers are: {classes}."
+        )
+    for key, layer in graph.layers.items():
+        for values in layer.weights:
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise UnsupportedModelError(
+                    f"'{key}' ({layer.class_name}) holds NaN or infinite weights; retrain it or load a sound checkpoint."
+                )
+
+
+def _input_ranges(
+    graph: Graph, found: InputRange, on_images: dict[str, Statistics], from_user: bool
+) -> dict[str, Any]:
+    """The input tensors' ranges: what the user or the model says, or the extremes of the user's own inputs."""
+    if from_user and found.origin != "given":
+        return {tensor: Range(on_images[tensor].low, on_images[tensor].high) for tensor in graph.inputs}
+    return {tensor: Range(found.low, found.high) for tensor in graph.inputs}
+
+
+def _float_bytes(graph: Graph) -> int:
+    """Bytes of the model's weights in float32."""
+    return sum(4 * values.size for layer in graph.layers.values() for values in layer.weights)
+
+
+def _float_report(
+    source: Graph, recipe: Recipe, found: InputRange, content: bytes, kept: dict[str, str], seconds: float
+) -> Report:
+    return Report(
+        model=source.name,
+        recipe=recipe.name,
+        input_range=_range_text(found),
+        generated="the weights alone; no data",
+        float_bytes=_float_bytes(source),
+        bytes=len(content),
+        seconds=seconds,
+        integer_only=False,
+        requantized=0,
+        kept=kept,
+    )
+
+
+def _report(
+    source: Graph,
+    recipe: Recipe,
+    found: InputRange,
+    generated: str,
+    built: Built,
+    kept: dict[str, str],
+    seconds: float,
+) -> Report:
+    return Report(
+        model=source.name,
+        recipe=recipe.name,
+        input_range=_range_text(found),
+        generated=generated,
+        float_bytes=_float_bytes(source),
+        bytes=len(built.content),
+        seconds=seconds,
+        integer_only=not built.kept_float,
+        requantized=built.requantized,
+        layers=tuple(_rows(built)),
+        kept=kept | built.kept_float,
+        notes=built.notes,
+    )
+
+
+def _range_text(found: InputRange) -> str:
+    return f"[{found.low:g}, {found.high:g}], {found.origin}"
+
+
+def _rows(built: Built) -> Iterable[LayerRow]:
+    """One row per tensor of the file, in execution order; fused layers share a row."""
+    graph, pending = built.graph, []
+    for tensor in graph.inputs:
+        if tensor in built.grids:
+            yield _row(built, tensor, "input", None)
+    for node in graph.nodes:
+        pending.append(node)
+        if node.output not in built.grids:
+            continue
+        classes = " + ".join(_label(graph, part) for part in pending)
+        weighted = next((part.layer for part in pending if part.layer in built.kernels), None)
+        yield _row(built, node.output, classes, weighted)
+        pending = []
+
+
+def _label(graph: Graph, node) -> str:
+    layer = graph.layer_of(node)
+    activation = getattr(layer.operation, "activation", None)
+    return activation.__name__ if layer.class_name == "Activation" and hasattr(activation, "__name__") else layer.class_name
+
+
+def _row(built: Built, tensor: str, operation: str, layer: str | None) -> LayerRow:
+    grid, check = built.grids[tensor], built.checks[tensor]
+    kernel = built.kernels.get(layer)
+    return LayerRow(
+        name=tensor,
+        operation=operation,
+        weight_bits=None if kernel is None else kernel.bits,
+        weight_scales=None if kernel is None else int(np.size(kernel.scale)),
+        activation_bits=grid.bits,
+        low=float(grid.low),
+        high=float(grid.high),
+        sqnr_db=check.sqnr_db,
+        lsb=check.lsb,
+    )

@@ -1,0 +1,117 @@
+"""The result of a compression: the file, the model that simulates it, the recipe and the record."""
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfdatafree.export.runtime import Runner
+from tfdatafree.graph import Graph
+from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.recipe import Recipe
+from tfdatafree.report import Report
+from tfdatafree.simulate import simulated_model
+
+
+class Compressed:
+    """What `tfdatafree.compress` returns.
+
+    Attributes:
+        tflite: The file's bytes.
+        recipe: The recipe that made it.
+        report: One page about it; `print(compressed.report)`, `compressed.report.to_dict()`.
+    """
+
+    def __init__(self, tflite: bytes, recipe: Recipe, report: Report, graph: Graph, grids: Mapping[str, Quantizer]):
+        self.tflite = tflite
+        self.recipe = recipe
+        self.report = report
+        self._graph = graph
+        self._grids = dict(grids)
+
+    @functools.cached_property
+    def model(self) -> keras.Model:
+        """A plain Keras model that simulates the file's arithmetic: `predict` and `save` work on it."""
+        return simulated_model(self._graph, self._grids)
+
+    def predict(self, x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> np.ndarray | list[np.ndarray]:
+        """Runs the file through LiteRT on real inputs, one at a time.
+
+        Args:
+            x: Reals of shape (n, *input shape); for several inputs a list in the model's order or a dict by name.
+
+        Returns:
+            Dequantized outputs (n, ...): an array, or a list for several outputs.
+        """
+        inputs = self._as_list(x)
+        runner = Runner(self.tflite)
+        rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
+        outputs = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _as_list(self, x) -> list[np.ndarray]:
+        names = self._graph.inputs
+        if isinstance(x, Mapping):
+            missing = [name for name in names if name not in x]
+            if missing:
+                raise ValueError(f"x lacks the input(s) {', '.join(missing)}; the model's inputs are {', '.join(names)}.")
+            arrays = [np.asarray(x[name]) for name in names]
+        elif len(names) == 1:
+            arrays = [np.asarray(x)]
+        else:
+            arrays = [np.asarray(array) for array in x]
+        for name, array in zip(names, arrays, strict=True):
+            wanted = self._graph.specs[name].shape[1:]
+            if array.ndim != len(wanted) + 1 or array.shape[1:] != wanted or not len(array):
+                raise ValueError(f"input '{name}' has shape {array.shape}; give (n, {', '.join(map(str, wanted))}).")
+        return arrays
+
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
+        """Writes `.tflite` (the file), `.keras` (the simulating model) or `.json` (recipe and report).
+
+        The file appears whole or not at all.
+
+        Raises:
+            FileExistsError: `path` exists and `overwrite` is False.
+            ValueError: The ending is none of these.
+        """
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists; pass overwrite=True (command line: --overwrite) to replace it.")
+        if path.suffix == ".tflite":
+            write_atomically(path, self.tflite)
+        elif path.suffix == ".json":
+            record = {"recipe": self.recipe.to_dict(), "report": self.report.to_dict()}
+            write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+        elif path.suffix == ".keras":
+            with tempfile.TemporaryDirectory() as folder:
+                whole = Path(folder) / "model.keras"
+                self.model.save(whole)
+                write_atomically(path, whole.read_bytes())
+        else:
+            raise ValueError(f"{path} ends in {path.suffix!r}; choose .tflite, .keras or .json.")
+        return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes `content` to `path` by way of a temporary file beside it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

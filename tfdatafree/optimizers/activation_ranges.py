@@ -1,0 +1,81 @@
+"""One range per tensor of a graph, by the method that the recipe names."""
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+
+import numpy as np
+
+from tfdatafree.generators.statistics import Statistics
+from tfdatafree.graph import Graph
+from tfdatafree.linear import layout_of
+from tfdatafree.optimizers.ranges import Range, k_sigma, min_max, percentile, search_range
+from tfdatafree.visitors.fold_batchnorm import is_batchnorm
+
+
+def choose_ranges(
+    graph: Graph,
+    statistics: Mapping[str, Statistics],
+    method: str,
+    *,
+    bits: int = 8,
+    executor: Executor | None = None,
+) -> dict[str, Range]:
+    """Tensor -> range.
+
+    Args:
+        graph: The graph that `statistics` were collected on.
+        method: "min_max", "search", "percentile" or "k_sigma".
+        executor: Computes the tensors of a search side by side.
+    """
+    if method == "min_max":
+        return {tensor: Range(min(s.low, 0.0), max(s.high, 0.0)) for tensor, s in statistics.items()}
+    if method == "k_sigma":
+        return _k_sigma_ranges(graph, statistics)
+    function = _search if method == "search" else _percentile
+    tensors = list(statistics)
+    jobs = [(statistics[tensor], bits) for tensor in tensors]
+    results = (executor.map if executor else map)(function, jobs)
+    return dict(zip(tensors, results, strict=True))
+
+
+def _search(job: tuple[Statistics, int]) -> Range:
+    statistics, bits = job
+    return search_range(statistics.samples, bits, symmetric=bits == 16)
+
+
+def _percentile(job: tuple[Statistics, int]) -> Range:
+    return percentile(job[0].samples)
+
+
+def _k_sigma_ranges(graph: Graph, statistics: Mapping[str, Statistics]) -> dict[str, Range]:
+    """Six standard deviations around each channel's mean where values are about normal; through the operation elsewhere.
+
+    A tensor that an elementwise operation writes gets the range that the operation makes of its input's; any other
+    operation's output is treated as normal with its own moments.
+    """
+    ranges: dict[str, Range] = {}
+    producers = graph.producers()
+    for tensor, s in statistics.items():
+        node = producers.get(tensor)
+        normal = k_sigma(s.mean, np.sqrt(s.variance))
+        bounded = Range(max(normal.low, min(s.low, 0.0)), min(normal.high, max(s.high, 0.0)))
+        if node is None or is_batchnorm(graph.layer_of(node)) or layout_of(graph.layer_of(node)) is not None:
+            ranges[tensor] = normal
+        elif len(node.inputs) == 1 and node.inputs[0] in ranges:
+            ranges[tensor] = _through(graph, node, ranges[node.inputs[0]], bounded)
+        else:
+            ranges[tensor] = normal
+    return ranges
+
+
+def _through(graph: Graph, node, source: Range, fallback: Range) -> Range:
+    """Range of an elementwise operation on `source`; `fallback` if the operation is not elementwise."""
+    channels = graph.specs[node.inputs[0]].shape[-1] or 1
+    if graph.specs[node.inputs[0]].shape != graph.specs[node.output].shape:
+        return source
+    if "softmax" in node.name:
+        return fallback
+    points = np.linspace(source.low, source.high, 257, dtype=np.float32)
+    rank = len(graph.specs[node.inputs[0]].shape)
+    grid = np.broadcast_to(points.reshape(-1, *[1] * (rank - 1)), (len(points), *[1] * (rank - 2), channels))
+    return min_max(np.asarray(graph.call(node, {node.inputs[0]: grid})[0]))

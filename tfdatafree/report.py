@@ -1,0 +1,95 @@
+"""What compression did to each layer: a page of text for people, plain values for machines."""
+
+import math
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRow:
+    """One tensor of the file.
+
+    Attributes:
+        name: Graph tensor, named after the Keras layer that wrote it.
+        operation: Keras class that wrote it, "Conv2D + ReLU" where the file fuses two.
+        weight_bits: None for layers without weights.
+        weight_scales: Number of weight steps: 1 per tensor, or one per channel.
+        activation_bits: Bits of the tensor's integers.
+        low, high: Reals that the integers reach.
+        sqnr_db: Signal over quantization noise against the float model, all earlier layers' noise included.
+        lsb: Largest difference between file and simulation, in steps, given equal inputs.
+    """
+
+    name: str
+    operation: str
+    weight_bits: int | None
+    weight_scales: int | None
+    activation_bits: int
+    low: float
+    high: float
+    sqnr_db: float
+    lsb: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The honest page about one compression. `print` it, or take `to_dict`."""
+
+    model: str
+    recipe: str
+    input_range: str
+    generated: str
+    float_bytes: int
+    bytes: int
+    seconds: float
+    integer_only: bool
+    requantized: int
+    layers: tuple[LayerRow, ...] = ()
+    kept: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """JSON-ready values; an infinite SQNR (no noise at all) is None."""
+        values = asdict(self)
+        for row in values["layers"]:
+            row["sqnr_db"] = row["sqnr_db"] if math.isfinite(row["sqnr_db"]) else None
+        values["layers"] = list(values["layers"])
+        return values
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}: recipe {self.recipe}", ""]
+        ratio = self.float_bytes / max(self.bytes, 1)
+        lines += [
+            f"  size        {self.float_bytes:,} bytes in float -> {self.bytes:,} bytes ({ratio:.2f}x smaller)",
+            f"  operators   {self._operators()}",
+            f"  input range {self.input_range}",
+            f"  made from   {self.generated}",
+            f"  time        {self.seconds:.1f} s",
+        ]
+        if self.layers:
+            lines += ["", *self._table()]
+        for title, reasons in (("Left as it was", self.kept), ("Notes", self.notes)):
+            if reasons:
+                lines += ["", f"{title}:", *(f"  {name}: {reason}" for name, reason in reasons.items())]
+        return "\n".join(lines)
+
+    def _operators(self) -> str:
+        if not self.layers:
+            return "float"
+        kind = "integer only" if self.integer_only else "some in float (see below)"
+        extra = f", {self.requantized} requantizations added" if self.requantized else ""
+        return kind + extra
+
+    def _table(self) -> list[str]:
+        width = max(5, *(len(row.name) for row in self.layers))
+        kind = max(9, *(len(row.operation) for row in self.layers))
+        lines = [
+            f"  {'layer':<{width}}  {'operation':<{kind}}  weights     act.  {'range':>21}  SQNR dB",
+        ]
+        for row in self.layers:
+            weights = "" if row.weight_bits is None else f"{row.weight_bits} bit x{row.weight_scales}"
+            span = f"[{row.low:.4g}, {row.high:.4g}]"
+            sqnr = "exact" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}"
+            lines.append(
+                f"  {row.name:<{width}}  {row.operation:<{kind}}  {weights:<10}  {row.activation_bits:>4}  {span:>21}  {sqnr:>7}"
+            )
+        return lines
