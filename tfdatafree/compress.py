@@ -5,6 +5,7 @@
 BatchNorm statistics are read before they are folded away: they are the data.
 """
 
+import functools
 import os
 import time
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from tfdatafree.compressed import Compressed
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.export.build import Built, build_integer_file
 from tfdatafree.export.float_model import convert
-from tfdatafree.generators.images import image_walk, make_inputs, number_of_batches
+from tfdatafree.generators.images import image_walk, make_inputs, normalized_walk, number_of_batches
 from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
 from tfdatafree.generators.layerwise import gaussian_walk
 from tfdatafree.generators.representative import take_inputs
@@ -26,7 +27,7 @@ from tfdatafree.generators.statistics import Statistics, collect
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
 from tfdatafree.load import load
-from tfdatafree.optimizers.activation_ranges import choose_ranges
+from tfdatafree.optimizers.activation_ranges import between, choose_ranges
 from tfdatafree.optimizers.ranges import Range
 from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
 from tfdatafree.progress import Progress
@@ -104,7 +105,9 @@ def compress(
             return Compressed(content, recipe, report, teacher, {})
         options = recipe.quantize
         with progress.stage("pass inputs through the layers"):
-            on_images = collect(image_walk(teacher, inputs), batches=number_of_batches(teacher, len(inputs[0])), seed=seed)
+            batches = number_of_batches(teacher, len(inputs[0]))
+            on_images = collect(image_walk(teacher, inputs), batches=batches, seed=seed)
+            normalized = collect(normalized_walk(unfolded, inputs), seed=seed) if options.range_source == "images" else {}
             gaussian = collect(gaussian_walk(unfolded, samples=recipe.generate.samples, seed=seed), seed=seed)
             gaussian |= {tensor: on_images[tensor] for tensor in teacher.inputs}
         with progress.stage("round weights, choose ranges"):
@@ -113,11 +116,12 @@ def compress(
                 means = {tensor: s.mean for tensor, s in gaussian.items()}
                 student, uncorrected = correct_biases(student, teacher, means)
                 kept |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
-            source_of = on_images if options.range_source == "images" else gaussian
-            samples = {tensor: s for tensor, s in source_of.items() if tensor in teacher.specs}
-            ranges = choose_ranges(
-                teacher, samples, options.ranges, bits=options.activation_bits, executor=executor
-            )
+            sources = [gaussian] if options.range_source == "gaussian" else [on_images, normalized]
+            estimates = [
+                choose_ranges(teacher, source, options.ranges, bits=options.activation_bits, executor=executor)
+                for source in sources
+            ]
+            ranges = functools.reduce(between, estimates)
             ranges |= _input_ranges(teacher, found, on_images, representative_data is not None)
         with progress.stage("export and verify"):
             built = build_integer_file(student, teacher, kernels, ranges, inputs, options)

@@ -133,6 +133,10 @@ class Graph:
     def operation_of(self, node: Node) -> Any:
         return self.layers[node.layer].operation
 
+    def node(self, name: str) -> Node:
+        """The node of that name as it stands now: editing a graph rewrites nodes."""
+        return next(node for node in self.nodes if node.name == name)
+
     def producers(self) -> dict[str, Node]:
         """Tensor name -> the node that writes it (graph inputs are written by none)."""
         return {tensor: node for node in self.nodes for tensor in node.outputs}
@@ -265,6 +269,8 @@ class Graph:
         for key, layer in self.layers.items():
             if layer.weights:
                 operations[key].set_weights(list(layer.weights))
+                if isinstance(operations[key], keras.layers.Normalization):
+                    operations[key].finalize_state()  # it computes with copies of its weights
         pack = lambda structure, names: keras.tree.pack_sequence_as(structure, [tensors[n] for n in names])  # noqa: E731
         return keras.Model(
             pack(self.input_structure, self.inputs), pack(self.output_structure, self.outputs), name=name or self.name
@@ -368,9 +374,7 @@ class _Reader:
                 kwargs = {key: value for key, value in kwargs.items() if key not in ("training", "mask")}
                 if isinstance(node.operation, keras.Model):
                     inner = _functional(node.operation)
-                    fed: list[str] = []
-                    _map_refs((args, kwargs), lambda ref, fed=fed: fed.append(ref.tensor))
-                    outputs = self.inline(inner, fed)
+                    outputs = self.inline(inner, _fed(inner, args, kwargs))
                 else:
                     outputs = self.append(node, args, kwargs)
                 names.update((id(t), name) for t, name in zip(node.output_tensors, outputs, strict=True))
@@ -414,6 +418,15 @@ def _functional(model: Any) -> Any:
             "rebuild it as a Functional or Sequential model."
         )
     return model
+
+
+def _fed(model: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors that a call of `model` feeds, in the order of `model.inputs`."""
+    given = args[0] if args else kwargs["inputs"]
+    if isinstance(given, Mapping) and not isinstance(model._inputs_struct, Mapping):
+        given = [given[tensor.name] for tensor in model.inputs]
+    # Not in the order of writing: Keras sorts a dict by its keys.
+    return [ref.tensor for ref in keras.tree.flatten(given)]
 
 
 def _unwrap(structure: Any) -> Any:

@@ -20,6 +20,7 @@ class Quantization(keras.layers.Layer):
 
     def call(self, x):
         q = self.quantizer
+        x = ops.cast(x, "float32")  # an input may be 8-bit
         scale = np.float32(q.scale)
         low, high = float(q.qmin - q.zero_point), float(q.qmax - q.zero_point)
         return ops.clip(ops.round(x / scale), low, high) * scale

@@ -1,5 +1,6 @@
 """Float graph, chosen weights and ranges in; verified integer file and its simulation out."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,13 +9,14 @@ import numpy as np
 from tfdatafree.export.flatbuffer import File
 from tfdatafree.export.float_model import FloatModel, convert
 from tfdatafree.export.integer import IntegerModel, Kernel, Spec, quantize_file
-from tfdatafree.export.layout import kernel_for, to_tflite
+from tfdatafree.export.layout import kernel_for
 from tfdatafree.export.operators import OPERATORS
 from tfdatafree.export.runtime import Runner
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, verify_content
 from tfdatafree.graph import Graph, Layer
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, with_kernel
 from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.optimizers.headroom import widen_decisions
 from tfdatafree.optimizers.ranges import Range
 from tfdatafree.optimizers.rounding import IntegerKernel
 from tfdatafree.recipe import Quantize
@@ -71,7 +73,8 @@ def build_integer_file(
     """
     float_model = convert(graph, [array[:1] for array in inputs])
     file = File.parse(float_model.content)
-    layers_of, file_kernels = _match_kernels(graph, file, kernels)
+    layers_of = float_model.layer_of
+    file_kernels = _file_kernels(graph, file, layers_of, kernels)
     names = {index: tensor for tensor, index in float_model.tensor_of.items()}
     file_ranges = {index: ranges[tensor] for tensor, index in float_model.tensor_of.items() if tensor in ranges}
     file_ranges |= _measure_missing(float_model, file, file_ranges, inputs)
@@ -86,18 +89,27 @@ def build_integer_file(
         input_names=tuple(graph.inputs),
         output_names=tuple(graph.output_names),
     )
-    result = quantize_file(float_model.content, spec)
-    verify_content(result, spec)
-    student = _as_written(graph, result, layers_of)
-    grids, index_of = {}, {}
-    for tensor, old in float_model.tensor_of.items():
-        if old in result.index_of:
-            grids[tensor], index_of[tensor] = result.grids[old], result.index_of[old]
-    checks = compare_tensors(
-        result.content, student, teacher, grids, index_of, [array[:probes] for array in inputs]
-    )
     exempt = _exempt(graph, float_model, file, layers_of)
-    check_parity(checks, grids, exempt, _table_lsb(float_model, file, options.activation_bits))
+    table_lsb = _table_lsb(float_model, file, options.activation_bits)
+
+    def write(spec: Spec) -> tuple[IntegerModel, Graph, dict[str, Quantizer], dict[str, TensorCheck]]:
+        result = quantize_file(float_model.content, spec)
+        verify_content(result, spec)
+        student = _as_written(graph, file, result, layers_of)
+        held = {tensor: old for tensor, old in float_model.tensor_of.items() if old in result.index_of}
+        grids = {tensor: result.grids[old] for tensor, old in held.items()}
+        index_of = {tensor: result.index_of[old] for tensor, old in held.items()}
+        some = [array[:probes] for array in inputs]
+        checks = compare_tensors(result.content, student, teacher, grids, index_of, some)
+        check_parity(checks, grids, exempt, table_lsb)
+        return result, student, grids, checks
+
+    result, student, grids, checks = write(spec)
+    noise = {tensor: check.noise for tensor, check in checks.items()}
+    wider = widen_decisions(graph, ranges, noise, grids)
+    if wider:
+        more = {float_model.tensor_of[tensor]: range_ for tensor, range_ in wider.items()}
+        result, student, grids, checks = write(dataclasses.replace(spec, ranges=file_ranges | more))
     notes = dict(result.adjusted)
     notes |= {tensor: reason for tensor, reason in exempt.items() if tensor in checks and checks[tensor].lsb > 1}
     written = {key: result.kernel_of[old].quantizer for old, key in layers_of.items() if old in result.kernel_of}
@@ -114,34 +126,16 @@ def build_integer_file(
     )
 
 
-def _match_kernels(
-    graph: Graph, file: File, kernels: Mapping[str, IntegerKernel]
-) -> tuple[dict[int, str], dict[int, Kernel]]:
-    """({weight tensor: layer key}, {weight tensor: integers}) for weights that are bit for bit a layer's kernel."""
-    by_content = {}
-    for key, integers in kernels.items():
+def _file_kernels(
+    graph: Graph, file: File, layers_of: Mapping[int, str], kernels: Mapping[str, IntegerKernel]
+) -> dict[int, Kernel]:
+    """The integers of `kernels` by weight tensor of the file, in its order of axes."""
+    found = {}
+    for index, key in layers_of.items():
         layer = graph.layers[key]
-        flat = np.ascontiguousarray(to_tflite(kernel_of(layer), layout_of(layer)), np.float32)
-        by_content.setdefault(flat.tobytes(), []).append((key, integers))
-    layers_of, file_kernels = {}, {}
-    for operator in file.operators:
-        rule = OPERATORS.get(file.operator_name(operator))
-        if rule is None or rule.kernel is None:
-            continue
-        index = operator.inputs[rule.kernel]
-        constant = file.constant(index)
-        if constant is None or index in layers_of:
-            continue
-        found = by_content.get(np.ascontiguousarray(constant, np.float32).tobytes())
-        if not found:
-            continue
-        # Equal kernels are interchangeable, but each layer should be matched once.
-        key, integers = found.pop(0) if len(found) > 1 else found[0]
-        layer = graph.layers[key]
-        keras_values = from_output_last(integers.values, kernel_of(layer).shape, layout_of(layer))
-        layers_of[index] = key
-        file_kernels[index] = kernel_for(integers, keras_values, layout_of(layer), constant)
-    return layers_of, file_kernels
+        keras_values = from_output_last(kernels[key].values, kernel_of(layer).shape, layout_of(layer))
+        found[index] = kernel_for(kernels[key], keras_values, layout_of(layer), file.constant(index))
+    return found
 
 
 def _measure_missing(
@@ -170,11 +164,12 @@ def _measure_missing(
     return found
 
 
-def _as_written(graph: Graph, result: IntegerModel, layers_of: Mapping[int, str]) -> Graph:
+def _as_written(graph: Graph, float_file: File, result: IntegerModel, layers_of: Mapping[int, str]) -> Graph:
     """`graph` with each kernel and bias replaced by the float value of the file's integers."""
     graph = graph.copy()
     file = File.parse(result.content)
     calls = graph.calls()
+    float_biases = _biases(float_file)
     for operator in file.operators:
         rule = OPERATORS.get(file.operator_name(operator))
         if rule is None or rule.kernel is None:
@@ -184,11 +179,26 @@ def _as_written(graph: Graph, result: IntegerModel, layers_of: Mapping[int, str]
             continue
         key = layers_of[old]
         layer = graph.layers[key]
-        graph.layers[key] = _with_file_values(layer, result.kernel_of[old], file, operator, rule, calls[key])
+        float_bias = float_biases.get(old) if calls[key] == 1 else None
+        graph.layers[key] = _with_file_values(layer, result.kernel_of[old], file, operator, rule, float_bias)
     return graph
 
 
-def _with_file_values(layer: Layer, kernel: Kernel, file: File, operator, rule, calls: int) -> Layer:
+def _biases(file: File) -> dict[int, np.ndarray]:
+    """Weight tensor -> the constant bias of the operator that multiplies by it."""
+    found = {}
+    for operator in file.operators:
+        rule = OPERATORS.get(file.operator_name(operator))
+        if rule is not None and rule.bias is not None and len(operator.inputs) > rule.bias and operator.inputs[rule.bias] >= 0:
+            bias = file.constant(operator.inputs[rule.bias])
+            if bias is not None:
+                found[int(operator.inputs[rule.kernel])] = bias
+    return found
+
+
+def _with_file_values(
+    layer: Layer, kernel: Kernel, file: File, operator, rule, float_bias: np.ndarray | None
+) -> Layer:
     layout, shape = layout_of(layer), kernel_of(layer).shape
     values = kernel.quantizer.dequantize(kernel.values)
     if layout.kind == "depthwise":
@@ -197,11 +207,12 @@ def _with_file_values(layer: Layer, kernel: Kernel, file: File, operator, rule, 
         matrix = np.moveaxis(values, 0, -1).reshape(-1, values.shape[0])
         keras_kernel = from_output_last(matrix, shape, layout)
     layer = with_kernel(layer, keras_kernel)
-    has_bias = len(operator.inputs) > rule.bias and operator.inputs[rule.bias] >= 0
-    if calls == 1 and has_bias and layer.weight("bias") is not None:
+    if float_bias is not None and layer.weight("bias") is not None:
         index = operator.inputs[rule.bias]
         steps = np.asarray(file.tensors[index].quantization.scale, np.float64)
-        layer = layer.with_weights(bias=(file.constant(index) * steps).astype(np.float32))
+        # Only the rounding is taken over: the converter may have merged a constant that the graph adds later.
+        rounding = file.constant(index) * steps - float_bias
+        layer = layer.with_weights(bias=(layer.weight("bias") + rounding).astype(np.float32))
     return layer
 
 

@@ -1,7 +1,12 @@
-"""Converts a graph to a float TFLite file, and finds each of its tensors again in that file.
+"""Converts a graph to a float TFLite file, and finds each of its tensors and kernels again in that file.
 
 Every node is traced inside a name scope of its own, and TFLite names a tensor after the operation that wrote it, so the
 scope tells the node. A match by name counts only if both tensors also hold the same values on a probe input.
+
+The converter copies constants a dozen times, so it is given a stand-in for each kernel: one number, different for each
+layer, repeated in the kernel's shape and stored once. Where it comes back as the weights of an operator, those are the
+layer's, and the real kernel is put in its place. A kernel that does not come back (the converter merged something into
+it) is converted as it is.
 """
 
 import contextlib
@@ -9,7 +14,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +22,11 @@ import tensorflow as tf
 
 from tfdatafree.errors import ExportError
 from tfdatafree.export.flatbuffer import File
+from tfdatafree.export.layout import to_tflite
+from tfdatafree.export.operators import OPERATORS
 from tfdatafree.export.runtime import Runner
-from tfdatafree.graph import Graph
+from tfdatafree.graph import Graph, Layer
+from tfdatafree.linear import kernel_of, layout_of
 
 # Largest difference, relative to the largest value, between a Keras tensor and the same tensor of the float file.
 _SAME_VALUES = 1e-3
@@ -33,11 +41,13 @@ class FloatModel:
         tensor_of: Graph tensor -> index of the file tensor with the same values. Tensors that the converter fused away
             are absent.
         node_of: File tensor index -> name of the graph node whose operations wrote it.
+        layer_of: File tensor index of an operator's weights -> key of the layer whose kernel they are.
     """
 
     content: bytes
     tensor_of: dict[str, int]
     node_of: dict[int, str]
+    layer_of: dict[int, str]
 
 
 def convert(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False) -> FloatModel:
@@ -50,15 +60,53 @@ def convert(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False)
     Raises:
         ExportError: A shape is not static, or TFLite has no operator for a layer.
     """
-    content = _convert(_trace(graph), float16)
     if float16:
-        return FloatModel(content, {}, {})
-    file = File.parse(content)
+        return FloatModel(_convert(_trace(graph, {}), float16=True), {}, {}, {})
+    file, layer_of = _convert_hollow(graph)
+    content = file.serialize()
     candidates, node_of = _match_names(graph, file)
-    return FloatModel(content, _match_values(graph, candidates, content, probe), node_of)
+    return FloatModel(content, _match_values(graph, candidates, content, probe), node_of, layer_of)
 
 
-def _trace(graph: Graph):
+def _convert_hollow(graph: Graph) -> tuple[File, dict[int, str]]:
+    """The converted file, and {index of an operator's weights: key of the layer whose kernel they are}."""
+    keys = [key for key, layer in graph.layers.items() if layout_of(layer) is not None]
+    # Any distinct numbers do that no other weights and no simplification (0, 1, powers of two) have.
+    numbers = np.random.default_rng(0).uniform(1.01, 1.99, len(keys)).astype(np.float32)
+    stand_ins = dict(zip(keys, numbers, strict=True))
+    while True:
+        file = File.parse(_convert(_trace(graph, stand_ins)))
+        layer_of = _fill(graph, file, stand_ins)
+        lost = stand_ins.keys() - layer_of.values()
+        if not lost:
+            return file, layer_of
+        stand_ins = {key: number for key, number in stand_ins.items() if key not in lost}
+
+
+def _fill(graph: Graph, file: File, stand_ins: Mapping[str, np.float32]) -> dict[int, str]:
+    """Puts the kernels where their stand-ins are, in place; returns {index of the weights: layer key}."""
+    key_of = {float(number): key for key, number in stand_ins.items()}
+    layer_of: dict[int, str] = {}
+    for operator in file.operators:
+        rule = OPERATORS.get(file.operator_name(operator))
+        if rule is None or rule.kernel is None:
+            continue
+        index = int(operator.inputs[rule.kernel])
+        constant = file.constant(index)
+        if constant is None or constant.dtype != np.float32 or index in layer_of:
+            continue
+        key = key_of.get(float(constant.flat[0]))
+        if key is None or (constant != constant.flat[0]).any():
+            continue
+        layer = graph.layers[key]
+        file.set_constant(index, to_tflite(kernel_of(layer), layout_of(layer)).reshape(constant.shape))
+        layer_of[index] = key
+    file.drop_unused_buffers()
+    return layer_of
+
+
+def _trace(graph: Graph, stand_ins: Mapping[str, np.float32]):
+    """The graph as a tf.function; the kernels of the layers in `stand_ins` are that number repeated."""
     signature = []
     for tensor in graph.inputs:
         spec = graph.specs[tensor]
@@ -67,15 +115,23 @@ def _trace(graph: Graph):
                 f"input '{tensor}' has shape {spec.shape}; a TFLite file for NPUs needs static shapes: "
                 "pass input_shape=(height, width, channels)."
             )
-        signature.append(tf.TensorSpec((1, *spec.shape[1:]), spec.dtype, name=tensor))
-
-    def call_scoped(node, live):
-        with tf.name_scope(f"n{graph.nodes.index(node)}"):
-            return graph.call(node, live)
+        # 8-bit images are reals with step 1 here, and get their integers back when the file is quantized.
+        dtype = "float32" if spec.dtype == "uint8" else spec.dtype
+        signature.append(tf.TensorSpec((1, *spec.shape[1:]), dtype, name=tensor))
+    scopes = {node.name: f"n{at}" for at, node in enumerate(graph.nodes)}
 
     def function(*inputs):
+        hollow = graph.copy()
+        for key, number in stand_ins.items():
+            # Made inside the function: there TensorFlow stores one number and a shape.
+            hollow.layers[key] = _with_stand_in(graph.layers[key], number)
+
+        def call_scoped(node, live):
+            with tf.name_scope(scopes[node.name]):
+                return hollow.call(node, live)
+
         live = dict(zip(graph.inputs, inputs, strict=True))
-        for _, live in graph.walk(inputs, call_scoped):
+        for _, live in hollow.walk(inputs, call_scoped):
             pass
         # Identities, so that an output that is also an input, or is given twice, is still an output of its own.
         return [tf.identity(live[tensor], name=f"output_{i}") for i, tensor in enumerate(graph.outputs)]
@@ -83,7 +139,13 @@ def _trace(graph: Graph):
     return tf.function(function, autograph=False).get_concrete_function(*signature)
 
 
-def _convert(function, float16: bool) -> bytes:
+def _with_stand_in(layer: Layer, number: np.float32) -> Layer:
+    kernel = kernel_of(layer)
+    weights = (tf.constant(number, shape=value.shape) if value is kernel else value for value in layer.weights)
+    return Layer(layer.operation, tuple(weights))
+
+
+def _convert(function, float16: bool = False) -> bytes:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     if float16:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -155,5 +217,3 @@ def _match_values(
     if missing:
         raise ExportError(f"the converted float file computes another '{missing[0]}' than the Keras model.")
     return matched
-
-

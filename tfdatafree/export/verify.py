@@ -82,11 +82,13 @@ class TensorCheck:
     Attributes:
         lsb: Largest difference to the simulated tensor, in integer steps, given the file's own inputs of that layer.
         signal, noise: Mean square of the float tensor, and of its difference to the dequantized file tensor.
+        count: Probe inputs behind them.
     """
 
     lsb: int
     signal: float
     noise: float
+    count: int = 1
 
     @property
     def sqnr_db(self) -> float:
@@ -138,8 +140,14 @@ def compare_tensors(
 def _note(checks: dict[str, TensorCheck], tensor: str, lsb: int, reference: np.ndarray, found: np.ndarray) -> None:
     signal = float(np.mean(np.square(reference, dtype=np.float64)))
     noise = float(np.mean(np.square(reference.astype(np.float64) - found)))
-    known = checks.get(tensor, TensorCheck(0, 0.0, 0.0))
-    checks[tensor] = TensorCheck(max(known.lsb, lsb), known.signal + signal, known.noise + noise)
+    known = checks.get(tensor, TensorCheck(0, 0.0, 0.0, 0))
+    count = known.count + 1
+    checks[tensor] = TensorCheck(
+        max(known.lsb, lsb),
+        known.signal + (signal - known.signal) / count,
+        known.noise + (noise - known.noise) / count,
+        count,
+    )
 
 
 def check_parity(

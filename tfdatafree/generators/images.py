@@ -7,11 +7,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfdatafree.generators.procedural import procedural_images
-from tfdatafree.graph import Graph, Node
+from tfdatafree.graph import Graph, Layer, Node
 from tfdatafree.visitors.fold_batchnorm import is_batchnorm, output_moments
 
 # Bytes that the largest activation of one batch may take.
 _BATCH_BYTES = 2**26
+# The same where statistics run over the batch, so that it should not be small.
+_NORMALIZED_BYTES = 2**27
+_FEWEST_NORMALIZED = 4
 
 
 def make_inputs(
@@ -28,8 +31,12 @@ def make_inputs(
 
 def batch_size(graph: Graph) -> int:
     """Inputs per batch such that no activation of the batch takes more than a fixed number of bytes."""
-    largest = max(4 * int(np.prod([size or 1 for size in spec.shape[1:]])) for spec in graph.specs.values())
-    return max(1, _BATCH_BYTES // largest)
+    return max(1, _BATCH_BYTES // _largest_activation(graph))
+
+
+def _largest_activation(graph: Graph) -> int:
+    """Bytes of the largest tensor of one example."""
+    return max(4 * int(np.prod([size or 1 for size in spec.shape[1:]])) for spec in graph.specs.values())
 
 
 def image_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
@@ -47,24 +54,37 @@ def number_of_batches(graph: Graph, n: int) -> int:
     return -(-n // batch_size(graph))
 
 
-def normalized_call(graph: Graph):
-    """A `call` for `Graph.walk` that standardises each BatchNorm's input over the batch.
+def normalized_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """`image_walk` on an unfolded graph with each BatchNorm's input standardised over the batch.
 
     The BatchNorm's output then has exactly the mean and standard deviation that it had on the training data, whatever
     images are passed through: their spatial and cross-channel structure is kept, their first two moments are put right.
+    All inputs pass as one batch, fewer of them where that would take too much memory.
     """
+    count = max(_FEWEST_NORMALIZED, _NORMALIZED_BYTES // _largest_activation(graph))
+    batch = [tf.convert_to_tensor(array[:count]) for array in inputs]
 
     def call(node: Node, live: Mapping[str, Any]) -> tuple:
         layer = graph.layer_of(node)
         if not is_batchnorm(layer):
             return graph.call(node, live)
-        x = live[node.inputs[0]]
-        axes = list(range(len(x.shape) - 1))
-        mean, variance = tf.nn.moments(x, axes)
-        beta, sd = output_moments(layer)
-        # A channel that these images leave constant stays at its mean.
-        gain = tf.where(variance > 1e-12, tf.math.rsqrt(tf.maximum(variance, 1e-12)), 0.0)
-        sign = 1.0 if layer.weight("gamma") is None else np.sign(layer.weight("gamma"))
-        return ((x - mean) * gain * (sd * sign).astype(np.float32) + beta.astype(np.float32),)
+        return (_standardize(layer, live[node.inputs[0]]),)
 
-    return call
+    yield from ((tensor, np.asarray(value)) for tensor, value in zip(graph.inputs, batch, strict=True))
+    for node, live in graph.walk(batch, call):
+        for tensor in node.outputs:
+            yield tensor, np.asarray(live[tensor])
+
+
+def _standardize(layer: Layer, x: tf.Tensor) -> tf.Tensor:
+    """`x` with the channel means and standard deviations of the BatchNorm's output on its training data."""
+    axis = layer.operation.axis % len(x.shape)
+    mean, variance = tf.nn.moments(x, [other for other in range(len(x.shape)) if other != axis], keepdims=True)
+    beta, sd = output_moments(layer)
+    gamma = layer.weight("gamma")
+    gain = sd if gamma is None else sd * np.sign(gamma)
+    shape = [-1 if other == axis else 1 for other in range(len(x.shape))]
+    # A channel that these images leave constant stays at its mean.
+    inverse = tf.where(variance > 1e-12, tf.math.rsqrt(tf.maximum(variance, 1e-12)), 0.0)
+    scale = inverse * gain.astype(np.float32).reshape(shape)
+    return x * scale + (beta.astype(np.float32).reshape(shape) - mean * scale)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfdatafree.generators.procedural import procedural_images
 from tfdatafree.graph import Graph
-from tfdatafree.visitors.fold_batchnorm import is_batchnorm
+from tfdatafree.visitors.fold_batchnorm import is_batchnorm, on_channels
 
 # Ranges that image and audio pipelines feed networks with: [0, 1], [-1, 1], 8-bit, 8-bit less its mean, and
 # (x - mean) / sd of ImageNet.
@@ -66,7 +66,7 @@ def _first_batchnorm(graph: Graph):
     for node in graph.nodes:
         if not reached.issuperset(node.inputs):
             continue
-        if is_batchnorm(graph.layer_of(node)):
+        if is_batchnorm(graph.layer_of(node)) and on_channels(graph, node):
             return node
         reached.update(node.outputs)
     return None

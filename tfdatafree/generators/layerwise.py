@@ -23,7 +23,7 @@ from scipy import stats
 
 from tfdatafree.graph import Graph, Node
 from tfdatafree.linear import kernel_of, layout_of, mean_response, variance_response
-from tfdatafree.visitors.fold_batchnorm import is_batchnorm, output_moments
+from tfdatafree.visitors.fold_batchnorm import is_batchnorm, on_channels, output_moments
 
 # Rows times columns of the largest tensor of samples; wider tensors (a flattened feature map) get fewer rows.
 _MOST_VALUES = 2**22
@@ -61,7 +61,13 @@ def gaussian_walk(
         layer = graph.layer_of(node)
         source = live[node.inputs[0]] if node.inputs else None
         if is_batchnorm(layer):
-            return (normal(*output_moments(layer)),)
+            mean, sd = output_moments(layer)
+            if not on_channels(graph, node):
+                # Along another axis every channel sees the mixture of all the normal distributions.
+                channels = graph.specs[node.output].shape[-1]
+                spread = np.sqrt(np.mean(np.square(sd)) + np.var(mean))
+                mean, sd = np.full(channels, mean.mean()), np.full(channels, spread)
+            return (normal(mean, sd),)
         if layout_of(layer) is not None:
             if unknown == "standard":
                 return (standard(node.output),)

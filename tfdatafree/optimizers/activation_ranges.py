@@ -23,10 +23,12 @@ def choose_ranges(
     """Tensor -> range.
 
     Args:
-        graph: The graph that `statistics` were collected on.
+        graph: The folded graph; statistics of tensors that it does not have (a convolution's output before its
+            BatchNorm) are passed over.
         method: "min_max", "search", "percentile" or "k_sigma".
         executor: Computes the tensors of a search side by side.
     """
+    statistics = {tensor: s for tensor, s in statistics.items() if tensor in graph.specs}
     if method == "min_max":
         return {tensor: Range(min(s.low, 0.0), max(s.high, 0.0)) for tensor, s in statistics.items()}
     if method == "k_sigma":
@@ -36,6 +38,14 @@ def choose_ranges(
     jobs = [(statistics[tensor], bits) for tensor in tensors]
     results = (executor.map if executor else map)(function, jobs)
     return dict(zip(tensors, results, strict=True))
+
+
+def between(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
+    """Midway between two estimates of the same ranges; a tensor that only `a` knows keeps that one."""
+    return {
+        tensor: Range((r.low + b[tensor].low) / 2, (r.high + b[tensor].high) / 2) if tensor in b else r
+        for tensor, r in a.items()
+    }
 
 
 def _search(job: tuple[Statistics, int]) -> Range:

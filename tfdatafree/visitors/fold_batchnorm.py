@@ -11,6 +11,7 @@ A BatchNorm between neither becomes an exact scale and shift: a 1x1 depthwise co
 map (integer runtimes quantize it per channel), a Rescaling layer elsewhere.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import keras
@@ -92,7 +93,8 @@ def output_moments(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros_like(sd) if beta is None else beta.astype(np.float64), sd
 
 
-def _on_channels(graph: Graph, node: Node) -> bool:
+def on_channels(graph: Graph, node: Node) -> bool:
+    """Whether the BatchNorm `node` normalizes the last axis of its input, as all but a few do."""
     rank = len(graph.specs[node.inputs[0]].shape)
     axis = graph.operation_of(node).axis
     return axis in (-1, rank - 1)
@@ -107,7 +109,7 @@ def _refuse_before(graph: Graph, node: Node) -> str | None:
     layer = graph.layer_of(producer)
     if layout_of(layer) is None:
         return f"'{producer.name}' ({layer.class_name}) before it has no weights to fold into"
-    if not _on_channels(graph, node):
+    if not on_channels(graph, node):
         return "it normalizes another axis than the last"
     if graph.calls()[producer.layer] > 1:
         return f"'{producer.layer}' is shared by several calls"
@@ -130,7 +132,7 @@ def _refuse_after(graph: Graph, node: Node) -> str | None:
     layout = layout_of(layer)
     if layout is None:
         return f"'{consumer.name}' ({layer.class_name}) after it has no weights to fold into"
-    if not _on_channels(graph, node):
+    if not on_channels(graph, node):
         return "it normalizes another axis than the last"
     if graph.calls()[consumer.layer] > 1:
         return f"'{consumer.layer}' is shared by several calls"
@@ -187,12 +189,16 @@ def with_bias(layer: Layer, input_shape: tuple, bias: np.ndarray) -> Layer:
 def _make_scale_and_shift(graph: Graph, node: Node) -> None:
     g, t = scale_and_shift(graph.layer_of(node))
     shape = graph.specs[node.inputs[0]].shape
-    if len(shape) == 4 and _on_channels(graph, node):
-        config = {"kernel_size": 1, "use_bias": True, "name": node.layer}
+    # Another call of a shared BatchNorm may still be folded, and needs its statistics.
+    key = node.layer if graph.calls()[node.layer] == 1 else graph.fresh_name(f"{node.layer}_scale")
+    if len(shape) == 4 and on_channels(graph, node):
+        config = {"kernel_size": 1, "use_bias": True, "name": key}
         kernel = g.reshape(1, 1, -1, 1)
-        graph.layers[node.layer] = new_layer(keras.layers.DepthwiseConv2D, config, shape, kernel=kernel, bias=t)
-        return
-    broadcast = [1] * len(shape)
-    broadcast[graph.operation_of(node).axis] = -1
-    scale, offset = (array.reshape(broadcast[1:]).astype(np.float32) for array in (g, t))
-    graph.layers[node.layer] = Layer(keras.layers.Rescaling(scale, offset, name=node.layer))
+        scaled = new_layer(keras.layers.DepthwiseConv2D, config, shape, kernel=kernel, bias=t)
+    else:
+        broadcast = [1] * len(shape)
+        broadcast[graph.operation_of(node).axis] = -1
+        scale, offset = (array.reshape(broadcast[1:]).astype(np.float32) for array in (g, t))
+        scaled = Layer(keras.layers.Rescaling(scale, offset, name=key))
+    graph.layers[key] = scaled
+    graph.replace(node, dataclasses.replace(node, layer=key))

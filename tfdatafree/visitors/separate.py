@@ -42,7 +42,8 @@ _SEPARABLE = {
 def separate(graph: Graph) -> Graph:
     """The same function with one operation per node (see the module docstring)."""
     graph = graph.copy()
-    for node in list(graph.nodes):
+    for name in [node.name for node in graph.nodes]:
+        node = graph.node(name)
         operation = graph.operation_of(node)
         if isinstance(operation, tuple(_SEPARABLE)):
             node = _split_separable(graph, node)
@@ -81,12 +82,12 @@ def _split_activation(graph: Graph, node: Node) -> None:
         key = graph.fresh_name(key)
     linear = type(layer.operation).from_config({**layer.operation.get_config(), "activation": None})
     linear.build(graph.specs[node.inputs[0]].shape)
-    callers = [other for other in graph.nodes if other.layer == node.layer]
+    callers = [other.name for other in graph.nodes if other.layer == node.layer]
     graph.layers[node.layer] = Layer(linear, layer.weights)
     graph.layers[key] = Layer(keras.layers.Activation(activation, name=key))
     for caller in callers:
-        name = key if len(callers) == 1 else graph.fresh_name(f"{caller.name}_{label}")
-        append_after(graph, caller, key, name)
+        name = key if len(callers) == 1 else graph.fresh_name(f"{caller}_{label}")
+        append_after(graph, graph.node(caller), key, name)
 
 
 def append_after(graph: Graph, node: Node, layer: str, name: str) -> Node:

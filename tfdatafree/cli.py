@@ -1,0 +1,461 @@
+"""The command line: `tfdatafree compress | inspect | compare | demo`. The only module that prints.
+
+What needs TensorFlow is imported by the command that uses it, so that `--help` and mistyped options answer at once.
+"""
+
+import contextlib
+import difflib
+import io
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import flags
+from absl import logging as absl_logging
+
+import tfdatafree
+from tfdatafree.errors import LoadError, TfdatafreeError
+from tfdatafree.recipe import PRESETS
+
+_NAME = "tfdatafree"
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class _Flags:
+    """The flags of one call of one command, and the lines of its help that describe them."""
+
+    def __init__(self):
+        self.values = flags.FlagValues()
+        self.values.set_gnu_getopt()
+        self.lines: list[tuple[str, str]] = []
+
+    def add(self, name: str, default, text: str, *, meta: str = "", short: str | None = None, lower: int | None = None):
+        """Adds a flag of the type of `default`; None stands for a text that need not be given."""
+        if isinstance(default, bool):
+            flags.DEFINE_boolean(name, default, text, flag_values=self.values, short_name=short)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(name, default, text, lower, flag_values=self.values, short_name=short)
+        else:
+            flags.DEFINE_string(name, default, text, flag_values=self.values, short_name=short)
+        left = f"-{short}, --{name}" if short else f"--{name}"
+        shown = "" if default in (None, False) else f" (default: {default})"
+        self.lines.append((f"{left}={meta}" if meta else left, text + shown))
+
+    def parse(self, arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+        """(values, what is no flag). Raises flags.Error."""
+        return self.values, self.values([_NAME, *arguments])[1:]
+
+
+@dataclass(frozen=True)
+class _Command:
+    """A subcommand.
+
+    Attributes:
+        arguments: Names of what must be given besides flags.
+        does: One line.
+        more: What a newcomer should know.
+        example: A line to copy.
+        define: Adds its flags.
+        run: Does it.
+    """
+
+    arguments: tuple[str, ...]
+    does: str
+    more: str
+    example: str
+    define: Callable[[_Flags], None]
+    run: Callable[..., None]
+
+
+def _define_compress(options: _Flags) -> None:
+    options.add("output", None, "Where to write the TFLite file. Required.", meta="FILE.tflite", short="o")
+    options.add("recipe", "int8", f"What to do: {', '.join(PRESETS)}.", meta="NAME")
+    options.add(
+        "input_range",
+        None,
+        "Smallest and largest value that the model is fed with, after preprocessing. Without it, it is taken from the "
+        "model or estimated; the report says which.",
+        meta="LOW,HIGH",
+    )
+    options.add("input_shape", None, "Input size, if the model leaves it open.", meta="H,W,C")
+    options.add("target", "generic", "Device to write for.", meta="NAME")
+    options.add("report", None, "Also write recipe and report here.", meta="FILE.json")
+    options.add("simulated", None, "Also write a Keras model that computes the same integers.", meta="FILE.keras")
+    options.add("seed", 0, "The same seed gives the same bytes.", meta="N", lower=0)
+    options.add("overwrite", False, "Replace output files that exist.")
+    options.add("unsafe_load", False, "Run Python code stored in the model (Lambda layers). Only for models you trust.")
+    options.add("quiet", False, "Print nothing but errors.")
+
+
+def _compress(values: flags.FlagValues, model: str) -> None:
+    if values.output is None:
+        raise ValueError("there is no output; add -o FILE.tflite.")
+    _require_choice("recipe", values.recipe, PRESETS)
+    input_range = _numbers("input_range", values.input_range, float, "-1,1")
+    input_shape = _numbers("input_shape", values.input_shape, int, "224,224,3")
+    _require_file(model)
+    outputs = []
+    for name, ending in (("output", ".tflite"), ("report", ".json"), ("simulated", ".keras")):
+        if getattr(values, name) is not None:
+            outputs.append(Path(getattr(values, name)))
+            _require_writable(name, outputs[-1], ending, model, values.overwrite)
+    compressed = tfdatafree.compress(
+        model,
+        values.recipe,
+        input_range=input_range,
+        input_shape=input_shape,
+        target=values.target,
+        seed=values.seed,
+        unsafe_load=values.unsafe_load,
+        verbose=int(not values.quiet and sys.stderr.isatty()),
+    )
+    for path in outputs:
+        compressed.save(path, overwrite=values.overwrite)
+    if not values.quiet:
+        print(compressed.report)
+        print()
+        for path in outputs:
+            print(f"wrote {path}")
+
+
+def _define_inspect(options: _Flags) -> None:
+    del options  # it has none of its own
+
+
+def _inspect(values: flags.FlagValues, file: str) -> None:
+    from tfdatafree.inspect import inspect_file
+
+    del values
+    print(inspect_file(file))
+
+
+def _define_compare(options: _Flags) -> None:
+    options.add("data", None, "Real inputs, preprocessed: an .npz with one array, or one called x.", meta="FILE.npz")
+    options.add("n", None, "Number of inputs (default: 32, or all of --data).", meta="N")
+    options.add(
+        "input_range",
+        None,
+        "Range of the generated inputs. Without it, it is what an integer file's input covers, else what the Keras "
+        "model tells.",
+        meta="LOW,HIGH",
+    )
+    options.add("input_shape", None, "Input size, if a model leaves it open.", meta="H,W,C")
+    options.add("seed", 0, "Of the generated inputs.", meta="N", lower=0)
+    options.add("unsafe_load", False, "Run Python code stored in the model (Lambda layers). Only for models you trust.")
+
+
+def _compare(values: flags.FlagValues, a: str, b: str) -> None:
+    n = _numbers("n", values.n, int, "32")
+    if n is not None and len(n) != 1:
+        raise ValueError(f"n is {values.n!r}; give one number, e.g. --n=32.")
+    input_range = _numbers("input_range", values.input_range, float, "-1,1")
+    input_shape = _numbers("input_shape", values.input_shape, int, "224,224,3")
+    for path in (a, b, *([values.data] if values.data else [])):
+        _require_file(path)
+    from tfdatafree.compare import compare
+
+    result = compare(
+        a,
+        b,
+        data=values.data,
+        n=None if n is None else n[0],
+        input_range=input_range,
+        input_shape=input_shape,
+        unsafe_load=values.unsafe_load,
+        seed=values.seed,
+    )
+    print(f"reference           {a}")
+    print(f"compared with       {b}")
+    print(result)
+
+
+def _define_demo(options: _Flags) -> None:
+    options.add("output", "demo.tflite", "Where to write the TFLite file.", meta="FILE.tflite", short="o")
+
+
+def _demo(values: flags.FlagValues) -> None:
+    output = Path(values.output)
+    _require_writable("output", output, ".tflite", None, overwrite=True)
+    from tfdatafree.demo import load_demo
+
+    model, images, labels = load_demo()
+    print(f"A small network for handwritten digits: {model.count_params():,} weights, trained with BatchNorm and ReLU6.")
+    compressed = tfdatafree.compress(model, verbose=int(sys.stderr.isatty()))
+    compressed.save(output, overwrite=True)
+    report = compressed.report
+    rows = (
+        ("float", model.predict(images, verbose=0), report.float_bytes),
+        ("integer", compressed.predict(images), report.bytes),
+    )
+    print(f"Compressed in {report.seconds:.1f} s without data. On {len(labels)} digits that it has not seen:")
+    print()
+    for name, outputs, size in rows:
+        print(f"  {name:<8} accuracy {100 * (outputs.argmax(-1) == labels).mean():6.2f} %   {size:>7,} bytes")
+    print()
+    print(f"wrote {output}; look into it with: {_NAME} inspect {output}")
+
+
+_COMMANDS = {
+    "compress": _Command(
+        ("MODEL",),
+        "Writes the integer TFLite file of a trained Keras model. No data is needed.",
+        "MODEL is a .keras or .h5 file.",
+        "tfdatafree compress mobilenet.keras -o mobilenet.tflite --input_range=-1,1",
+        _define_compress,
+        _compress,
+    ),
+    "inspect": _Command(
+        ("FILE",),
+        "Shows what a TFLite file holds: operators, types, scales and zero points, sizes.",
+        "FILE is a .tflite file from any converter.",
+        "tfdatafree inspect mobilenet.tflite",
+        _define_inspect,
+        _inspect,
+    ),
+    "compare": _Command(
+        ("A", "B"),
+        "Runs two models on the same inputs and says how alike their outputs are. No labels are needed.",
+        "A and B are .keras, .h5 or .tflite files; A is the reference.",
+        "tfdatafree compare mobilenet.keras mobilenet.tflite",
+        _define_compare,
+        _compare,
+    ),
+    "demo": _Command(
+        (),
+        "Compresses a small network that comes with tfdatafree, and measures it.",
+        "It writes demo.tflite into the current folder, over an older one.",
+        "tfdatafree demo",
+        _define_demo,
+        _demo,
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line `arguments` (None: the process's own) and returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--verbose" in arguments or bool(os.environ.get("TFDATAFREE_DEBUG"))
+    try:
+        _dispatch(arguments, debug)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted.", _INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain once more while closing stdout.
+        with contextlib.suppress(io.UnsupportedOperation):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except flags.Error as error:
+        return _fail(f"{str(error).rstrip('.')}; see --help.")
+    except (TfdatafreeError, OSError) as error:
+        if debug:
+            raise
+        return _fail(_text(error))
+    except ValueError as error:
+        # A ValueError of this package is about an option; one from deeper down is a bug and keeps its traceback.
+        if debug or not _is_ours(error):
+            raise
+        return _fail(_text(error))
+
+
+def _dispatch(arguments: list[str], debug: bool) -> None:
+    if not arguments:
+        raise ValueError(f"there is no command; usage: {_NAME} {'|'.join(_COMMANDS)} ..., see {_NAME} --help.")
+    name, *rest = arguments
+    if name in ("--help", "-h", "-help"):
+        print(_help())
+    elif name == "--version":
+        print(f"{_NAME} {tfdatafree.__version__}")
+    elif name.startswith("-"):
+        raise ValueError(f"{name!r} comes before any command; usage: {_NAME} {'|'.join(_COMMANDS)} [flags].")
+    else:
+        _require_choice("command", name, _COMMANDS)
+        _run(name, rest, debug)
+
+
+def _run(name: str, arguments: list[str], debug: bool) -> None:
+    command, options = _COMMANDS[name], _Flags()
+    command.define(options)
+    options.add("verbose", False, "Show TensorFlow's messages, and the traceback of an error.")
+    options.add("help", False, "Show this page.", short="h")
+    values, given = options.parse(arguments)
+    if values.help:
+        print(_command_help(name, command, options))
+        return
+    if len(given) != len(command.arguments):
+        got = f"got {len(given)}: {' '.join(given)}" if given else "got none"
+        raise ValueError(f"{name} wants {' '.join(command.arguments) or 'no arguments'}, {got}; see {_NAME} {name} --help.")
+    _require_tensorflow_backend()
+    with contextlib.nullcontext() if debug else _quiet():
+        command.run(values, *given)
+
+
+def _help() -> str:
+    rows = [(name, command.does) for name, command in _COMMANDS.items()]
+    return "\n".join(
+        [
+            f"{_NAME} {tfdatafree.__version__}: compresses trained Keras CNNs without data into integer TFLite files.",
+            "",
+            f"usage: {_NAME} COMMAND [flags]",
+            "",
+            "commands:",
+            *_columns(rows),
+            "",
+            f"A first try:          {_NAME} demo",
+            f"Flags of a command:   {_NAME} COMMAND --help",
+            f"Version:              {_NAME} --version",
+        ]
+    )
+
+
+def _command_help(name: str, command: _Command, options: _Flags) -> str:
+    return "\n".join(
+        [
+            command.does,
+            command.more,
+            "",
+            f"usage:   {' '.join([_NAME, name, *command.arguments])} [flags]",
+            f"example: {command.example}",
+            "",
+            "flags:",
+            *_columns(options.lines),
+        ]
+    )
+
+
+def _columns(rows: Iterable[tuple[str, str]], width: int = 100) -> Iterator[str]:
+    """Lines of two columns, the second wrapped."""
+    import textwrap
+
+    rows = list(rows)
+    left = max(len(name) for name, _ in rows) + 4
+    for name, text in rows:
+        first, *others = textwrap.wrap(text, width - left)
+        yield f"  {name:<{left - 2}}{first}"
+        yield from (" " * left + line for line in others)
+
+
+def _require_choice(what: str, given: str, choices: Iterable[str]) -> None:
+    if given in choices:
+        return
+    near = difflib.get_close_matches(given, choices, n=1)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{what} is {given!r};{hint} choose one of {', '.join(choices)}.")
+
+
+def _require_file(path: str) -> None:
+    """Says at once what `load` would say after TensorFlow's import."""
+    if not os.path.exists(path):
+        raise LoadError(f"'{path}' does not exist.")
+
+
+def _require_writable(name: str, path: Path, ending: str, model: str | None, overwrite: bool) -> None:
+    """Raises before the work what would otherwise fail after it."""
+    if path.suffix != ending:
+        raise ValueError(f"{name} is '{path}'; give a name that ends in {ending}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{name} '{path}' is a directory; give the name of a file.")
+    if model is not None and path.exists() and os.path.samefile(path, model):
+        raise ValueError(f"{name} is '{path}', the model itself; give another name.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"'{path}' exists; add --overwrite to replace it, or give another name.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{name} is '{path}', but the folder '{path.parent}' does not exist; create it first.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise PermissionError(f"{name} is '{path}', but nothing can be written there: {error.strerror}.") from error
+
+
+def _numbers(name: str, text: str | None, kind: Callable, example: str) -> tuple | None:
+    if text is None:
+        return None
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}; give numbers with commas between them, e.g. --{name}={example}.") from None
+
+
+def _require_tensorflow_backend() -> None:
+    """Chooses Keras' backend before Keras is imported, whatever its configuration file says."""
+    if (backend := os.environ.setdefault("KERAS_BACKEND", "tensorflow")) != "tensorflow":
+        raise ValueError(f"KERAS_BACKEND is {backend!r}; unset it, or set it to 'tensorflow'.")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what TensorFlow and LiteRT say about themselves; what this package and Python say still reaches stderr.
+
+    Native code writes to file descriptor 2, so that one is turned away, and sys.stderr gets a copy of the old one.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    own, shown = sys.stderr, os.dup(2)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, shown)
+        stack.callback(os.dup2, shown, 2)
+        nowhere = stack.enter_context(open(os.devnull, "wb"))
+        own.flush()
+        os.dup2(nowhere.fileno(), 2)
+        if _descriptor(own) == 2:
+            sys.stderr = stack.enter_context(
+                open(shown, "w", closefd=False, buffering=1, encoding=own.encoding, errors="backslashreplace")
+            )
+            stack.callback(setattr, sys, "stderr", own)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(_own_messages_only())
+        yield
+
+
+def _descriptor(stream) -> int | None:
+    try:
+        return stream.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        return None
+
+
+@contextlib.contextmanager
+def _own_messages_only() -> Iterator[None]:
+    """Of what is logged, lets through this package's warnings, as one line each."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(lambda record: record.pathname.startswith(package))
+    logger, tensorflow = absl_logging.get_absl_logger(), logging.getLogger("tensorflow")
+    before = logger.propagate, tensorflow.level
+    logger.addHandler(handler)
+    logger.propagate = False
+    tensorflow.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before[0]
+        tensorflow.setLevel(before[1])
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the error was raised by this package's own code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").split(".")[0] == _NAME
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: '{error.filename}'" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _fail(message: str, code: int = 1) -> int:
+    """Says what is wrong in one line."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,246 @@
+"""How alike two models are, on inputs that need no labels."""
+
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import tfdatafree.quantizer_layer  # noqa: F401  (registers the layer that a simulating .keras file holds)
+from tfdatafree.errors import LoadError
+from tfdatafree.export.runtime import Runner
+from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
+from tfdatafree.generators.procedural import procedural_images
+from tfdatafree.graph import Graph
+from tfdatafree.inspect import read_tflite
+from tfdatafree.load import load
+from tfdatafree.numerics.metrics import agreement, output_discrepancy, sqnr_db
+from tfdatafree.visitors.separate import separate
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputComparison:
+    """One output of both models.
+
+    Attributes:
+        name: In the first model.
+        agreement: Share of inputs with the same argmax, 0 to 1; None where the last axis has one entry only.
+        output_discrepancy: 0 (same direction) to 2 (opposite); Sobolev et al., FRanDI, eq. 3.
+        sqnr_db: Energy of the first model's output over that of the difference.
+    """
+
+    name: str
+    agreement: float | None
+    output_discrepancy: float
+    sqnr_db: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two models side by side; `print` it.
+
+    Attributes:
+        n: Number of inputs.
+        inputs: What they were.
+        outputs: In the models' order.
+    """
+
+    n: int
+    inputs: str
+    outputs: tuple[OutputComparison, ...]
+
+    def __str__(self) -> str:
+        lines = [f"inputs              {self.n} {self.inputs}"]
+        for output in self.outputs:
+            if len(self.outputs) > 1:
+                lines += ["", f"output '{output.name}'"]
+            if output.agreement is not None:
+                lines.append(f"agreement           {100 * output.agreement:.2f} % have the same argmax")
+            lines.append(f"output discrepancy  {output.output_discrepancy:.5f} (0: same direction, 2: opposite)")
+            sqnr = "no difference at all" if np.isposinf(output.sqnr_db) else f"{output.sqnr_db:.1f} dB"
+            lines.append(f"SQNR                {sqnr}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model that can be run.
+
+    Attributes:
+        names, shapes, dtypes: Of each input; shapes without the batch.
+        outputs: Names.
+        predict: Real inputs (n, *shape) -> real outputs (n, ...).
+        grid: Range of the first input's integers; None for a float input.
+        model: The Keras model, None for a file.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    outputs: tuple[str, ...]
+    predict: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+    grid: InputRange | None = None
+    model: keras.Model | None = None
+
+
+def compare(
+    a: str | os.PathLike,
+    b: str | os.PathLike,
+    *,
+    data: str | os.PathLike | None = None,
+    n: int | None = None,
+    input_range: tuple[float, float] | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    unsafe_load: bool = False,
+    seed: int = 0,
+) -> Comparison:
+    """Runs two models on the same inputs.
+
+    Args:
+        a, b: Paths of .keras, .h5 or .tflite files; `a` is the reference.
+        data: An .npz with the real inputs, preprocessed as the models want them: one array (or one called `x`), or for
+            several inputs arrays with the inputs' names. None: procedural images.
+        n: Number of inputs: of `data` the first, None for all; without `data` None stands for 32.
+        input_range: (low, high) of the generated inputs; None takes the range that an integer file's input covers,
+            else what the Keras model tells.
+        input_shape, unsafe_load: As for `compress`.
+        seed: Of the generated inputs.
+
+    Raises:
+        LoadError: A file is missing, damaged or of another kind.
+        UnsupportedModelError: As for `compress`.
+        ValueError: The models do not fit each other or the data, or an option is wrong.
+    """
+    if n is not None and n < 1:
+        raise ValueError(f"n is {n}; compare on at least 1 input.")
+    given = None if input_range is None else check_input_range(input_range)
+    first, second = (_open(path, input_shape, unsafe_load) for path in (a, b))
+    if first.shapes != second.shapes:
+        raise ValueError(
+            f"'{a}' takes inputs of shape {_listed(first.shapes)}, '{b}' of {_listed(second.shapes)}; "
+            "only models with equal inputs can be compared."
+        )
+    if len(first.outputs) != len(second.outputs):
+        raise ValueError(
+            f"'{a}' has {len(first.outputs)} outputs, '{b}' has {len(second.outputs)}; "
+            "only models with equal outputs can be compared."
+        )
+    if data is None:
+        found = given or _range_of(first, second, seed)
+        inputs = [
+            _drawn(n or 32, shape, dtype, found, seed + at)
+            for at, (shape, dtype) in enumerate(zip(first.shapes, first.dtypes, strict=True))
+        ]
+        described = f"procedural images in [{found.low:g}, {found.high:g}] ({found.origin})"
+    else:
+        inputs = _read_inputs(data, first, n)
+        described = f"inputs of '{data}'"
+    outputs = []
+    for name, x, y in zip(first.outputs, first.predict(inputs), second.predict(inputs), strict=True):
+        outputs.append(
+            OutputComparison(
+                name=name,
+                agreement=agreement(x, y) if x.ndim > 1 and x.shape[-1] > 1 else None,
+                output_discrepancy=output_discrepancy(x, y),
+                sqnr_db=sqnr_db(x, y),
+            )
+        )
+    return Comparison(n=len(inputs[0]), inputs=described, outputs=tuple(outputs))
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes))
+
+
+def _open(path: str | os.PathLike, input_shape: tuple[int, ...] | None, unsafe: bool) -> _Subject:
+    if Path(path).suffix == ".tflite":
+        return _open_file(path)
+    model = load(path, unsafe=unsafe, input_shape=input_shape)
+
+    def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        outputs = model.predict(list(inputs) if len(inputs) > 1 else inputs[0], verbose=0)
+        return [np.asarray(output) for output in keras.tree.flatten(outputs)]
+
+    return _Subject(
+        tuple(tensor.name for tensor in model.inputs),
+        tuple(tuple(tensor.shape[1:]) for tensor in model.inputs),
+        tuple(tensor.dtype for tensor in model.inputs),
+        tuple(model.output_names),
+        predict,
+        model=model,
+    )
+
+
+def _open_file(path: str | os.PathLike) -> _Subject:
+    content = read_tflite(path)
+    try:
+        runner = Runner(content)
+    except ValueError as error:
+        raise LoadError(f"'{path}' cannot be run: {error}") from error
+    for detail in runner.inputs:
+        if len(detail["shape"]) == 0 or detail["shape"][0] != 1:
+            raise ValueError(f"'{path}' takes inputs of shape {tuple(detail['shape'])}; only batches of 1 are supported.")
+
+    def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
+        return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+    detail = runner.inputs[0]
+    (scale, zero_point), dtype = detail["quantization"], np.dtype(detail["dtype"])
+    grid = None
+    if scale:
+        limits = np.iinfo(dtype)
+        low, high = (float(scale * (end - zero_point)) for end in (limits.min, limits.max))
+        grid = InputRange(low, high, f"what the integers of '{Path(path).name}' reach")
+    return _Subject(
+        tuple(detail["name"] for detail in runner.inputs),
+        tuple(tuple(int(size) for size in detail["shape"][1:]) for detail in runner.inputs),
+        tuple("float32" if detail["quantization"][0] else np.dtype(detail["dtype"]).name for detail in runner.inputs),
+        tuple(detail["name"] for detail in runner.outputs),
+        predict,
+        grid=grid,
+    )
+
+
+def _range_of(first: _Subject, second: _Subject, seed: int) -> InputRange:
+    """Range of the generated inputs. What a file was made for comes before what can be guessed from a Keras model."""
+    for subject in (first, second):
+        if subject.grid is not None:
+            return subject.grid
+    for subject in (first, second):
+        if subject.model is not None:
+            return find_input_range(separate(Graph.from_keras(subject.model)), seed)
+    raise ValueError("no model tells the range of its inputs; give input_range (command line: --input_range=-1,1).")
+
+
+def _drawn(n: int, shape: tuple[int, ...], dtype: str, found: InputRange, seed: int) -> np.ndarray:
+    values = procedural_images(n, shape, found.low, found.high, seed=seed)
+    return np.round(values).astype(dtype) if "int" in dtype else values
+
+
+def _read_inputs(path: str | os.PathLike, subject: _Subject, n: int | None) -> list[np.ndarray]:
+    """The inputs (n, *shape) in an .npz, checked against the model."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise LoadError(f"'{path}' does not exist.") from None
+    except (AttributeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise LoadError(f"'{path}' is no .npz file of arrays: write it with numpy.savez(path, x=inputs).") from error
+    if len(subject.names) > 1:
+        names = list(subject.names)
+    else:
+        names = list(arrays) if len(arrays) == 1 else ["x"]
+    if missing := [name for name in names if name not in arrays]:
+        raise ValueError(f"'{path}' holds {', '.join(arrays) or 'nothing'}; it lacks {', '.join(missing)}.")
+    inputs = [arrays[name][:n] for name in names]
+    for name, values, shape, dtype in zip(names, inputs, subject.shapes, subject.dtypes, strict=True):
+        if values.shape[1:] != shape or not len(values) or len(values) != len(inputs[0]):
+            raise ValueError(f"'{name}' in '{path}' has shape {values.shape}; give (n, {', '.join(map(str, shape))}).")
+        if values.dtype.kind not in "fiub":
+            raise ValueError(f"'{name}' in '{path}' holds {values.dtype}; give numbers.")
+        inputs[names.index(name)] = values.astype(dtype)
+    return inputs

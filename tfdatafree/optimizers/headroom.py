@@ -1,0 +1,80 @@
+"""Room above the largest decision seen: how far the range of a model's outputs can be widened almost for free.
+
+Generated inputs excite a classifier less than the real ones it was trained on, and an output that leaves its range
+saturates: classes tie and the decision is lost. A range that is too wide costs only resolution, and an output tensor
+already carries the noise of every layer before it. So with propagated noise power n and step S the range is scaled by
+
+    m = sqrt(12 n (10^(d / 10) - 1)) / S,     1 <= m <= 4,     d = 0.2 dB
+
+so that the rounding noise (m S)^2 / 12 of the widened grid raises the output's noise by at most d decibels.
+"""
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from tfdatafree.graph import Graph
+from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.optimizers.ranges import Range
+
+COST_DB = 0.2
+MOST = 4.0
+# Layers that squash their input into a built-in range, or only move it: the decision is taken before them.
+_BOUNDED = ("softmax", "sigmoid", "tanh", "hard_sigmoid", "relu6", "log_softmax")
+_MOVES = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute, keras.layers.Softmax)
+
+
+def headroom(noise: float, scale: float) -> float:
+    """Factor m by which a range may be widened; `noise` is the mean square error of its tensor, own rounding included."""
+    propagated = max(noise - scale**2 / 12, 0.0)
+    return float(np.clip(np.sqrt(12 * propagated * (10 ** (COST_DB / 10) - 1)) / scale, 1.0, MOST))
+
+
+def decision_tensors(graph: Graph) -> list[str]:
+    """Tensors that hold the model's unbounded results: its outputs, seen through softmax, sigmoid, reshape ..."""
+    producers, found = graph.producers(), []
+    for tensor in graph.outputs:
+        node = producers.get(tensor)
+        while node is not None and _passes_on(graph, node):
+            tensor = node.inputs[0]
+            node = producers.get(tensor)
+        if node is not None and not _is_bounded(graph, node):
+            found.append(tensor)
+    return list(dict.fromkeys(found))
+
+
+def _activation_name(graph: Graph, node) -> str:
+    operation = graph.operation_of(node)
+    activation = getattr(operation, "activation", None)
+    return getattr(activation, "__name__", type(operation).__name__).lower()
+
+
+def _is_bounded(graph: Graph, node) -> bool:
+    capped = getattr(graph.operation_of(node), "max_value", None) is not None
+    return capped or _activation_name(graph, node) in _BOUNDED
+
+
+def _passes_on(graph: Graph, node) -> bool:
+    operation = graph.operation_of(node)
+    moves = isinstance(operation, _MOVES) or type(operation).__name__ in ("Reshape", "Squeeze", "Transpose")
+    return len(node.inputs) == 1 and (moves or _activation_name(graph, node) in ("softmax", "sigmoid", "tanh"))
+
+
+def widen_decisions(
+    graph: Graph, ranges: Mapping[str, Range], noise: Mapping[str, float], grids: Mapping[str, Quantizer]
+) -> dict[str, Range]:
+    """The decision tensors' ranges with their headroom; {} if there is none to give.
+
+    Args:
+        noise: Tensor -> mean square error against the float model on generated inputs.
+        grids: Tensor -> grid that `noise` was measured with.
+    """
+    widened = {}
+    for tensor in decision_tensors(graph):
+        if tensor not in noise or tensor not in ranges:
+            continue
+        factor = headroom(noise[tensor], float(grids[tensor].scale))
+        if factor > 1:
+            widened[tensor] = Range(ranges[tensor].low * factor, ranges[tensor].high * factor)
+    return widened

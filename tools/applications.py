@@ -1,0 +1,319 @@
+"""Compresses every family of keras.applications, with random weights, and says how far the file is an integer file.
+
+    python tools/applications.py --families=MobileNetV2,ConvNeXtTiny --image_size=96 --markdown=families.md
+
+It asks whether the architecture goes through, not how accurate the network stays. Weights are random, but each
+BatchNormalization is given the statistics of what really reaches it on procedural images, so that activations stay sane
+however deep the network is. Each family is compressed in a process of its own. The columns:
+    operators    of the file; `float ops` and `float` count the operators and tensors among them that are not integer
+    requant      QUANTIZE operators between two integer grids
+    lsb          largest difference, in steps, between a tensor of the file and its simulation on equal inputs
+    exempt       tensors that the simulation does not compute operator by operator, left out of `lsb` (and their own lsb)
+    SQNR         of all tensors, median and minimum, in dB; `output` is that of the last one
+    seconds      of the compression alone, without imports and building; peak MB is of the whole process, `before` what
+                 the process held when the compression began
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import os
+import re
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+# TensorFlow and the package are imported only in the children, whose ru_maxrss starts at what their parent holds: the
+# parent has to stay small.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+_SETTLING_IMAGES = 8
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_VARIANCE = (0.229**2, 0.224**2, 0.225**2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Constructor in keras.applications, default and smallest useful image size, and the range of its inputs."""
+
+    name: str
+    size: int = 224
+    smallest: int = 32
+    input_range: tuple[float, float] = (-1.0, 1.0)
+
+
+# Those that take [0, 255] begin with a Rescaling or Normalization layer of their own.
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("MobileNet"),
+        Family("MobileNetV2"),
+        Family("MobileNetV3Small", input_range=(0.0, 255.0)),
+        Family("MobileNetV3Large", input_range=(0.0, 255.0)),
+        Family("ResNet50"),
+        Family("ResNet50V2"),
+        Family("EfficientNetB0", input_range=(0.0, 255.0)),
+        Family("EfficientNetV2B0", input_range=(0.0, 255.0)),
+        Family("DenseNet121"),
+        Family("Xception", 299, 71),
+        Family("InceptionV3", 299, 75),
+        Family("NASNetMobile"),
+        Family("VGG16"),
+        Family("ConvNeXtTiny", input_range=(0.0, 255.0)),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row of the table."""
+
+    family: Family
+    image_size: int
+    recipe: str
+    seed: int
+    file: str | None = None
+
+
+def build(family: Family, image_size: int, seed: int):
+    """The family's model with random weights and settled statistics."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    constructor = getattr(keras.applications, family.name)
+    model = constructor(weights=None, input_shape=(image_size, image_size, 3))
+    settle(model, family.input_range, seed)
+    return model
+
+
+def settle(model, input_range: tuple[float, float], seed: int) -> None:
+    """Gives the model's normalizing layers sane weights, in place.
+
+    A BatchNormalization gets as moving statistics those of what reaches it on procedural images, gamma from [0.5, 1.5]
+    and beta from N(0, 0.3); a LayerNormalization gets such gamma and beta; a LayerScale of ConvNeXt, which starts at
+    1e-6, gets [0.1, 1]; a Normalization ImageNet's mean and variance.
+    """
+    import keras
+    import tensorflow as tf
+
+    from tfdatafree.generators.procedural import procedural_images
+    from tfdatafree.graph import Graph, Layer
+
+    random = np.random.default_rng(seed)
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return random.uniform(0.5, 1.5, shape) if name == "gamma" else random.normal(0, 0.3, shape)
+
+    def call(node, live):
+        operation = graph.operation_of(node)
+        new = {}
+        if isinstance(operation, keras.layers.BatchNormalization):
+            x = live[node.inputs[0]]
+            mean, variance = tf.nn.moments(x, list(range(len(x.shape) - 1)))
+            new = {"moving_mean": mean, "moving_variance": variance}
+        normalizes = isinstance(operation, (keras.layers.BatchNormalization, keras.layers.LayerNormalization))
+        for variable in operation.weights if isinstance(operation, keras.layers.Layer) else []:
+            if variable.name in new:
+                variable.assign(new[variable.name])
+            elif normalizes:
+                variable.assign(draw(variable.name, variable.shape))
+            elif type(operation).__name__ == "LayerScale":
+                variable.assign(random.uniform(0.1, 1.0, variable.shape))
+        if isinstance(operation, keras.layers.Normalization) and operation.weights:
+            operation.set_weights([np.array(value) for value in (_IMAGENET_MEAN, _IMAGENET_VARIANCE, 1)])
+            operation.finalize_state()
+        if isinstance(operation, keras.layers.Layer):
+            graph.layers[node.layer] = Layer(operation, tuple(np.array(v) for v in operation.weights))
+        return graph.call(node, live)
+
+    graph = Graph.from_keras(model)
+    images = procedural_images(_SETTLING_IMAGES, model.inputs[0].shape[1:], *input_range, seed=seed)
+    for _ in graph.walk([tf.convert_to_tensor(images)], call):
+        pass
+
+
+def measure(job: Job) -> dict:
+    """Builds and compresses one family; returns the figures of its row."""
+    import tfdatafree
+
+    model = build(job.family, job.image_size, job.seed)
+    before = peak_mb()
+    started, cpu = time.perf_counter(), time.process_time()
+    compressed = tfdatafree.compress(
+        model, job.recipe, input_range=job.family.input_range, seed=job.seed, verbose=0
+    )
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    peak = peak_mb()
+    if job.file:
+        Path(job.file).write_bytes(compressed.tflite)
+    return {
+        **count_operators(compressed.tflite),
+        **summarize(compressed.report),
+        "bytes": len(compressed.tflite),
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "before_mb": before,
+        "peak_mb": peak,
+    }
+
+
+def count_operators(content: bytes) -> dict:
+    """How many operators of each kind the file has, and what is left of float in it."""
+    from tfdatafree.export.flatbuffer import FLOAT32, File
+
+    file = File.parse(content)
+    kinds, in_float = collections.Counter(), collections.Counter()
+    for operator in file.operators:
+        name = file.operator_name(operator)
+        kinds[name] += 1
+        tensors = [i for i in (*operator.inputs, *operator.outputs) if i >= 0]
+        in_float[name] += any(file.tensors[i].type == FLOAT32 for i in tensors)
+    return {
+        "operators": sum(kinds.values()),
+        "kinds": dict(kinds.most_common()),
+        "float_operators": sum(in_float.values()),
+        "float_kinds": dict(+in_float),
+        "float_tensors": sum(tensor.type == FLOAT32 for tensor in file.tensors),
+    }
+
+
+def summarize(report) -> dict:
+    """Parity, accuracy and reasons, from the report of a compression."""
+    exempt = {row.name: row.lsb for row in report.layers if row.name in report.notes}
+    sqnr = {row.name: row.sqnr_db for row in report.layers if np.isfinite(row.sqnr_db)}
+    return {
+        "requantized": report.requantized,
+        "lsb": max((row.lsb for row in report.layers if row.name not in exempt), default=0),
+        "exempt": len(exempt),
+        "exempt_lsb": max(exempt.values(), default=0),
+        "sqnr_median": statistics.median(sqnr.values()) if sqnr else None,
+        "sqnr_min": min(sqnr.values(), default=None),
+        "sqnr_min_at": min(sqnr, key=sqnr.get, default=None),
+        "sqnr_output": report.layers[-1].sqnr_db if report.layers else None,
+        "kept": dict(report.kept),
+        "notes": dict(report.notes),
+    }
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run_job(job: Job) -> dict:
+    """Measures one row in a process of its own; a failure becomes {"error": its reason in one line}."""
+    names = {"family": job.family.name, "image_size": job.image_size, "recipe": job.recipe}
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        try:
+            return {**names, **pool.submit(measure, job).result()}
+        except Exception as error:  # noqa: BLE001  (whatever fails, the table goes on)
+            lines = str(error).strip().splitlines() or ["no message"]
+            return {**names, "error": f"{type(error).__name__}: {lines[0]}"}
+
+
+COLUMNS = (
+    "family", "size", "operators", "float ops", "float", "requant", "lsb", "exempt", "SQNR med", "min", "output", "bytes",
+    "seconds", "before", "peak MB",
+)  # fmt: skip
+
+
+def cells(row: dict) -> list[str]:
+    """The texts of a row, one per column; of a failed row only its name and the reason."""
+    if "error" in row:
+        return [row["family"], str(row["image_size"]), row["error"]]
+
+    def decibels(key: str) -> str:
+        return "-" if row[key] is None else f"{row[key]:.1f}"
+
+    return [
+        row["family"],
+        str(row["image_size"]),
+        str(row["operators"]),
+        str(row["float_operators"]),
+        str(row["float_tensors"]),
+        str(row["requantized"]),
+        str(row["lsb"]),
+        f"{row['exempt']} ({row['exempt_lsb']})" if row["exempt"] else "0",
+        decibels("sqnr_median"),
+        decibels("sqnr_min"),
+        decibels("sqnr_output"),
+        f"{row['bytes']:,}",
+        f"{row['seconds']:.1f}",
+        f"{row['before_mb']:.0f}",
+        f"{row['peak_mb']:.0f}",
+    ]
+
+
+def plain(texts: list[str] | tuple[str, ...]) -> str:
+    """A line of the table on the screen."""
+    widths = (16, 4, 9, 9, 5, 7, 3, 8, 8, 5, 6, 11, 7, 6, 7)
+    parts = [text.ljust(width) if i == 0 else text.rjust(width) for i, (text, width) in enumerate(zip(texts, widths))]
+    return "  ".join(parts)
+
+
+def markdown(rows: list[dict]) -> str:
+    """The table in Markdown, and below it what stayed in float or was left alone, and why."""
+    lines = [COLUMNS, ("---", *("---:",) * (len(COLUMNS) - 1))]
+    lines += [texts + [""] * (len(COLUMNS) - len(texts)) for texts in map(cells, rows)]
+    table = "".join(f"| {' | '.join(text.replace('|', '/') for text in texts)} |\n" for texts in lines)
+    return table + "".join(f"\n{line}" for row in rows for line in reasons(row)) + "\n"
+
+
+def reasons(row: dict) -> list[str]:
+    """One line per reason why something of the row was kept as it was, with how often and one example."""
+    found: dict[str, list[str]] = {}
+    for name, reason in {**row.get("kept", {}), **row.get("notes", {})}.items():
+        found.setdefault(re.sub(r"'[^']*'", "...", reason), []).append(name)
+    return [f"- {row['family']}: {len(names)} x {reason} (e.g. {names[0]})" for reason, names in found.items()]
+
+
+def write_text(path: str, text: str) -> None:
+    Path(path).write_text(text)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_list("families", list(FAMILIES), f"Of {', '.join(FAMILIES)}.")
+    flags.DEFINE_integer("image_size", 0, "Height and width of the images; 0 takes each family's own.", lower_bound=0)
+    flags.DEFINE_string("recipe", "int8", "Recipe of tfdatafree.")
+    flags.DEFINE_integer("seed", 0, "Of the weights, the statistics and the compression.")
+    flags.DEFINE_string("save", None, "Also write each file into this folder.")
+    flags.DEFINE_string("json", None, "Also write the figures to this file.")
+    flags.DEFINE_string("markdown", None, "Also write the table to this file.")
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
+    values = flags.FLAGS
+    unknown = [name for name in values.families if name not in FAMILIES]
+    if unknown or not values.families:
+        print(f"error: --families: unknown {', '.join(unknown)}; choose of {', '.join(FAMILIES)}.", file=sys.stderr)
+        return 1
+    rows = []
+    print(plain(COLUMNS))
+    for name in values.families:
+        family = FAMILIES[name]
+        size = max(values.image_size, family.smallest) if values.image_size else family.size
+        file = str(Path(values.save) / f"{name}_{values.recipe}.tflite") if values.save else None
+        rows.append(run_job(Job(family, size, values.recipe, values.seed, file)))
+        print(plain(cells(rows[-1])), flush=True)
+        for line in reasons(rows[-1]):
+            print(f"  {line}", flush=True)
+    if values.json:
+        write_text(values.json, json.dumps(rows, indent=2) + "\n")
+    if values.markdown:
+        write_text(values.markdown, markdown(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _define_flags()
+    app.run(main)
