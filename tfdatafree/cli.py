@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class _Command:
 
     Attributes:
         arguments: Names of what must be given besides flags.
+        flag: The flag that must be given, if there is one.
         does: One line.
         more: What a newcomer should know.
         example: A line to copy.
@@ -65,6 +67,7 @@ class _Command:
     """
 
     arguments: tuple[str, ...]
+    flag: str
     does: str
     more: str
     example: str
@@ -203,6 +206,7 @@ def _demo(values: flags.FlagValues) -> None:
 _COMMANDS = {
     "compress": _Command(
         ("MODEL",),
+        "-o FILE.tflite",
         "Writes the integer TFLite file of a trained Keras model. No data is needed.",
         "MODEL is a .keras or .h5 file.",
         "tfdatafree compress mobilenet.keras -o mobilenet.tflite --input_range=-1,1",
@@ -211,6 +215,7 @@ _COMMANDS = {
     ),
     "inspect": _Command(
         ("FILE",),
+        "",
         "Shows what a TFLite file holds: operators, types, scales and zero points, sizes.",
         "FILE is a .tflite file from any converter.",
         "tfdatafree inspect mobilenet.tflite",
@@ -219,6 +224,7 @@ _COMMANDS = {
     ),
     "compare": _Command(
         ("A", "B"),
+        "",
         "Runs two models on the same inputs and says how alike their outputs are. No labels are needed.",
         "A and B are .keras, .h5 or .tflite files; A is the reference.",
         "tfdatafree compare mobilenet.keras mobilenet.tflite",
@@ -227,6 +233,7 @@ _COMMANDS = {
     ),
     "demo": _Command(
         (),
+        "",
         "Compresses a small network that comes with tfdatafree, and measures it.",
         "It writes demo.tflite into the current folder, over an older one.",
         "tfdatafree demo",
@@ -320,7 +327,7 @@ def _command_help(name: str, command: _Command, options: _Flags) -> str:
             command.does,
             command.more,
             "",
-            f"usage:   {' '.join([_NAME, name, *command.arguments])} [flags]",
+            f"usage:   {' '.join(filter(None, (_NAME, name, *command.arguments, command.flag)))} [flags]",
             f"example: {command.example}",
             "",
             "flags:",
@@ -331,8 +338,6 @@ def _command_help(name: str, command: _Command, options: _Flags) -> str:
 
 def _columns(rows: Iterable[tuple[str, str]], width: int = 100) -> Iterator[str]:
     """Lines of two columns, the second wrapped."""
-    import textwrap
-
     rows = list(rows)
     left = max(len(name) for name, _ in rows) + 4
     for name, text in rows:

@@ -34,6 +34,7 @@ from tfdatafree.progress import Progress
 from tfdatafree.recipe import Recipe, get_recipe
 from tfdatafree.report import LayerRow, Report
 from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.global_pooling import globalize_pooling
 from tfdatafree.visitors.separate import separate
 
 TARGETS = ("generic",)
@@ -86,7 +87,7 @@ def compress(
     try:
         with progress.stage("load"):
             source = Graph.from_keras(load(model, unsafe=unsafe_load, input_shape=input_shape))
-            unfolded = separate(source)
+            unfolded = globalize_pooling(separate(source))
             _require_quantizable(unfolded)
         with progress.stage("fold BatchNorm"):
             teacher, kept = fold(unfolded)
