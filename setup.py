@@ -41,6 +41,7 @@ setup(
     ],
     extras_require={
         "test": ["hypothesis", "mypy", "pillow", "pytest", "ruff"],
+        "notebook": ["ipykernel", "nbclient"],
         "npu": ["ethos-u-vela"],
         "report": ["matplotlib"],
         "distributed": ["dask[distributed]"],

@@ -1,6 +1,6 @@
 import keras
 import pytest
-from tiny_models import MODELS, build, random_inputs, relative_difference
+from tiny_models import MODELS, build, random_inputs, relative_difference, separated
 
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
@@ -23,7 +23,7 @@ def test_function_names_and_the_original_are_kept(name):
 
 @every_model
 def test_one_operation_per_node(name):
-    graph = separate(Graph.from_keras(build(name)))
+    graph = separated(name)
     for node in graph.nodes:
         operation = graph.operation_of(node)
         activation = getattr(operation, "activation", None)
@@ -41,7 +41,7 @@ def test_one_operation_per_node(name):
 
 
 def classes(name: str) -> list[str]:
-    graph = separate(Graph.from_keras(build(name)))
+    graph = separated(name)
     return [f"{node.layer}:{graph.layer_of(node).class_name}" for node in graph.nodes]
 
 

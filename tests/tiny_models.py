@@ -97,6 +97,12 @@ class Exported:
 
 
 @functools.cache
+def separated(name: str) -> Graph:
+    """The separated graph of tiny model `name`; not to be edited."""
+    return separate(Graph.from_keras(build(name)))
+
+
+@functools.cache
 def exported(name: str, options: Quantize = Quantize()) -> Exported:
     """The integer file of tiny model `name` and what was decided for it: once per test run."""
     return export(build(name), options)
@@ -243,6 +249,16 @@ def nested_with_dict_inputs():
 
 
 @tiny
+def nested_outputs():
+    inner_in = keras.Input((8, 8, 3), name="inner_in")
+    y = block(inner_in, 4, "inner")
+    inner = keras.Model(inner_in, {"wide": L.Conv2D(2, 3, name="wide")(y), "head": head(y)}, name="inner")
+    x = image()
+    found = inner(x)
+    return x, [found["wide"], found["head"], found["head"]]
+
+
+@tiny
 def sequential():
     return randomized(keras.Sequential([image(), L.Conv2D(4, 3, activation="relu", name="conv"), L.BatchNormalization(name="bn"),
                              L.GlobalAveragePooling2D(name="pool"), L.Dropout(0.5, name="drop"),
@@ -379,6 +395,12 @@ def ops_activation():
     x = image()
     y = ops.relu6(L.Conv2D(4, 3, name="conv")(x) * 4.0)
     return x, head(ops.relu(L.Conv2D(4, 3, name="conv_2")(y)))
+
+
+@tiny
+def sine():
+    x = image()
+    return x, head(L.Conv2D(4, 3, name="conv_2")(ops.sin(L.Conv2D(4, 3, name="conv")(x))))
 
 
 @tiny
@@ -553,6 +575,14 @@ def conv1d():
 def one_channel():
     x = image((8, 8, 1))
     return x, head(L.DepthwiseConv2D(3, name="dw")(block(x, 4, "a")))
+
+
+@tiny
+def one_output_channel():
+    x = image((8, 8, 1))
+    y = L.Conv2D(1, 3, activation="relu", name="conv")(L.DepthwiseConv2D(3, name="dw")(x))
+    y = L.Conv2DTranspose(1, 2, strides=2, name="up")(y)
+    return x, L.Dense(1, activation="sigmoid", name="head")(L.GlobalAveragePooling2D(name="pool")(y))
 
 
 @tiny

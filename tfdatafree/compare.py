@@ -168,7 +168,7 @@ def _open(path: str | os.PathLike, input_shape: tuple[int, ...] | None, unsafe: 
         tuple(tensor.name for tensor in model.inputs),
         tuple(tuple(tensor.shape[1:]) for tensor in model.inputs),
         tuple(tensor.dtype for tensor in model.inputs),
-        tuple(model.output_names),
+        tuple(getattr(model, "output_names", ("output",))),  # a Sequential has one, without a name
         predict,
         model=model,
     )

@@ -22,6 +22,7 @@ from tfdatafree.export.float_model import convert
 from tfdatafree.generators.images import image_walk, make_inputs, normalized_walk, number_of_batches
 from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
 from tfdatafree.generators.layerwise import gaussian_walk
+from tfdatafree.generators.patches import tap_covariances
 from tfdatafree.generators.representative import take_inputs
 from tfdatafree.generators.statistics import Statistics, collect
 from tfdatafree.graph import Graph
@@ -34,8 +35,11 @@ from tfdatafree.progress import Progress
 from tfdatafree.recipe import Recipe, get_recipe
 from tfdatafree.report import LayerRow, Report
 from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.fold_scales import fold_scales
 from tfdatafree.visitors.global_pooling import globalize_pooling
+from tfdatafree.visitors.merge_twins import merge_twins
 from tfdatafree.visitors.separate import separate
+from tfdatafree.visitors.split_normalization import split_normalization
 
 TARGETS = ("generic",)
 
@@ -87,10 +91,11 @@ def compress(
     try:
         with progress.stage("load"):
             source = Graph.from_keras(load(model, unsafe=unsafe_load, input_shape=input_shape))
-            unfolded = globalize_pooling(separate(source))
+            unfolded = merge_twins(split_normalization(globalize_pooling(separate(source))))
             _require_quantizable(unfolded)
         with progress.stage("fold BatchNorm"):
             teacher, kept = fold(unfolded)
+            teacher = fold_scales(teacher)
             found = given_range or find_input_range(unfolded, seed)
         with progress.stage("generate inputs"):
             if representative_data is None:
@@ -108,11 +113,19 @@ def compress(
         with progress.stage("pass inputs through the layers"):
             batches = number_of_batches(teacher, len(inputs[0]))
             on_images = collect(image_walk(teacher, inputs), batches=batches, seed=seed)
-            normalized = collect(normalized_walk(unfolded, inputs), seed=seed) if options.range_source == "images" else {}
+            covariances: dict[str, np.ndarray] = {}
+            normalized = {}
+            if options.range_source == "images" or options.rounding == "feedback":
+                stream = normalized_walk(unfolded, inputs)
+                if options.rounding == "feedback":
+                    stream = tap_covariances(stream, unfolded, covariances, seed=seed)
+                normalized = collect(stream, seed=seed)
             gaussian = collect(gaussian_walk(unfolded, samples=recipe.generate.samples, seed=seed), seed=seed)
             gaussian |= {tensor: on_images[tensor] for tensor in teacher.inputs}
         with progress.stage("round weights, choose ranges"):
-            student, kernels = quantize_weights(teacher, bits=options.weight_bits, per_channel=options.per_channel)
+            student, kernels = quantize_weights(
+                teacher, bits=options.weight_bits, per_channel=options.per_channel, covariances=covariances
+            )
             if options.bias_correction:
                 means = {tensor: s.mean for tensor, s in gaussian.items()}
                 student, uncorrected = correct_biases(student, teacher, means)

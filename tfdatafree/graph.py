@@ -255,7 +255,8 @@ class Graph:
     def to_keras(self, name: str | None = None) -> keras.Model:
         """A new Functional model with new layers that hold this graph's weights.
 
-        Input and output names, order and nesting are those of the model that was read.
+        Input names, order and nesting are those of the model that was read. Keras names an output after the layer that
+        writes it, so rewriting may change that name; `output_names` keeps the former one.
         """
         tensors: dict[str, Any] = {}
         for tensor in self.inputs:
@@ -444,7 +445,7 @@ def _read_layer(operation: Any) -> Layer:
         if build_config:
             widened.build_from_config(build_config)
         return Layer(widened, tuple(weights))
-    return Layer(operation, tuple(np.array(variable) for variable in _variables(operation)))
+    return Layer(operation, tuple(np.array(np.asarray(variable)) for variable in _variables(operation)))
 
 
 def _spec(tensor: Any) -> TensorSpec:

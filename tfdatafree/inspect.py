@@ -129,7 +129,7 @@ def inspect_file(path: str | os.PathLike) -> FileSummary:
     try:
         return _summarize(content)
     except Exception as error:  # what a damaged table leads to is anyone's guess: struct, index, value, type errors
-        raise LoadError(f"'{path}' is truncated or damaged: {type(error).__name__} while reading it.") from error
+        raise LoadError(f"'{path}' is truncated or damaged.") from error
 
 
 def _summarize(content: bytes) -> FileSummary:

@@ -25,6 +25,8 @@ class Quantize:
         weight_bits: 8, or 4 to 7: a coarser grid, stored in int8.
         activation_bits: 8, or 16 ("int16x8": symmetric int16 activations, int64 biases).
         per_channel: One weight step per output channel; False gives one per tensor, which several NPUs want.
+        rounding: "feedback": each weight is rounded with regard to what the others lost, by the covariance of generated
+            layer inputs (GPTQ); "nearest".
         ranges: How an activation range is chosen from the samples of its tensor. "min_max"; "search", the grid search of
             Horton et al. 2021, figure 4; "percentile" (99.99); "k_sigma", six standard deviations around the channel
             means (Nagel et al. 2019).
@@ -37,6 +39,7 @@ class Quantize:
     weight_bits: int = 8
     activation_bits: int = 8
     per_channel: bool = True
+    rounding: Literal["feedback", "nearest"] = "feedback"
     ranges: RangeMethod = "min_max"
     range_source: RangeSource = "images"
     bias_correction: bool = True
@@ -46,6 +49,7 @@ class Quantize:
         _choose(self, "weight_bits", (4, 5, 6, 7, 8))
         _choose(self, "activation_bits", (8, 16))
         _choose(self, "per_channel", (True, False))
+        _choose(self, "rounding", ("feedback", "nearest"))
         _choose(self, "ranges", ("min_max", "search", "percentile", "k_sigma"))
         _choose(self, "range_source", ("images", "gaussian"))
         _choose(self, "bias_correction", (True, False))
@@ -108,11 +112,11 @@ PRESETS: dict[str, Recipe] = {
         Recipe(name="float16", quantize=None, float16=True),
         Recipe(
             name="dfq",
-            quantize=Quantize(per_channel=False, ranges="k_sigma", range_source="gaussian"),
+            quantize=Quantize(per_channel=False, rounding="nearest", ranges="k_sigma", range_source="gaussian"),
         ),
         Recipe(
             name="lwdf",
-            quantize=Quantize(per_channel=False, ranges="search", range_source="gaussian"),
+            quantize=Quantize(per_channel=False, rounding="nearest", ranges="search", range_source="gaussian"),
         ),
     )
 }

@@ -68,6 +68,7 @@ class IntegerModel:
         index_of: Float-file tensor index -> index in `content`, for activations that are integers there.
         kernel_of: Float-file index of a weight tensor -> the integers written, after any adjustment.
         index_of_kernel: Float-file index of a weight tensor -> its index in `content`.
+        constants: Index in `content` -> integers and grid of a bias or of another constant operand.
         kept_float: Operator and output name -> why it computes in float.
         adjusted: Weight tensor name -> why its step was changed.
         requantized: Number of QUANTIZE operators between integers that were added.
@@ -78,6 +79,7 @@ class IntegerModel:
     index_of: dict[int, int]
     kernel_of: dict[int, Kernel]
     index_of_kernel: dict[int, int]
+    constants: dict[int, Kernel]
     kept_float: dict[str, str]
     adjusted: dict[str, str]
     requantized: int
@@ -104,6 +106,7 @@ class _Writer:
         self.adjusted: dict[str, str] = {}
         self.kernel_of: dict[int, Kernel] = {}
         self.kernel_index: dict[int, int] = {}
+        self.constants: dict[int, Kernel] = {}
         self.requantized = 0
         self.rules = [self.rule(operator) for operator in file.operators]
         self.producer = {index: at for at, operator in enumerate(file.operators) for index in operator.outputs}
@@ -147,6 +150,7 @@ class _Writer:
             index_of,
             self.kernel_of,
             kernels,
+            {moved[new]: constant for new, constant in self.constants.items()},
             self.kept_float,
             self.adjusted,
             self.requantized,
@@ -357,7 +361,8 @@ class _Writer:
         if grid is None:
             grid = activation_quantizer(value.min(), value.max(), self.bits, symmetric=self.bits == 16)
         new = self.file.add_tensor(self.file.name(index), index)
-        self.file.set_constant(new, grid.quantize(value))
+        self.constants[new] = Kernel(grid.quantize(value), grid)
+        self.file.set_constant(new, self.constants[new].values)
         self.file.set_quantized(new, grid, self.dtype)
         return new
 
@@ -389,7 +394,8 @@ class _Writer:
         new = self.file.add_tensor(f"{layer}/bias", bias_index)
         self.file.set_constant(new, integers)
         per_channel = None if np.ndim(kernel.quantizer.scale) == 0 else 0
-        self.file.set_quantized(new, Quantizer(step, 0, 32, per_channel), dtype)
+        self.constants[new] = Kernel(integers, Quantizer(step, 0, 32, per_channel))
+        self.file.set_quantized(new, self.constants[new].quantizer, dtype)
         return self.kernel_index[index], new
 
     def nearest_kernel(self, index: int, rule: Operator) -> Kernel:
@@ -461,9 +467,12 @@ class _Writer:
 
 
 def _tensor_map(names, indices) -> list:
-    entries = []
+    entries, taken = [], set()
     for name, index in zip(names, indices, strict=True):
+        # Keras gives all outputs of one nested model the same name; a signature must tell them apart.
+        unique = next(n for n in (name, *(f"{name}_{i}" for i in range(1, len(names)))) if n not in taken)
+        taken.add(unique)
         entry = schema.TensorMapT()
-        entry.name, entry.tensorIndex = name, index
+        entry.name, entry.tensorIndex = unique, index
         entries.append(entry)
     return entries

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfdatafree.errors import ExportError
 from tfdatafree.export.flatbuffer import FLOAT32, File
-from tfdatafree.export.integer import IntegerModel, Spec
+from tfdatafree.export.integer import IntegerModel, Kernel, Spec
 from tfdatafree.export.operators import OPERATORS
 from tfdatafree.export.runtime import Runner
 from tfdatafree.graph import Graph
@@ -35,18 +35,26 @@ def verify_content(result: IntegerModel, spec: Spec) -> None:
             )
     for old, index in result.index_of_kernel.items():
         kernel = result.kernel_of[old]
-        if not np.array_equal(file.constant(index), kernel.values):
-            raise ExportError(f"the integers of '{file.name(index)}' are not those that were chosen.")
-        found = file.quantizer(index)
-        if not (np.array_equal(found.scale, kernel.quantizer.scale) and not np.any(found.zero_point)):
-            raise ExportError(f"the weight steps of '{file.name(index)}' are not those that were chosen.")
+        _check_constant(file, index, kernel)
         if np.abs(kernel.values.astype(np.int64)).max(initial=0) > kernel.quantizer.qmax:
             raise ExportError(f"'{file.name(index)}' holds integers outside +-{kernel.quantizer.qmax}.")
+    for index, constant in result.constants.items():
+        _check_constant(file, index, constant)
     _check_biases(file)
     for index in (*file.inputs, *file.outputs):
         shape = file.shape(index)
         if any(size < 1 for size in shape):
             raise ExportError(f"edge '{file.name(index)}' has the dynamic shape {shape}.")
+
+
+def _check_constant(file: File, index: int, wanted: Kernel) -> None:
+    if not np.array_equal(file.constant(index), wanted.values):
+        raise ExportError(f"the integers of '{file.name(index)}' are not those that were chosen.")
+    found = file.tensors[index].quantization
+    for values, chosen in ((found.scale, wanted.quantizer.scale), (found.zeroPoint, wanted.quantizer.zero_point)):
+        # A file does not tell one scale for all from one scale for the only channel.
+        if not np.array_equal(np.ravel(values).astype(np.float32), np.ravel(chosen).astype(np.float32)):
+            raise ExportError(f"the steps of '{file.name(index)}' are not those that were chosen.")
 
 
 def _check_types(file: File, result: IntegerModel, spec: Spec) -> None:

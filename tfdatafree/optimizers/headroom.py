@@ -4,9 +4,10 @@ Generated inputs excite a classifier less than the real ones it was trained on, 
 saturates: classes tie and the decision is lost. A range that is too wide costs only resolution, and an output tensor
 already carries the noise of every layer before it. So with propagated noise power n and step S the range is scaled by
 
-    m = sqrt(12 n (10^(d / 10) - 1)) / S,     1 <= m <= 4,     d = 0.2 dB
+    m = sqrt(12 n (10^(d / 10) - 1)) / S,     1.5 <= m <= 4,     d = 0.2 dB
 
-so that the rounding noise (m S)^2 / 12 of the widened grid raises the output's noise by at most d decibels.
+so that the rounding noise (m S)^2 / 12 of the widened grid raises the output's noise by at most d decibels, or where that
+leaves less, by half as much again: saturation costs more than 0.6 bits of resolution.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.optimizers.ranges import Range
 
 COST_DB = 0.2
-MOST = 4.0
+LEAST, MOST = 1.5, 4.0
 # Layers that squash their input into a built-in range, or only move it: the decision is taken before them.
 _BOUNDED = ("softmax", "sigmoid", "tanh", "hard_sigmoid", "relu6", "log_softmax")
 _MOVES = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute, keras.layers.Softmax)
@@ -28,7 +29,7 @@ _MOVES = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute, kera
 def headroom(noise: float, scale: float) -> float:
     """Factor m by which a range may be widened; `noise` is the mean square error of its tensor, own rounding included."""
     propagated = max(noise - scale**2 / 12, 0.0)
-    return float(np.clip(np.sqrt(12 * propagated * (10 ** (COST_DB / 10) - 1)) / scale, 1.0, MOST))
+    return float(np.clip(np.sqrt(12 * propagated * (10 ** (COST_DB / 10) - 1)) / scale, LEAST, MOST))
 
 
 def decision_tensors(graph: Graph) -> list[str]:
@@ -75,6 +76,5 @@ def widen_decisions(
         if tensor not in noise or tensor not in ranges:
             continue
         factor = headroom(noise[tensor], float(grids[tensor].scale))
-        if factor > 1:
-            widened[tensor] = Range(ranges[tensor].low * factor, ranges[tensor].high * factor)
+        widened[tensor] = Range(ranges[tensor].low * factor, ranges[tensor].high * factor)
     return widened

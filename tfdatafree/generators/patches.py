@@ -1,0 +1,96 @@
+"""What each layer with a kernel sees: samples of its input patches, and their covariance."""
+
+import math
+from collections.abc import Iterable, Iterator, MutableMapping
+
+import numpy as np
+
+from tfdatafree.graph import Graph, Layer
+from tfdatafree.linear import kernel_of, layout_of
+
+# Patches per input of a kernel, and the fewest and most per layer; each is one output pixel's view of the input.
+_PATCHES_PER_INPUT, _FEWEST_PATCHES, _MOST_PATCHES = 4, 512, 4096
+# Largest number of inputs per output whose covariance is worth its memory (4608 = 3 x 3 x 512).
+MOST_INPUTS = 4608
+
+
+def sample_patches(x: np.ndarray, layer: Layer, random: np.random.Generator) -> np.ndarray | None:
+    """Random patches of `x` as the layer's kernel meets them: a few for each input of the kernel.
+
+    Args:
+        x: Input of the layer, (n, *spatial, channels).
+
+    Returns:
+        (count, groups, inputs per group), inputs ordered as in `linear.output_last`; None for transposed convolutions,
+        whose outputs see different parts of the kernel, and for kernels of more than MOST_INPUTS inputs.
+    """
+    layout = layout_of(layer)
+    if layout.kind == "transpose":
+        return None
+    channels = x.shape[-1]
+    groups = channels if layout.kind == "depthwise" else getattr(layer.operation, "groups", 1)
+    inputs = channels // groups * math.prod(kernel_of(layer).shape[: layout.rank])
+    count = min(max(_PATCHES_PER_INPUT * inputs, _FEWEST_PATCHES), _MOST_PATCHES)
+    if inputs > MOST_INPUTS:
+        return None
+    if layout.kind == "dense":
+        rows = x.reshape(-1, channels)
+        drawn = rows if len(rows) <= count else rows[random.integers(len(rows), size=count)]
+        return drawn[:, None, :]
+    operation = layer.operation
+    index: list[np.ndarray] = [random.integers(len(x), size=count)]
+    inside = np.ones((count, *[1] * layout.rank), bool)
+    for axis in range(layout.rank):
+        size, kernel = x.shape[1 + axis], operation.kernel_size[axis]
+        stride, dilation = operation.strides[axis], operation.dilation_rate[axis]
+        outputs, before = _placement(size, kernel, stride, dilation, operation.padding)
+        start = random.integers(outputs, size=count) * stride - before
+        at = start[:, None] + np.arange(kernel) * dilation
+        shape = [count] + [kernel if other == axis else 1 for other in range(layout.rank)]
+        inside = inside & ((at >= 0) & (at < size)).reshape(shape)
+        index.append(np.clip(at, 0, size - 1).reshape(shape))
+    index[0] = index[0].reshape(count, *[1] * layout.rank)
+    patches = x[tuple(index)] * inside[..., None]
+    grouped = patches.reshape(count, -1, groups, channels // groups)
+    return np.swapaxes(grouped, 1, 2).reshape(count, groups, -1)
+
+
+def _placement(size: int, kernel: int, stride: int, dilation: int, padding: str) -> tuple[int, int]:
+    """(number of outputs, zeros before the first input) along one axis."""
+    extent = (kernel - 1) * dilation + 1
+    if padding == "valid":
+        return (size - extent) // stride + 1, 0
+    outputs = -(-size // stride)
+    if padding == "causal":
+        return outputs, extent - 1
+    return outputs, max((outputs - 1) * stride + extent - size, 0) // 2
+
+
+def covariance_of(patches: np.ndarray) -> np.ndarray:
+    """Covariance (groups, inputs, inputs), float32, of patches (count, groups, inputs)."""
+    centred = np.swapaxes(patches - patches.mean(axis=0, dtype=np.float64).astype(np.float32), 0, 1)
+    return np.swapaxes(centred, 1, 2) @ centred / np.float32(len(patches))
+
+
+def tap_covariances(
+    values: Iterable[tuple[str, np.ndarray]],
+    graph: Graph,
+    found: MutableMapping[str, np.ndarray],
+    *,
+    seed: int = 0,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Passes a stream of (tensor, array) on, and puts the input covariance of each kernel layer into `found` by key.
+
+    A layer called several times keeps the covariance of its first call.
+    """
+    random = np.random.default_rng(seed)
+    readers = graph.consumers()
+    for tensor, array in values:
+        for node in readers.get(tensor, ()):
+            layer = graph.layer_of(node)
+            if node.layer in found or layout_of(layer) is None or node.inputs[0] != tensor:
+                continue
+            patches = sample_patches(array, layer, random)
+            if patches is not None:
+                found[node.layer] = covariance_of(patches.astype(np.float32))
+        yield tensor, array

@@ -1,0 +1,74 @@
+"""Rounding with error feedback: what one weight loses, the weights still to be rounded make good.
+
+Minimises, output channel by output channel, the error that rounding causes in the layer's output around its mean,
+
+    E || (W_q - W)^T (x - E x) ||^2 = tr (W_q - W)^T H (W_q - W),      H = cov(x) + damping * mean(diag cov(x)) * I
+
+by rounding one input at a time and moving the remaining weights to their optimum given what is already rounded. (The shift
+of the mean itself is the bias correction's to take back.)                              (Frantar et al. 2023, GPTQ, alg. 1)
+"""
+
+import numpy as np
+from scipy import linalg
+
+from tfdatafree.numerics.affine import Quantizer
+
+# Part of the mean variance added to every input's own: keeps rounding from trusting covariances of few samples.
+DAMPING = 0.1
+# Inputs rounded before the weights of all later ones are brought up to date at once.
+_BLOCK = 64
+
+
+def round_with_feedback(
+    matrix: np.ndarray, covariance: np.ndarray, quantizer: Quantizer, *, damping: float = DAMPING
+) -> np.ndarray:
+    """Integers of `matrix` on the grid of `quantizer`.
+
+    Args:
+        matrix: Weights (inputs per group, outputs), outputs split evenly over the groups.
+        covariance: Of each group's inputs, (groups, inputs, inputs). One group for ordinary layers; for grouped and
+            depthwise convolutions group g feeds the g-th part of the outputs.
+        quantizer: Grid with `channel_axis` 1 or None.
+    """
+    inputs, outputs = matrix.shape
+    groups = len(covariance)
+    factors = _inverse_factors(covariance.astype(np.float64), damping)
+    weights = matrix.astype(np.float64).reshape(inputs, groups, outputs // groups)
+    scale = np.broadcast_to(np.asarray(quantizer.scale, np.float64), (outputs,)).reshape(groups, -1)
+    integers = np.empty_like(weights)
+    if groups == 1:
+        integers[:, 0] = _round_blocked(weights[:, 0], factors[0], scale[0], quantizer.qmin, quantizer.qmax)
+    else:
+        for row in range(inputs):
+            integers[row] = np.clip(np.rint(weights[row] / scale), quantizer.qmin, quantizer.qmax)
+            error = (weights[row] - integers[row] * scale) / factors[:, row, row, None]
+            # (later inputs, groups, 1) times (groups, outputs per group)
+            weights[row + 1 :] -= factors[:, row, row + 1 :].T[:, :, None] * error
+    return integers.reshape(inputs, outputs).astype(quantizer.dtype)
+
+
+def _inverse_factors(covariance: np.ndarray, damping: float) -> np.ndarray:
+    """Upper triangular U with U^T U = H^-1, per group."""
+    size = covariance.shape[-1]
+    diagonal = np.einsum("gii->gi", covariance)
+    mean = np.maximum(diagonal.mean(axis=1), 1e-12)
+    damped = covariance + (damping * mean)[:, None, None] * np.eye(size)
+    if len(damped) > 1:
+        return np.swapaxes(np.linalg.cholesky(np.linalg.inv(damped)), 1, 2)
+    inverse = linalg.cho_solve(linalg.cho_factor(damped[0], lower=True), np.eye(size))
+    return linalg.cholesky((inverse + inverse.T) / 2, lower=False)[None]
+
+
+def _round_blocked(weights: np.ndarray, factor: np.ndarray, scale: np.ndarray, qmin: int, qmax: int) -> np.ndarray:
+    """The recursion for one group, (inputs, outputs): row by row inside a block, block by block outside it."""
+    weights = weights.copy()
+    integers = np.empty_like(weights)
+    for start in range(0, len(weights), _BLOCK):
+        stop = min(start + _BLOCK, len(weights))
+        errors = np.empty((stop - start, weights.shape[1]))
+        for row in range(start, stop):
+            integers[row] = np.clip(np.rint(weights[row] / scale), qmin, qmax)
+            errors[row - start] = (weights[row] - integers[row] * scale) / factor[row, row]
+            weights[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], errors[row - start])
+        weights[stop:] -= factor[start:stop, stop:].T @ errors
+    return integers
