@@ -43,9 +43,18 @@ def test_a_range_of_positive_values_is_extended_to_zero():
     assert activation_quantizer(-3.0, -2.0) == activation_quantizer(-3.0, 0.0)
 
 
-@pytest.mark.parametrize("bits, signed, dtype", [
-    (4, True, "int8"), (8, True, "int8"), (9, True, "int16"), (16, True, "int16"), (17, True, "int32"),
-    (32, True, "int32"), (8, False, "uint8")])
+@pytest.mark.parametrize(
+    "bits, signed, dtype",
+    [
+        (4, True, "int8"),
+        (8, True, "int8"),
+        (9, True, "int16"),
+        (16, True, "int16"),
+        (17, True, "int32"),
+        (32, True, "int32"),
+        (8, False, "uint8"),
+    ],
+)
 def test_integers_have_the_smallest_type_and_stay_in_range(bits, signed, dtype):
     quantizer = Quantizer(0.5, 0, bits, signed=signed)
     q = quantizer.quantize(np.array([-1e12, 0.0, 1e12]))
@@ -60,7 +69,7 @@ def test_ties_round_to_even():
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2 ** 32 - 1), st.integers(2, 16), st.sampled_from([None, 0, 2, -1]))
+@given(st.integers(0, 2**32 - 1), st.integers(2, 16), st.sampled_from([None, 0, 2, -1]))
 def test_integers_survive_the_way_to_reals_and_back(seed, bits, channel_axis):
     w = np.random.default_rng(seed).normal(size=(3, 4, 3))
     quantizer = weight_quantizer(w, bits, channel_axis)
@@ -70,7 +79,7 @@ def test_integers_survive_the_way_to_reals_and_back(seed, bits, channel_axis):
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2 ** 32 - 1), st.integers(2, 8), st.sampled_from([None, 0, 1, -1]))
+@given(st.integers(0, 2**32 - 1), st.integers(2, 8), st.sampled_from([None, 0, 1, -1]))
 def test_weights_are_within_half_a_step_on_a_symmetric_grid(seed, bits, channel_axis):
     random = np.random.default_rng(seed)
     w = random.normal(size=(4, 5, 6)) * np.exp(3 * random.normal(size=6))
@@ -84,8 +93,10 @@ def test_weights_are_within_half_a_step_on_a_symmetric_grid(seed, bits, channel_
 
 def test_one_step_per_channel_is_finer_than_one_in_all():
     w = np.random.default_rng(0).normal(size=(3, 3, 8, 4)) * [1, 0.1, 0.01, 0.001]
+
     def error(quantizer):
         return np.linalg.norm((quantizer(w) - w).reshape(-1, 4), axis=0)
+
     per_channel, per_tensor = error(weight_quantizer(w, 8, 3)), error(weight_quantizer(w, 8))
     assert np.all(per_channel[1:] < per_tensor[1:] / 4)
 
@@ -109,13 +120,23 @@ def test_scales_are_what_a_file_holds_and_cannot_be_changed():
     assert quantizer != Quantizer([0.1, 0.3], 0, 8, channel_axis=0)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((0.0, 0, 8), "scale is 0.0.*positive"), ((np.nan, 0, 8), "scale is nan"), ((np.inf, 0, 8), "scale is inf"),
-    ((1e-60, 0, 8), "scale is 1e-60"), ((1.0, 128, 8), r"zero_point is 128.*\[-128, 127\]"),
-    ((1.0, -129, 8), "zero_point is -129"),
-    ((1.0, 0.5, 8), "zero_point is 0.5.*integer"), ((1.0, 0, 1), "bits is 1.*2 to 32"), ((1.0, 0, 8.0), "bits is 8.0"),
-    (([1.0, 2.0], 0, 8), "channel_axis=None"), ((1.0, 0, 8, 0), "vectors"),
-    (([1.0, 2.0], [0, 0, 0], 8, 0), "one length")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((0.0, 0, 8), "scale is 0.0.*positive"),
+        ((np.nan, 0, 8), "scale is nan"),
+        ((np.inf, 0, 8), "scale is inf"),
+        ((1e-60, 0, 8), "scale is 1e-60"),
+        ((1.0, 128, 8), r"zero_point is 128.*\[-128, 127\]"),
+        ((1.0, -129, 8), "zero_point is -129"),
+        ((1.0, 0.5, 8), "zero_point is 0.5.*integer"),
+        ((1.0, 0, 1), "bits is 1.*2 to 32"),
+        ((1.0, 0, 8.0), "bits is 8.0"),
+        (([1.0, 2.0], 0, 8), "channel_axis=None"),
+        ((1.0, 0, 8, 0), "vectors"),
+        (([1.0, 2.0], [0, 0, 0], 8, 0), "one length"),
+    ],
+)
 def test_a_quantizer_that_breaks_an_invariant_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Quantizer(*arguments)

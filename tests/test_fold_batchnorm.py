@@ -79,7 +79,11 @@ def test_tensors_keep_their_names_and_values(name):
 
 def test_the_folded_layer_writes_its_batchnorms_tensor():
     folded, _ = fold(separated("plain"))
-    assert [(n.name, n.output) for n in folded.nodes][:3] == [("a_conv", "a_bn"), ("a_relu", "a_relu"), ("b_conv", "b_bn")]
+    assert [(n.name, n.output) for n in folded.nodes][:3] == [
+        ("a_conv", "a_bn"),
+        ("a_relu", "a_relu"),
+        ("b_conv", "b_bn"),
+    ]
 
 
 def test_a_wrong_statistic_would_be_noticed():
@@ -95,7 +99,11 @@ def test_a_wrong_statistic_would_be_noticed():
 
 @pytest.mark.parametrize(
     "name, tensor",
-    [("batchnorm_before_valid_conv", "conv"), ("batchnorm_before_pointwise_conv", "conv"), ("depthwise_multiplier", "dw_valid")],
+    [
+        ("batchnorm_before_valid_conv", "conv"),
+        ("batchnorm_before_pointwise_conv", "conv"),
+        ("depthwise_multiplier", "dw_valid"),
+    ],
 )
 def test_a_batchnorm_before_a_layer_goes_into_it(name, tensor):
     unfolded = separated(name)
@@ -121,7 +129,9 @@ def test_scale_shift_and_moments_are_those_of_the_layer():
         bn.build((None, 4))
         random = np.random.default_rng(0)
         for variable in bn.weights:
-            variable.assign(random.uniform(0.2, 1, 4) * [1, -1, 1, 1] if variable.name == "gamma" else random.uniform(0.2, 1, 4))
+            variable.assign(
+                random.uniform(0.2, 1, 4) * [1, -1, 1, 1] if variable.name == "gamma" else random.uniform(0.2, 1, 4)
+            )
         layer = Graph.from_keras(keras.Sequential([keras.Input((4,)), bn])).layers[bn.name]
         x = random.normal(size=(400_000, 4)) * np.sqrt(layer.weight("moving_variance")) + layer.weight("moving_mean")
         y = np.asarray(bn(x.astype(np.float32)))

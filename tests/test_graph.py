@@ -121,7 +121,9 @@ def test_a_node_may_be_replaced_while_walking():
     for node, live in graph.walk(inputs):
         if node.name == "a_relu":
             live["a_relu"] = live["a_relu"] * 0
-    np.testing.assert_allclose(np.asarray(live["head"]), np.tile(graph.layers["head"].weight("bias"), (3, 1)), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(live["head"]), np.tile(graph.layers["head"].weight("bias"), (3, 1)), rtol=1e-6
+    )
 
 
 def test_editing():

@@ -44,7 +44,7 @@ def assert_same_outputs(model, reference, *inputs, tolerance=1e-5):
     got, wanted = (m(inputs[0] if len(inputs) == 1 else list(inputs), training=False) for m in (model, reference))
     got, wanted = ([np.asarray(o) for o in (x if isinstance(x, (list, tuple)) else [x])] for x in (got, wanted))
     assert len(got) == len(wanted)
-    for a, b in zip(got, wanted):
+    for a, b in zip(got, wanted, strict=True):
         assert np.ptp(b) > 1e-3, "a constant output would prove nothing"
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 

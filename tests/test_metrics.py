@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tfdatafree.numerics.metrics import agreement, output_discrepancy, relative_error, sqnr_db
 
-seeds = st.integers(0, 2 ** 32 - 1)
+seeds = st.integers(0, 2**32 - 1)
 
 
 def pair(seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,17 +17,26 @@ def dense_moments(function, mean, sd):
     """A plain sum over midpoints; jumps are met within their spacing, 1e-5 sd."""
     edges = np.linspace(-9, 9, 1_800_001)
     z = (edges[:-1] + edges[1:]) / 2
-    p = np.exp(-z ** 2 / 2)
+    p = np.exp(-(z**2) / 2)
     p /= p.sum()
     y = function(mean + sd * z)
     first = p @ y
     return first, p @ (y - first) ** 2
 
 
-@pytest.mark.parametrize("name, options", [
-    ("linear", {}), ("relu", {}), ("relu6", {}), ("relu", {"max_value": 1.0}), ("leaky_relu", {"negative_slope": 0.3}),
-    ("relu", {"max_value": 4.0, "negative_slope": 0.1, "threshold": 1.0}), ("relu", {"threshold": -1.0}),
-    ("relu", {"max_value": -0.5, "threshold": -1.0, "negative_slope": 2.0})])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("linear", {}),
+        ("relu", {}),
+        ("relu6", {}),
+        ("relu", {"max_value": 1.0}),
+        ("leaky_relu", {"negative_slope": 0.3}),
+        ("relu", {"max_value": 4.0, "negative_slope": 0.1, "threshold": 1.0}),
+        ("relu", {"threshold": -1.0}),
+        ("relu", {"max_value": -0.5, "threshold": -1.0, "negative_slope": 2.0}),
+    ],
+)
 def test_closed_form_is_the_integral(name, options):
     effective = {"max_value": 6.0, **options} if name == "relu6" else options
     first, second = activation_moments(name, MEANS, SDS, **options)
@@ -43,15 +52,19 @@ def test_closed_form_agrees_with_samples(mean, sd):
     samples = keras_relu(mean + sd * np.random.default_rng(0).standard_normal(200_000), 6.0)
     first, second = activation_moments("relu6", mean, sd)
     assert abs(first - samples.mean()) <= 6 * np.sqrt(second / samples.size) + 1e-4 * sd
-    assert abs(second - samples.var()) <= 0.05 * second + 1e-3 * sd ** 2
+    assert abs(second - samples.var()) <= 0.05 * second + 1e-3 * sd**2
 
 
 @pytest.mark.parametrize("name", ["linear", "relu", "relu6", "leaky_relu"])
 def test_a_constant_channel_is_exact(name):
     x = np.array([-2.0, 0.0, 0.1, 6.0, 7.5])
     first, second = activation_moments(name, x, 0.0)
-    expected = {"linear": x, "relu": keras_relu(x), "relu6": keras_relu(x, 6.0),
-                "leaky_relu": keras_relu(x, negative_slope=0.2)}[name]
+    expected = {
+        "linear": x,
+        "relu": keras_relu(x),
+        "relu6": keras_relu(x, 6.0),
+        "leaky_relu": keras_relu(x, negative_slope=0.2),
+    }[name]
     np.testing.assert_array_equal(first, expected)
     np.testing.assert_array_equal(second, 0)
     np.testing.assert_array_equal(moments_by_quadrature(np.tanh, x, 0.0), (np.tanh(x), 0 * x))
@@ -77,15 +90,15 @@ def test_quadrature_meets_its_bound_at_kinks(shift):
     exact = activation_moments("relu6", mean, sd)
     found = moments_by_quadrature(lambda x: np.clip(x, 0, 6), mean, sd)
     assert np.all(np.abs(found[0] - exact[0]) <= 1e-6 * sd)
-    assert np.all(np.abs(found[1] - exact[1]) <= 1e-5 * sd ** 2)
+    assert np.all(np.abs(found[1] - exact[1]) <= 1e-5 * sd**2)
     coarse = moments_by_quadrature(lambda x: np.clip(x, 0, 6), mean, sd, points=101)
     assert np.any(np.abs(coarse[0] - exact[0]) > 1e-6 * sd)
 
 
 def test_quadrature_of_polynomials_is_exact():
     first, second = moments_by_quadrature(np.square, MEANS, SDS)
-    np.testing.assert_allclose(first, MEANS ** 2 + SDS ** 2, rtol=1e-9)
-    np.testing.assert_allclose(second, 2 * SDS ** 4 + 4 * MEANS ** 2 * SDS ** 2, rtol=1e-9)
+    np.testing.assert_allclose(first, MEANS**2 + SDS**2, rtol=1e-9)
+    np.testing.assert_allclose(second, 2 * SDS**4 + 4 * MEANS**2 * SDS**2, rtol=1e-9)
 
 
 def test_shapes_broadcast_and_blocks_do_not_show():

@@ -30,7 +30,7 @@ def test_amplitudes_fall_as_one_over_the_frequency():
 def test_leaves_have_edges_and_noise_has_none():
     images = procedural_images(16, (96, 96, 3)).astype(np.float64)
     gradients = np.diff(images.mean(-1), axis=1)
-    kurtosis = (gradients ** 4).mean((1, 2)) / (gradients ** 2).mean((1, 2)) ** 2
+    kurtosis = (gradients**4).mean((1, 2)) / (gradients**2).mean((1, 2)) ** 2
     assert np.all(kurtosis[1::2] > 8) and np.all(kurtosis[0::2] < 8), kurtosis
 
 
@@ -54,7 +54,7 @@ shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 
 
 @settings(deadline=None)
-@given(shapes, st.integers(0, 2 ** 32 - 1), st.floats(-300, 299), st.floats(1e-3, 300))
+@given(shapes, st.integers(0, 2**32 - 1), st.floats(-300, 299), st.floats(1e-3, 300))
 def test_any_shape_stays_in_any_range(shape, seed, low, width):
     high = np.float32(low) + np.float32(width)
     images = procedural_images(3, shape, low, high, seed)
@@ -84,11 +84,18 @@ def test_each_channel_may_have_a_range_of_its_own():
     np.testing.assert_allclose((images - low) / (high - low), procedural_images(8, (32, 32, 3)), atol=1e-5)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((1, (None, 32, 3)), r"\(None, 32, 3\).*fixed sizes"), ((1, (2,) * 5), r"\(2, 2, 2, 2, 2\)"),
-    ((1, (0, 4, 3)), "at least 1"), ((0, (4, 4, 3)), "n is 0"),
-    ((1, (4, 4, 3), 1.0, 1.0), "low < high"), ((1, (4, 4, 3), 0.0, np.inf), "finite"),
-    ((1, (4, 4, 3), np.zeros(2), np.ones(2)), "3 per channel")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((1, (None, 32, 3)), r"\(None, 32, 3\).*fixed sizes"),
+        ((1, (2,) * 5), r"\(2, 2, 2, 2, 2\)"),
+        ((1, (0, 4, 3)), "at least 1"),
+        ((0, (4, 4, 3)), "n is 0"),
+        ((1, (4, 4, 3), 1.0, 1.0), "low < high"),
+        ((1, (4, 4, 3), 0.0, np.inf), "finite"),
+        ((1, (4, 4, 3), np.zeros(2), np.ones(2)), "3 per channel"),
+    ],
+)
 def test_what_cannot_be_drawn_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         procedural_images(*arguments)

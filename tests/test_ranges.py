@@ -25,8 +25,9 @@ kinds = st.sampled_from(["heavy", "normal", "relu", "negative"])
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2 ** 32 - 1), kinds, st.sampled_from([3, 4, 8, 16]), st.booleans(),
-       st.sampled_from([1e-20, 1, 1e20]))
+@given(
+    st.integers(0, 2**32 - 1), kinds, st.sampled_from([3, 4, 8, 16]), st.booleans(), st.sampled_from([1e-20, 1, 1e20])
+)
 def test_search_is_never_worse_than_min_max(seed, kind, bits, symmetric, size):
     x = size * sample(seed, kind)
     found, widest = search_range(x, bits, symmetric=symmetric), min_max(x)
@@ -117,12 +118,20 @@ def test_k_sigma_goes_through_the_activation():
     assert swish.low == pytest.approx(-0.27846, abs=1e-3)  # its minimum, between the ends
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: Range(1, 0), r"\[1.0, 0.0\].*order"), (lambda: Range(0, np.inf), "finite"),
-    (lambda: min_max(np.array([])), "no samples"), (lambda: search_range(np.array([1, np.nan])), "NaN or infinity"),
-    (lambda: percentile(np.ones(3), 40), "percent is 40"), (lambda: search_range(np.ones(3), steps=0), "steps is 0"),
-    (lambda: search_range(np.ones(3), bits=1), "bits is 1"), (lambda: k_sigma(np.ones(2), -np.ones(2)), "sd -1"),
-    (lambda: k_sigma(np.ones(2), np.ones(2), k=0), "k is 0")])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: Range(1, 0), r"\[1.0, 0.0\].*order"),
+        (lambda: Range(0, np.inf), "finite"),
+        (lambda: min_max(np.array([])), "no samples"),
+        (lambda: search_range(np.array([1, np.nan])), "NaN or infinity"),
+        (lambda: percentile(np.ones(3), 40), "percent is 40"),
+        (lambda: search_range(np.ones(3), steps=0), "steps is 0"),
+        (lambda: search_range(np.ones(3), bits=1), "bits is 1"),
+        (lambda: k_sigma(np.ones(2), -np.ones(2)), "sd -1"),
+        (lambda: k_sigma(np.ones(2), np.ones(2), k=0), "k is 0"),
+    ],
+)
 def test_what_is_no_range_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,7 +1,7 @@
 """Tiny Keras models that look trained, each with one difficulty, and what the tests need to ask of them.
 
-`MODELS` maps the name of a difficulty to a builder. Weights are drawn from a seed such that every one matters: BatchNorm
-statistics far from (0, 1), some gammas negative, biases, slopes of PReLU.
+`MODELS` maps the name of a difficulty to a builder. Weights are drawn from a seed such that every one matters:
+BatchNorm statistics far from (0, 1), some gammas negative, biases, slopes of PReLU.
 """
 
 import functools
@@ -70,7 +70,9 @@ def random_inputs(model: keras.Model | Graph, n: int = 3, seed: int = 1) -> list
 
 def outputs_of(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
     """The model's outputs at inference, flat."""
-    packed = keras.tree.pack_sequence_as(model._inputs_struct if hasattr(model, "_inputs_struct") else inputs[0], inputs)
+    packed = keras.tree.pack_sequence_as(
+        model._inputs_struct if hasattr(model, "_inputs_struct") else inputs[0], inputs
+    )
     return [np.asarray(y) for y in keras.tree.flatten(model(packed, training=False))]
 
 
@@ -221,8 +223,15 @@ def shared_batchnorm_foldable_once():
 @tiny
 def nested():
     inner_in = keras.Input((8, 8, 4), name="inner_in")
-    deepest = keras.Sequential([keras.Input((8, 8, 4)), L.Conv2D(4, 3, padding="same", name="deep_conv"),
-                                L.BatchNormalization(name="deep_bn"), L.ReLU(name="deep_relu")], name="deepest")
+    deepest = keras.Sequential(
+        [
+            keras.Input((8, 8, 4)),
+            L.Conv2D(4, 3, padding="same", name="deep_conv"),
+            L.BatchNormalization(name="deep_bn"),
+            L.ReLU(name="deep_relu"),
+        ],
+        name="deepest",
+    )
     inner = keras.Model(inner_in, L.Add(name="inner_add")([inner_in, deepest(inner_in)]), name="inner")
     x = image()
     return x, head(inner(block(x, 4, "a")))
@@ -260,9 +269,19 @@ def nested_outputs():
 
 @tiny
 def sequential():
-    return randomized(keras.Sequential([image(), L.Conv2D(4, 3, activation="relu", name="conv"), L.BatchNormalization(name="bn"),
-                             L.GlobalAveragePooling2D(name="pool"), L.Dropout(0.5, name="drop"),
-                             L.Dense(5, name="head")], name="sequential"))
+    return randomized(
+        keras.Sequential(
+            [
+                image(),
+                L.Conv2D(4, 3, activation="relu", name="conv"),
+                L.BatchNormalization(name="bn"),
+                L.GlobalAveragePooling2D(name="pool"),
+                L.Dropout(0.5, name="drop"),
+                L.Dense(5, name="head"),
+            ],
+            name="sequential",
+        )
+    )
 
 
 @tiny

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 from absl import logging as absl_logging
 
-import tfdatafree
+from tfdatafree import __version__
 from tfdatafree.errors import LoadError, TfdatafreeError
 from tfdatafree.recipe import PRESETS
 
@@ -107,7 +108,9 @@ def _compress(values: flags.FlagValues, model: str) -> None:
         if getattr(values, name) is not None:
             outputs.append(Path(getattr(values, name)))
             _require_writable(name, outputs[-1], ending, model, values.overwrite)
-    compressed = tfdatafree.compress(
+    from tfdatafree.compress import compress
+
+    compressed = compress(
         model,
         values.recipe,
         input_range=input_range,
@@ -184,16 +187,17 @@ def _define_demo(options: _Flags) -> None:
 def _demo(values: flags.FlagValues) -> None:
     output = Path(values.output)
     _require_writable("output", output, ".tflite", None, overwrite=True)
+    from tfdatafree.compress import compress
     from tfdatafree.demo import load_demo
 
     model, images, labels = load_demo()
-    print(f"A small network for handwritten digits: {model.count_params():,} weights, trained with BatchNorm and ReLU6.")
-    compressed = tfdatafree.compress(model, verbose=int(sys.stderr.isatty()))
+    print(f"A small network for handwritten digits: {model.count_params():,} weights, BatchNorm, a residual sum.")
+    compressed = compress(model, verbose=int(sys.stderr.isatty()))
     compressed.save(output, overwrite=True)
     report = compressed.report
     rows = (
-        ("float", model.predict(images, verbose=0), report.float_bytes),
-        ("integer", compressed.predict(images), report.bytes),
+        ("float", np.asarray(model.predict(images, verbose=0)), report.float_bytes),
+        ("integer", np.asarray(compressed.predict(images)), report.bytes),
     )
     print(f"Compressed in {report.seconds:.1f} s without data. On {len(labels)} digits that it has not seen:")
     print()
@@ -278,7 +282,7 @@ def _dispatch(arguments: list[str], debug: bool) -> None:
     if name in ("--help", "-h", "-help"):
         print(_help())
     elif name == "--version":
-        print(f"{_NAME} {tfdatafree.__version__}")
+        print(f"{_NAME} {__version__}")
     elif name.startswith("-"):
         raise ValueError(f"{name!r} comes before any command; usage: {_NAME} {'|'.join(_COMMANDS)} [flags].")
     else:
@@ -296,8 +300,9 @@ def _run(name: str, arguments: list[str], debug: bool) -> None:
         print(_command_help(name, command, options))
         return
     if len(given) != len(command.arguments):
-        got = f"got {len(given)}: {' '.join(given)}" if given else "got none"
-        raise ValueError(f"{name} wants {' '.join(command.arguments) or 'no arguments'}, {got}; see {_NAME} {name} --help.")
+        wanted = " ".join(command.arguments) or "no arguments"
+        got = f"{len(given)}: {' '.join(given)}" if given else "none"
+        raise ValueError(f"{name} wants {wanted}, got {got}; see {_NAME} {name} --help.")
     _require_tensorflow_backend()
     with contextlib.nullcontext() if debug else _quiet():
         command.run(values, *given)
@@ -307,7 +312,7 @@ def _help() -> str:
     rows = [(name, command.does) for name, command in _COMMANDS.items()]
     return "\n".join(
         [
-            f"{_NAME} {tfdatafree.__version__}: compresses trained Keras CNNs without data into integer TFLite files.",
+            f"{_NAME} {__version__}: compresses trained Keras CNNs without data into integer TFLite files.",
             "",
             f"usage: {_NAME} COMMAND [flags]",
             "",
@@ -384,7 +389,7 @@ def _numbers(name: str, text: str | None, kind: Callable, example: str) -> tuple
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{name} is {text!r}; give numbers with commas between them, e.g. --{name}={example}.") from None
+        raise ValueError(f"{name} is {text!r}; give numbers separated by commas, e.g. --{name}={example}.") from None
 
 
 def _require_tensorflow_backend() -> None:

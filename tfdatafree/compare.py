@@ -182,7 +182,7 @@ def _open_file(path: str | os.PathLike) -> _Subject:
         raise LoadError(f"'{path}' cannot be run: {error}") from error
     for detail in runner.inputs:
         if len(detail["shape"]) == 0 or detail["shape"][0] != 1:
-            raise ValueError(f"'{path}' takes inputs of shape {tuple(detail['shape'])}; only batches of 1 are supported.")
+            raise ValueError(f"'{path}' takes inputs of shape {tuple(detail['shape'])}; batches must be of 1.")
 
     def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]

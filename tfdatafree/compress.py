@@ -34,6 +34,7 @@ from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
 from tfdatafree.progress import Progress
 from tfdatafree.recipe import Recipe, get_recipe
 from tfdatafree.report import LayerRow, Report
+from tfdatafree.visitors.constant_channels import freeze_constant_channels
 from tfdatafree.visitors.fold_batchnorm import fold
 from tfdatafree.visitors.fold_scales import fold_scales
 from tfdatafree.visitors.global_pooling import globalize_pooling
@@ -94,6 +95,9 @@ def compress(
             unfolded = merge_twins(split_normalization(globalize_pooling(separate(source))))
             _require_quantizable(unfolded)
         with progress.stage("fold BatchNorm"):
+            frozen: dict[str, int] = {}
+            if recipe.quantize is not None:
+                unfolded, frozen = freeze_constant_channels(unfolded)
             teacher, kept = fold(unfolded)
             teacher = fold_scales(teacher)
             found = given_range or find_input_range(unfolded, seed)
@@ -142,7 +146,11 @@ def compress(
     finally:
         progress.close()
     seconds = time.perf_counter() - started
-    report = _report(source, recipe, found, generated, built, kept, seconds)
+    notes = {
+        name: f"{count} channel(s) made constant: they move by less than the 8-bit grid"
+        for name, count in frozen.items()
+    }
+    report = _report(source, recipe, found, generated, built, kept, notes | built.notes, seconds)
     return Compressed(built.content, recipe, report, built.graph, built.grids)
 
 
@@ -157,13 +165,11 @@ def _require_quantizable(graph: Graph) -> None:
         for values in layer.weights:
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise UnsupportedModelError(
-                    f"'{key}' ({layer.class_name}) holds NaN or infinite weights; retrain it or load a sound checkpoint."
+                    f"'{key}' ({layer.class_name}) holds NaN or infinite weights; retrain it or take a sound checkpoint."
                 )
 
 
-def _input_ranges(
-    graph: Graph, found: InputRange, on_images: dict[str, Statistics], from_user: bool
-) -> dict[str, Any]:
+def _input_ranges(graph: Graph, found: InputRange, on_images: dict[str, Statistics], from_user: bool) -> dict[str, Any]:
     """The input tensors' ranges: what the user or the model says, or the extremes of the user's own inputs."""
     if from_user and found.origin != "given":
         return {tensor: Range(on_images[tensor].low, on_images[tensor].high) for tensor in graph.inputs}
@@ -199,6 +205,7 @@ def _report(
     generated: str,
     built: Built,
     kept: dict[str, str],
+    notes: dict[str, str],
     seconds: float,
 ) -> Report:
     return Report(
@@ -213,7 +220,7 @@ def _report(
         requantized=built.requantized,
         layers=tuple(_rows(built)),
         kept=kept | built.kept_float,
-        notes=built.notes,
+        notes=notes,
     )
 
 
@@ -240,7 +247,11 @@ def _rows(built: Built) -> Iterable[LayerRow]:
 def _label(graph: Graph, node) -> str:
     layer = graph.layer_of(node)
     activation = getattr(layer.operation, "activation", None)
-    return activation.__name__ if layer.class_name == "Activation" and hasattr(activation, "__name__") else layer.class_name
+    return (
+        activation.__name__
+        if layer.class_name == "Activation" and hasattr(activation, "__name__")
+        else layer.class_name
+    )
 
 
 def _row(built: Built, tensor: str, operation: str, layer: str | None) -> LayerRow:

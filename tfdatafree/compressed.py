@@ -59,7 +59,9 @@ class Compressed:
         if isinstance(x, Mapping):
             missing = [name for name in names if name not in x]
             if missing:
-                raise ValueError(f"x lacks the input(s) {', '.join(missing)}; the model's inputs are {', '.join(names)}.")
+                raise ValueError(
+                    f"x lacks the input(s) {', '.join(missing)}; the model's inputs are {', '.join(names)}."
+                )
             arrays = [np.asarray(x[name]) for name in names]
         elif len(names) == 1:
             arrays = [np.asarray(x)]

@@ -69,7 +69,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """One call of a layer. `args` and `kwargs` hold a `Ref` wherever a tensor goes; `layer` is a key of Graph.layers."""
+    """One call of a layer. `args` and `kwargs` hold a `Ref` wherever a tensor goes; `layer` is a key of `layers`."""
 
     name: str
     layer: str
@@ -289,7 +289,7 @@ def execute(layer: Layer, args: tuple, kwargs: Mapping[str, Any]) -> tuple:
     return tuple(keras.tree.flatten(result))
 
 
-def new_layer(layer_class: type, config: Mapping[str, Any], input_shape: tuple, **weights: np.ndarray) -> Layer:
+def new_layer(layer_class: Any, config: Mapping[str, Any], input_shape: tuple, **weights: np.ndarray) -> Layer:
     """A built Keras layer of `layer_class` with the named weights set; the others keep their initial values."""
     operation = layer_class.from_config(dict(config))
     operation.build(input_shape)

@@ -1,4 +1,4 @@
-"""Layers that multiply their input by a kernel: where the channels are, and how the kernel acts on a mean and a variance."""
+"""Layers that multiply their input by a kernel: where the channels are, how the kernel acts on a mean and a variance."""
 
 import math
 from collections.abc import Callable

@@ -329,7 +329,7 @@ def _fitted(name: str, sizes: InputShape, wanted: Any) -> InputShape:
     """Returns `wanted` without a batch size, checked against the model's `sizes` (no batch size either)."""
     shape = tuple(wanted)[len(wanted) - len(sizes) :] if len(wanted) == len(sizes) + 1 else tuple(wanted)
     fits = len(shape) == len(sizes) and all(
-        isinstance(new, int) and new > 0 and old in (None, new) for old, new in zip(sizes, shape)
+        isinstance(new, int) and new > 0 and old in (None, new) for old, new in zip(sizes, shape, strict=True)
     )
     if not fits:
         raise ValueError(f"input_shape is {tuple(wanted)}, but input '{name}' takes {sizes} (None: any positive size).")

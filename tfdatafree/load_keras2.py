@@ -12,7 +12,7 @@ import contextlib
 import inspect
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -36,7 +36,7 @@ _CALLERS = ("Lambda", "__lambda__", "ClassMethod", "InstanceMethod", "InstancePr
 
 # TensorFlow functions that tf_keras turns into layers when they are called on its symbolic tensors, with TensorFlow's
 # own parameter names.
-TF_OPS = {
+TF_OPS: dict[str, Callable] = {
     "__operators__.add": lambda x, y: ops.add(x, y),
     "__operators__.getitem": lambda tensor, slice_spec: tensor[_slices(slice_spec)],
     "clip_by_value": lambda t, clip_value_min, clip_value_max: ops.clip(t, clip_value_min, clip_value_max),
@@ -131,7 +131,7 @@ def serialized_objects(config: Any) -> Iterator[dict]:
 
 def drop_unknown_entries(layer_class: type, entries: dict) -> None:
     """Removes from `entries` what no constructor of `layer_class` takes, where its value is None, False or groups=1."""
-    constructors = [cls.__init__ for cls in layer_class.__mro__ if "__init__" in vars(cls)]
+    constructors = [vars(cls)["__init__"] for cls in layer_class.__mro__ if "__init__" in vars(cls)]
     known = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
     for name in set(entries) - known:
         if entries[name] is None or entries[name] is False or (name == "groups" and entries[name] == 1):
@@ -204,7 +204,7 @@ def _called(layer: Any, args: list, kwargs: dict, rebuilt: dict[int, Any]) -> An
             result = TF_OPS[function](*args, **kwargs)
         except (KeyError, TypeError) as error:
             raise UnsupportedModelError(
-                f"{label(layer)} calls tf.{function} in a way that has no Keras 3 equal here: use a Keras layer instead."
+                f"{label(layer)} calls tf.{function} in a way that has no equal in Keras 3: use a Keras layer instead."
             ) from error
         if function != "identity":
             # Keras 3 would call it "multiply", which may be the name of a layer too. Nothing public renames it.
@@ -279,7 +279,7 @@ def _without_weights(layer: Any) -> keras.layers.Layer:
         return layer_class.from_config(config)
     except Exception as error:
         raise UnsupportedModelError(
-            f"{label(layer)} cannot be rebuilt in Keras 3 ({first_line(error)}): replace it by a layer that Keras 3 has."
+            f"{label(layer)} cannot be rebuilt in Keras 3 ({first_line(error)}): use a layer that Keras 3 has."
         ) from error
 
 

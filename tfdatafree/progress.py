@@ -12,7 +12,11 @@ class Progress:
 
     def __init__(self, stages: int, verbose: int = 1):
         self._bar = tqdm(
-            total=stages, file=sys.stderr, disable=not verbose, leave=False, bar_format="{l_bar}{bar}| {n}/{total} {elapsed}"
+            total=stages,
+            file=sys.stderr,
+            disable=not verbose,
+            leave=False,
+            bar_format="{l_bar}{bar}| {n}/{total} {elapsed}",
         )
 
     @contextmanager

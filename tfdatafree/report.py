@@ -87,9 +87,8 @@ class Report:
         ]
         for row in self.layers:
             weights = "" if row.weight_bits is None else f"{row.weight_bits} bit x{row.weight_scales}"
+            name, operation = f"{row.name:<{width}}", f"{row.operation:<{kind}}"
             span = f"[{row.low:.4g}, {row.high:.4g}]"
             sqnr = "exact" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}"
-            lines.append(
-                f"  {row.name:<{width}}  {row.operation:<{kind}}  {weights:<10}  {row.activation_bits:>4}  {span:>21}  {sqnr:>7}"
-            )
+            lines.append(f"  {name}  {operation}  {weights:<10}  {row.activation_bits:>4}  {span:>21}  {sqnr:>7}")
         return lines

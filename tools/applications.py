@@ -8,7 +8,7 @@ however deep the network is. Each family is compressed in a process of its own. 
     operators    of the file; `float ops` and `float` count the operators and tensors among them that are not integer
     requant      QUANTIZE operators between two integer grids
     lsb          largest difference, in steps, between a tensor of the file and its simulation on equal inputs
-    exempt       tensors that the simulation does not compute operator by operator, left out of `lsb` (and their own lsb)
+    exempt       tensors that the simulation does not compute operator by operator, left out of `lsb` (with their own)
     SQNR         of all tensors, median and minimum, in dB; `output` is that of the last one
     seconds      of the compression alone, without imports and building; peak MB is of the whole process, `before` what
                  the process held when the compression began
@@ -146,9 +146,7 @@ def measure(job: Job) -> dict:
     model = build(job.family, job.image_size, job.seed)
     before = peak_mb()
     started, cpu = time.perf_counter(), time.process_time()
-    compressed = tfdatafree.compress(
-        model, job.recipe, input_range=job.family.input_range, seed=job.seed, verbose=0
-    )
+    compressed = tfdatafree.compress(model, job.recipe, input_range=job.family.input_range, seed=job.seed, verbose=0)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     peak = peak_mb()
     if job.file:
@@ -254,7 +252,10 @@ def cells(row: dict) -> list[str]:
 def plain(texts: list[str] | tuple[str, ...]) -> str:
     """A line of the table on the screen."""
     widths = (16, 4, 9, 9, 5, 7, 3, 8, 8, 5, 6, 11, 7, 6, 7)
-    parts = [text.ljust(width) if i == 0 else text.rjust(width) for i, (text, width) in enumerate(zip(texts, widths))]
+    parts = [
+        text.ljust(width) if i == 0 else text.rjust(width)
+        for i, (text, width) in enumerate(zip(texts, widths, strict=False))
+    ]
     return "  ".join(parts)
 
 

@@ -217,7 +217,10 @@ def cells(row: dict) -> list[str]:
 def plain(texts: list[str] | tuple[str, ...]) -> str:
     """Returns a line of the table on the screen."""
     widths = (17, 17, 8, 9, 10, 8, 8, 11)
-    parts = [text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(texts, widths))]
+    parts = [
+        text.ljust(width) if i < 2 else text.rjust(width)
+        for i, (text, width) in enumerate(zip(texts, widths, strict=False))
+    ]
     return "  ".join(parts)
 
 

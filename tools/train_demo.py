@@ -71,7 +71,7 @@ def shifted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0)))
     corners = rng.integers(0, 2 * _SHIFT + 1, size=(len(images), 2))
-    return np.stack([image[r : r + height, c : c + width] for image, (r, c) in zip(padded, corners)])
+    return np.stack([image[r : r + height, c : c + width] for image, (r, c) in zip(padded, corners, strict=True)])
 
 
 def train(epochs: int, seed: int) -> keras.Model:

@@ -189,16 +189,19 @@ def _biases(file: File) -> dict[int, np.ndarray]:
     found = {}
     for operator in file.operators:
         rule = OPERATORS.get(file.operator_name(operator))
-        if rule is not None and rule.bias is not None and len(operator.inputs) > rule.bias and operator.inputs[rule.bias] >= 0:
+        if (
+            rule is not None
+            and rule.bias is not None
+            and len(operator.inputs) > rule.bias
+            and operator.inputs[rule.bias] >= 0
+        ):
             bias = file.constant(operator.inputs[rule.bias])
             if bias is not None:
                 found[int(operator.inputs[rule.kernel])] = bias
     return found
 
 
-def _with_file_values(
-    layer: Layer, kernel: Kernel, file: File, operator, rule, float_bias: np.ndarray | None
-) -> Layer:
+def _with_file_values(layer: Layer, kernel: Kernel, file: File, operator, rule, float_bias: np.ndarray | None) -> Layer:
     layout, shape = layout_of(layer), kernel_of(layer).shape
     values = kernel.quantizer.dequantize(kernel.values)
     if layout.kind == "depthwise":
@@ -237,7 +240,7 @@ def _exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mappin
 def _table_lsb(float_model: FloatModel, file: File, bits: int) -> dict[str, int]:
     """Graph tensors whose operator works by an approximating table -> steps that it may be off."""
     names = {index: tensor for tensor, index in float_model.tensor_of.items()}
-    found = {}
+    found: dict[str, int] = {}
     for operator in file.operators:
         rule = OPERATORS.get(file.operator_name(operator))
         if rule is not None and bits in rule.table_lsb:

@@ -178,10 +178,11 @@ def _match_names(graph: Graph, file: File) -> tuple[dict[str, int], dict[int, st
     node_of: dict[int, str] = {}
     for operator in file.operators:
         for index in operator.outputs:
-            scope = re.match(r"n(\d+)/", file.name(index))
-            if scope is None:
+            # A fused operator is named after all its operations, in no order: the last node is what it computes.
+            scopes = re.findall(r"(?:^|;)n(\d+)/", file.name(index))
+            if not scopes:
                 continue
-            node = graph.nodes[int(scope.group(1))]
+            node = graph.nodes[max(map(int, scopes))]
             node_of[index] = node.name
             if len(node.outputs) == 1:
                 candidates[node.output] = index

@@ -2,8 +2,8 @@
 
 Activations get one grid per tensor, from their range; kernels the integers that were chosen; biases the step
 S_input * S_kernel. Kernels that want equal grids (`operators.py`) get them by sharing where nobody else looks, and by a
-QUANTIZE operator where someone does. Operators without an integer kernel stay in float, between DEQUANTIZE and QUANTIZE,
-and say so.
+QUANTIZE operator where someone does. Operators without an integer kernel stay in float, between DEQUANTIZE and
+QUANTIZE, and say so.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from tfdatafree.optimizers.ranges import Range
 
 # |bias| in integer steps stays below this fraction of int32, leaving room for the sum of products.
 _BIAS_LIMIT = 2**30
-# Steps that the bias of a channel without weights gets: its own magnitude in 2**20 steps is exact enough for any output.
+# Steps that the bias of a channel without weights gets: its magnitude in 2**20 steps is exact enough for any output.
 _BIAS_ONLY_STEPS = 2**20
 
 
@@ -281,7 +281,7 @@ class _Writer:
         if self.spec.edge_dtype == "uint8":
             if self.bits == 8:
                 return Quantizer(grid.scale, grid.zero_point + 128, 8, signed=False)
-            return activation_quantizer(grid.low, grid.high, 8)  # pragma: no cover - refused by Quantize
+            return activation_quantizer(float(grid.low), float(grid.high), 8)  # pragma: no cover - refused by Quantize
         return activation_quantizer(float(grid.low), float(grid.high), 8 if self.spec.edge_dtype == "int8" else 16)
 
     def output_edge(self, index: int) -> int:
@@ -373,7 +373,7 @@ class _Writer:
         bias = self.file.constant(bias_index) if bias_index >= 0 else None
         layer = self.name(operator.outputs[0])
         kernel = self.spec.kernels.get(index) or self.nearest_kernel(index, rule)
-        kernel = self.fit_bias(kernel, bias, source.scale, layer)
+        kernel = self.fit_bias(kernel, bias, float(source.scale), layer)
         written = self.kernel_of.get(index)
         if written is not None and not written.quantizer == kernel.quantizer:
             raise ExportError(
@@ -405,7 +405,7 @@ class _Writer:
         return Kernel(quantizer.quantize(value), quantizer)
 
     def fit_bias(self, kernel: Kernel, bias: np.ndarray | None, input_scale: float, layer: str) -> Kernel:
-        """`kernel` with steps large enough that the bias fits into 32 bits, and fine enough where only a bias is left."""
+        """`kernel` with steps so large that the bias fits into 32 bits, and fine enough where only a bias is left."""
         if bias is None:
             return kernel
         quantizer, values = kernel.quantizer, kernel.values
@@ -413,10 +413,10 @@ class _Writer:
         magnitude = np.abs(bias.astype(np.float64))
         if quantizer.channel_axis is None:
             magnitude = magnitude.max(initial=0.0, keepdims=True)
-            empty = np.zeros(1, bool) | (not values.any())
+            empty = np.array([not values.any()])
         else:
             axes = tuple(axis for axis in range(values.ndim) if axis != quantizer.channel_axis)
-            empty = ~values.any(axis=axes)
+            empty = np.logical_not(values.any(axis=axes))
         overflow = magnitude / (input_scale * scale) > _BIAS_LIMIT
         wanted = np.where(overflow, magnitude / (input_scale * _BIAS_LIMIT), scale)
         wanted = np.where(empty & (magnitude > 0), magnitude / (input_scale * _BIAS_ONLY_STEPS), wanted)

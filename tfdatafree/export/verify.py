@@ -1,4 +1,4 @@
-"""Reads an integer file back and holds it against what was decided. A difference is an ExportError, never a silent file."""
+"""Reads an integer file back and holds it against what was decided. A difference is an ExportError, never a file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

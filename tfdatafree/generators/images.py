@@ -17,9 +17,7 @@ _NORMALIZED_BYTES = 2**27
 _FEWEST_NORMALIZED = 4
 
 
-def make_inputs(
-    graph: Graph, n: int, input_range: tuple[float, float], *, seed: int = 0
-) -> list[np.ndarray]:
+def make_inputs(graph: Graph, n: int, input_range: tuple[float, float], *, seed: int = 0) -> list[np.ndarray]:
     """`n` procedural inputs for each input of the graph, within `input_range`; float32 (n, *shape)."""
     inputs = []
     for at, tensor in enumerate(graph.inputs):

@@ -57,7 +57,9 @@ def find_input_range(graph: Graph, seed: int = 0) -> InputRange:
         return InputRange(-1.0, 1.0, "assumed: no layer of the model tells; pass input_range=(low, high)")
     divergence = {ends: _divergence(graph, batchnorm, ends, seed) for ends in COMMON_RANGES}
     low, high = min(divergence, key=divergence.get)
-    return InputRange(low, high, f"estimated from the statistics of '{batchnorm.name}'; pass input_range if you know it")
+    return InputRange(
+        low, high, f"estimated from the statistics of '{batchnorm.name}'; pass input_range if you know it"
+    )
 
 
 def _first_batchnorm(graph: Graph):

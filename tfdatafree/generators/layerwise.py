@@ -5,10 +5,10 @@ A BatchNorm's output has mean beta and standard deviation sd = |gamma| sqrt(v / 
     G_i = sum over the branches j that feed it of f_j(N(beta_j, sd_j^2))                 (Horton et al. 2021, eq. 10-12)
 
 computed here for every tensor of a graph in one pass, one sample per row and one column per channel: the graph's own
-operations (activations, Add, Concatenate, Multiply ...) are applied to tensors with a single pixel. Samples are stratified
-quantiles of the normal distribution, shuffled per channel, so that a channel's mean is that of the distribution to within
-1 / n and channels are independent. Where no BatchNorm follows a convolution its output is normal with the moments that
-its kernel gives its input's (the paper: N(0, 1), `unknown="standard"`).
+operations (activations, Add, Concatenate, Multiply ...) are applied to tensors with a single pixel. Samples are
+stratified quantiles of the normal distribution, shuffled per channel, so that a channel's mean is that of the
+distribution to within 1 / n and channels are independent. Where no BatchNorm follows a convolution its output is
+normal with the moments that its kernel gives its input's (the paper: N(0, 1), `unknown="standard"`).
 
 Pixels and channels are independent here, which real ones are not: what comes after global pooling, and the logits, is too
 narrow. Ranges there are better taken from images (`procedural.py`).

@@ -8,6 +8,7 @@ Sources: Field 1987, JOSA A 4(12) (the spectrum); Lee, Mumford and Huang 2001, I
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,9 @@ _LEAVES = 220
 _SMALLEST_LEAF, _LARGEST_LEAF = 0.03, 0.6
 
 
-def procedural_images(n: int, shape: Sequence[int], low: float | np.ndarray = 0.0, high: float | np.ndarray = 1.0,
-                      seed: int = 0) -> np.ndarray:
+def procedural_images(
+    n: int, shape: Sequence[int], low: float | np.ndarray = 0.0, high: float | np.ndarray = 1.0, seed: int = 0
+) -> np.ndarray:
     """`n` inputs of shape `shape` with values in [low, high]; the same arguments give the same bytes.
 
     Guarantees that every value lies in its channel's [low, high]; most images come near both ends, some are dark,
@@ -35,8 +37,9 @@ def procedural_images(n: int, shape: Sequence[int], low: float | np.ndarray = 0.
     """
     shape = tuple(shape)
     if not 1 <= len(shape) <= 4 or not all(isinstance(size, (int, np.integer)) and size >= 1 for size in shape):
-        raise ValueError(f"shape is {shape}; give (H, W, C), (L, C), (D, H, W, C) or (C,) with fixed sizes of at "
-                         "least 1.")
+        raise ValueError(
+            f"shape is {shape}; give (H, W, C), (L, C), (D, H, W, C) or (C,) with fixed sizes of at least 1."
+        )
     if n < 1:
         raise ValueError(f"n is {n}; ask for at least 1 image.")
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
@@ -58,12 +61,18 @@ def procedural_images(n: int, shape: Sequence[int], low: float | np.ndarray = 0.
 def _spectral_noise(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Gaussian noise (*spatial, channels) with amplitudes 1/f^a and one correlation between all channels."""
     *spatial, channels = shape
-    squared = sum(np.meshgrid(*(np.fft.fftfreq(size) ** 2 for size in spatial[:-1]),
-                              np.fft.rfftfreq(spatial[-1]) ** 2, indexing="ij", sparse=True))
+    squared: Any = sum(
+        np.meshgrid(
+            *(np.fft.fftfreq(size) ** 2 for size in spatial[:-1]),
+            np.fft.rfftfreq(spatial[-1]) ** 2,
+            indexing="ij",
+            sparse=True,
+        )
+    )
     squared.flat[0] = np.inf  # no constant part: exposure is chosen later
     amplitude = (squared ** (-random.uniform(0.9, 1.4) / 2)).astype(np.float32)
     shared = random.uniform(0.75, 0.98)
-    common, own = np.sqrt(np.float32([shared, 1 - shared]))
+    common, own = np.sqrt(np.array([shared, 1 - shared], np.float32))
     noise = random.standard_normal((channels + 1, *amplitude.shape, 2), np.float32).view(np.complex64)[..., 0]
     spectrum = (common * noise[0] + own * noise[1:]) * amplitude
     fields = np.fft.irfftn(spectrum, s=spatial, axes=range(1, len(shape)))
@@ -95,7 +104,7 @@ def _leaf_map(random: np.random.Generator, height: int, width: int) -> np.ndarra
     size = max(height, width)
     # The inverse of the radii's distribution function.
     u = random.random(_LEAVES)
-    radii = size / np.sqrt(u / _SMALLEST_LEAF ** 2 + (1 - u) / _LARGEST_LEAF ** 2)
+    radii = size / np.sqrt(u / _SMALLEST_LEAF**2 + (1 - u) / _LARGEST_LEAF**2)
     centres = random.random((_LEAVES, 2)) * (height, width)
     corners = random.integers(2, 7, _LEAVES)  # 2 stands for an ellipse
     angles = random.random(_LEAVES) * 2 * np.pi
@@ -108,13 +117,13 @@ def _leaf_map(random: np.random.Generator, height: int, width: int) -> np.ndarra
         along = np.cos(angle) * x + np.sin(angle) * y
         across = (np.cos(angle) * y - np.sin(angle) * x) / aspects[leaf]
         if corners[leaf] == 2:
-            inside = along ** 2 + across ** 2 < radius ** 2
+            inside = along**2 + across**2 < radius**2
         else:
             # A regular polygon, squeezed: all its sides lie at the distance `apothem` from the centre.
             apothem = radius * np.cos(np.pi / corners[leaf])
             turns = np.arange(corners[leaf]) * 2 * np.pi / corners[leaf]
             inside = np.logical_and.reduce([np.cos(t) * along + np.sin(t) * across < apothem for t in turns])
-        label[top:top + len(y), left:left + len(x)][inside] = leaf + 1
+        label[top : top + len(y), left : left + len(x)][inside] = leaf + 1
     return label
 
 

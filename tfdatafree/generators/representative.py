@@ -23,6 +23,7 @@ def take_inputs(data: Any, graph: Graph) -> list[np.ndarray]:
         ValueError: Nothing came, or a shape does not fit the model's input.
     """
     names = graph.inputs
+    batches: Iterable[Any]
     if isinstance(data, np.ndarray) or hasattr(data, "numpy"):
         batches = [data]
     elif isinstance(data, Mapping):
@@ -69,5 +70,7 @@ def _fit(array: Any, graph: Graph, name: str) -> np.ndarray:
     if array.shape == wanted:
         array = array[None]
     if array.shape[1:] != wanted:
-        raise ValueError(f"representative_data for '{name}' has shape {array.shape}; give (n, {', '.join(map(str, wanted))}).")
+        raise ValueError(
+            f"representative_data for '{name}' has shape {array.shape}; give (n, {', '.join(map(str, wanted))})."
+        )
     return array

@@ -32,6 +32,7 @@ class Quantizer:
         signed: Whether integers start at -2**(bits - 1), as TFLite stores them, or at 0.
         narrow_range: Whether the lowest integer is left out, which makes a signed grid symmetric.
     """
+
     scale: float | np.ndarray
     zero_point: int | np.ndarray
     bits: int
@@ -50,32 +51,38 @@ class Quantizer:
         if np.any(zero_point != given) or np.any(zero_point < self.qmin) or np.any(zero_point > self.qmax):
             raise ValueError(f"zero_point is {self.zero_point}; it must be an integer in [{self.qmin}, {self.qmax}].")
         if scale.ndim != (self.channel_axis is not None) or zero_point.shape not in ((), scale.shape):
-            raise ValueError(f"scale has shape {scale.shape} and zero_point {zero_point.shape} for channel_axis="
-                             f"{self.channel_axis}; give scalars for None and vectors of one length for an axis.")
+            raise ValueError(
+                f"scale has shape {scale.shape} and zero_point {zero_point.shape} for channel_axis="
+                f"{self.channel_axis}; give scalars for None and vectors of one length for an axis."
+            )
         if self.channel_axis is None:
-            scale, zero_point = float(scale), int(zero_point)
-        else:
-            zero_point = np.broadcast_to(zero_point, scale.shape).copy()
-            scale.flags.writeable = zero_point.flags.writeable = False
+            object.__setattr__(self, "scale", float(scale))
+            object.__setattr__(self, "zero_point", int(zero_point))
+            return
+        zero_point = np.broadcast_to(zero_point, scale.shape).copy()
+        scale.flags.writeable = zero_point.flags.writeable = False
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "zero_point", zero_point)
 
     def __eq__(self, other) -> bool:
         if not isinstance(other, Quantizer):
             return NotImplemented
-        return (np.array_equal(self.scale, other.scale) and np.array_equal(self.zero_point, other.zero_point)
-                and (self.bits, self.channel_axis, self.signed, self.narrow_range)
-                == (other.bits, other.channel_axis, other.signed, other.narrow_range))
+        return (
+            np.array_equal(self.scale, other.scale)
+            and np.array_equal(self.zero_point, other.zero_point)
+            and (self.bits, self.channel_axis, self.signed, self.narrow_range)
+            == (other.bits, other.channel_axis, other.signed, other.narrow_range)
+        )
 
     @property
     def qmin(self) -> int:
         """The lowest integer."""
-        return (-2 ** (self.bits - 1) if self.signed else 0) + int(self.narrow_range)
+        return (-(2 ** (self.bits - 1)) if self.signed else 0) + int(self.narrow_range)
 
     @property
     def qmax(self) -> int:
         """The highest integer."""
-        return 2 ** (self.bits - 1) - 1 if self.signed else 2 ** self.bits - 1
+        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
 
     @property
     def dtype(self) -> np.dtype:
@@ -122,15 +129,17 @@ class Quantizer:
         if self.channel_axis is None:
             return scale, zero_point
         if not -x.ndim <= self.channel_axis < x.ndim or x.shape[self.channel_axis] != scale.size:
-            raise ValueError(f"x has shape {x.shape}; this quantizer wants {scale.size} channels "
-                             f"on axis {self.channel_axis}.")
+            raise ValueError(
+                f"x has shape {x.shape}; this quantizer wants {scale.size} channels on axis {self.channel_axis}."
+            )
         shape = [1] * x.ndim
         shape[self.channel_axis] = scale.size
         return scale.reshape(shape), zero_point.reshape(shape)
 
 
-def nudged_grid(low: np.ndarray, high: np.ndarray, bits: int = 8, symmetric: bool = False
-                ) -> tuple[np.ndarray, np.ndarray]:
+def nudged_grid(
+    low: np.ndarray, high: np.ndarray, bits: int = 8, symmetric: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Step S and zero point Z of signed grids for the ranges [low, high], elementwise.
 
     l = min(low, 0), h = max(high, 0); S = (h - l) / (2**bits - 1) and Z = round(-l / S) - 2**(bits - 1), so that 0.0 is
@@ -148,11 +157,11 @@ def nudged_grid(low: np.ndarray, high: np.ndarray, bits: int = 8, symmetric: boo
         raise ValueError(f"the range is [{low}, {high}]; both ends must be finite float32 values and in this order.")
     low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     high = np.where(low == high, 1.0, high)
-    scale = np.maximum(-low, high) / (2 ** (bits - 1) - 1) if symmetric else (high - low) / (2 ** bits - 1)
+    scale = np.maximum(-low, high) / (2 ** (bits - 1) - 1) if symmetric else (high - low) / (2**bits - 1)
     scale = np.maximum(scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64)
     if symmetric:
         return scale, np.zeros(scale.shape, np.int64)
-    steps_below_zero = np.clip(np.rint(-low / scale), 0, 2 ** bits - 1)
+    steps_below_zero = np.clip(np.rint(-low / scale), 0, 2**bits - 1)
     return scale, steps_below_zero.astype(np.int64) - 2 ** (bits - 1)
 
 
@@ -165,7 +174,7 @@ def activation_quantizer(low: float, high: float, bits: int = 8, symmetric: bool
         bits: 8 for int8; 16 with `symmetric` for TFLite's int16.
         symmetric: Zero point 0, as TFLite wants for int16 activations.
     """
-    scale, zero_point = nudged_grid(low, high, bits, symmetric)
+    scale, zero_point = nudged_grid(np.asarray(low), np.asarray(high), bits, symmetric)
     return Quantizer(float(scale), int(zero_point), bits)
 
 

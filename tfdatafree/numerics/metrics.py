@@ -6,7 +6,7 @@ import numpy as np
 def sqnr_db(reference: np.ndarray, approximation: np.ndarray) -> float:
     """Signal to noise in dB: 10 log10(sum reference^2 / sum (reference - approximation)^2), inf when both are equal."""
     reference, approximation = _pair(reference, approximation)
-    noise, signal = np.sum((reference - approximation) ** 2), np.sum(reference ** 2)
+    noise, signal = np.sum((reference - approximation) ** 2), np.sum(reference**2)
     if noise == 0:
         return np.inf
     return float(10 * np.log10(signal / noise)) if signal != 0 else -np.inf

@@ -21,9 +21,15 @@ _CHANNELS_AT_ONCE = 256
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 
-def activation_moments(name: str, mean: np.ndarray, sd: np.ndarray, *, max_value: float | None = None,
-                       negative_slope: float | np.ndarray | None = None, threshold: float = 0.0
-                       ) -> tuple[np.ndarray, np.ndarray]:
+def activation_moments(
+    name: str,
+    mean: np.ndarray,
+    sd: np.ndarray,
+    *,
+    max_value: float | None = None,
+    negative_slope: float | np.ndarray | None = None,
+    threshold: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the activation `name` of X ~ N(mean, sd^2), elementwise and in closed form.
 
     Args:
@@ -37,11 +43,13 @@ def activation_moments(name: str, mean: np.ndarray, sd: np.ndarray, *, max_value
         (mean, variance): float64 arrays of the broadcast shape.
     """
     if name not in ("linear", "relu", "relu6", "leaky_relu"):
-        raise ValueError(f"no closed form for the activation {name!r}; choose linear, relu, relu6 or leaky_relu, "
-                         "or use moments_by_quadrature with the function itself.")
+        raise ValueError(
+            f"no closed form for the activation {name!r}; choose linear, relu, relu6 or leaky_relu, "
+            "or use moments_by_quadrature with the function itself."
+        )
     mean, sd = _checked(mean, sd)
     if name == "linear":
-        return mean.copy(), sd ** 2
+        return mean.copy(), sd**2
     if name == "relu6" and max_value is None:
         max_value = 6.0
     if negative_slope is None:
@@ -57,8 +65,9 @@ def activation_moments(name: str, mean: np.ndarray, sd: np.ndarray, *, max_value
     return _piecewise_linear_moments(pieces, mean, sd)
 
 
-def moments_by_quadrature(function: Callable[[np.ndarray], np.ndarray], mean: np.ndarray, sd: np.ndarray,
-                          points: int = 4001) -> tuple[np.ndarray, np.ndarray]:
+def moments_by_quadrature(
+    function: Callable[[np.ndarray], np.ndarray], mean: np.ndarray, sd: np.ndarray, points: int = 4001
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of function(X) for X ~ N(mean, sd^2), elementwise, by the trapezoidal rule over +-8 sd.
 
     With the default number of points the mean of a function with a kink of slope 1 is within 1e-6 sd, and that of a
@@ -71,7 +80,7 @@ def moments_by_quadrature(function: Callable[[np.ndarray], np.ndarray], mean: np
     """
     mean, sd = _checked(mean, sd)
     z = np.linspace(-_QUADRATURE_REACH, _QUADRATURE_REACH, points)
-    weight = np.exp(-z ** 2 / 2)
+    weight = np.exp(-(z**2) / 2)
     weight /= weight.sum()
     first, second = np.empty(mean.size), np.empty(mean.size)
     for start in range(0, mean.size, _CHANNELS_AT_ONCE):  # a block at a time bounds the memory
@@ -101,15 +110,22 @@ def _piecewise_linear_moments(pieces: list[tuple], mean: np.ndarray, sd: np.ndar
         m1 = density_p - density_q
         m2 = m0 + p * density_p - q * density_q
         inside = (start <= mean) & (mean < end)
-        parts.append((value + slope * mean, slope * sd,
-                      np.where(random, m0, inside), np.where(random, m1, 0.0), np.where(random, m2, 0.0)))
+        parts.append(
+            (
+                value + slope * mean,
+                slope * sd,
+                np.where(random, m0, inside),
+                np.where(random, m1, 0.0),
+                np.where(random, m2, 0.0),
+            )
+        )
     first = sum(u * m0 + v * m1 for u, v, m0, m1, _ in parts)
-    second = sum((u - first) ** 2 * m0 + 2 * (u - first) * v * m1 + v ** 2 * m2 for u, v, m0, m1, m2 in parts)
+    second = sum((u - first) ** 2 * m0 + 2 * (u - first) * v * m1 + v**2 * m2 for u, v, m0, m1, m2 in parts)
     return first, np.where(random, np.maximum(second, 0.0), 0.0)
 
 
 def _density(z: np.ndarray) -> np.ndarray:
-    return np.exp(-z ** 2 / 2) / math.sqrt(2 * math.pi)
+    return np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
 
 
 def _probability(p: np.ndarray, q: np.ndarray) -> np.ndarray:

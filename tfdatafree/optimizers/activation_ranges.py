@@ -58,7 +58,7 @@ def _percentile(job: tuple[Statistics, int]) -> Range:
 
 
 def _k_sigma_ranges(graph: Graph, statistics: Mapping[str, Statistics]) -> dict[str, Range]:
-    """Six standard deviations around each channel's mean where values are about normal; through the operation elsewhere.
+    """Six standard deviations around each channel's mean where values are about normal; through the operation else.
 
     A tensor that an elementwise operation writes gets the range that the operation makes of its input's; any other
     operation's output is treated as normal with its own moments.

@@ -23,7 +23,7 @@ COST_DB = 0.2
 LEAST, MOST = 1.5, 4.0
 # Layers that squash their input into a built-in range, or only move it: the decision is taken before them.
 _BOUNDED = ("softmax", "sigmoid", "tanh", "hard_sigmoid", "relu6", "log_softmax")
-_MOVES = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute, keras.layers.Softmax)
+_MOVES = (keras.layers.Identity, keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute, keras.layers.Softmax)
 
 
 def headroom(noise: float, scale: float) -> float:

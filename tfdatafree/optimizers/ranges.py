@@ -12,6 +12,7 @@ from tfdatafree.numerics.affine import nudged_grid
 @dataclass(frozen=True)
 class Range:
     """Reals from `low` to `high`. Holds for every instance: both are finite floats, low <= high."""
+
     low: float
     high: float
 
@@ -47,8 +48,9 @@ def percentile(x: np.ndarray, percent: float = 99.99) -> Range:
     return Range(min(low, 0.0), max(high, 0.0))
 
 
-def k_sigma(mean: np.ndarray, sd: np.ndarray, k: float = 6.0,
-            activation: Callable[[np.ndarray], np.ndarray] | None = None) -> Range:
+def k_sigma(
+    mean: np.ndarray, sd: np.ndarray, k: float = 6.0, activation: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Range:
     """Range of a tensor whose channels are activation(N(mean, sd^2)), k standard deviations to either side.
 
     The lowest mean - k sd and the highest mean + k sd of all channels, and what the activation makes of the reals
@@ -98,22 +100,27 @@ def search_range(x: np.ndarray, bits: int = 8, steps: int = 100, *, symmetric: b
     scale, zero_point = nudged_grid(lows, highs, bits, symmetric)
     values, weights = _search_sample(x, seed)
     # Relative to the magnitude: squares of float32 then neither overflow nor vanish.
-    grids = (scale / magnitude, -2 ** (bits - 1) - zero_point, 2 ** (bits - 1) - 1 - zero_point)
-    errors = _squared_errors((values / magnitude).astype(np.float32), weights.astype(np.float32),
-                             *(_rows(a, steps).astype(np.float32) for a in grids))
-    best = int(np.argmin(errors.numpy().ravel()[:scale.size]))
+    grids = (scale / magnitude, -(2 ** (bits - 1)) - zero_point, 2 ** (bits - 1) - 1 - zero_point)
+    errors = _squared_errors(
+        (values / magnitude).astype(np.float32),
+        weights.astype(np.float32),
+        *(_rows(a, steps).astype(np.float32) for a in grids),
+    )
+    best = int(np.argmin(errors.numpy().ravel()[: scale.size]))
     return Range(lows[best], highs[best])
 
 
-@tf.function(input_signature=[tf.TensorSpec([SEARCH_SAMPLES])] * 2 + [tf.TensorSpec([None, None])] * 3,
-             autograph=False)
-def _squared_errors(x: tf.Tensor, weights: tf.Tensor, scale: tf.Tensor, lowest: tf.Tensor, highest: tf.Tensor
-                    ) -> tf.Tensor:
+@tf.function(input_signature=[tf.TensorSpec([SEARCH_SAMPLES])] * 2 + [tf.TensorSpec([None, None])] * 3, autograph=False)
+def _squared_errors(
+    x: tf.Tensor, weights: tf.Tensor, scale: tf.Tensor, lowest: tf.Tensor, highest: tf.Tensor
+) -> tf.Tensor:
     """sum weights (x - Q(x))^2 for every grid: scale * {lowest..highest}; a row of grids at a time."""
+
     def row(grids):
         step, first, last = (tf.expand_dims(a, 1) for a in grids)
         rounded = tf.clip_by_value(tf.round(x / step), first, last)
         return tf.linalg.matvec(tf.square(x - rounded * step), weights)
+
     return tf.map_fn(row, (scale, lowest, highest), fn_output_signature=tf.float32)
 
 

@@ -1,6 +1,7 @@
 """Weights onto their integer grids, and the shift of each output's mean that this causes taken back by the bias.
 
-W_q = S * clip(round(W / S)), to nearest or with error feedback (`feedback.py`);  one S per output channel (or per tensor), S = max|W| / (2^(bits-1) - 1)
+W_q = S * clip(round(W / S)), to nearest or with error feedback (`feedback.py`);
+one S per output channel (or per tensor), S = max|W| / (2^(bits-1) - 1)
 b  -= (W_q - W) E[x]                                                        (Nagel et al. 2019, section 4.2, analytic)
 so that the mean of every output channel over inputs of mean E[x] is that of the float layer.
 """
@@ -25,9 +26,7 @@ class IntegerKernel:
     quantizer: Quantizer
 
 
-def round_kernel(
-    layer: Layer, *, bits: int, per_channel: bool, covariance: np.ndarray | None = None
-) -> IntegerKernel:
+def round_kernel(layer: Layer, *, bits: int, per_channel: bool, covariance: np.ndarray | None = None) -> IntegerKernel:
     """Integers of the layer's kernel: the nearest, or with error feedback where the input's covariance is known."""
     matrix = output_last(kernel_of(layer), layout_of(layer))
     quantizer = weight_quantizer(matrix, bits, 1 if per_channel else None)

@@ -18,7 +18,15 @@ import keras
 import numpy as np
 
 from tfdatafree.graph import Graph, Layer, Node, new_layer
-from tfdatafree.linear import from_output_last, kernel_of, layout_of, mean_response, output_last, scale_inputs, with_kernel
+from tfdatafree.linear import (
+    from_output_last,
+    kernel_of,
+    layout_of,
+    mean_response,
+    output_last,
+    scale_inputs,
+    with_kernel,
+)
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,13 @@ def _scale_and_shift(layer: Layer, channels: int) -> tuple[np.ndarray, np.ndarra
     """(g, t), each a scalar or one per channel of the last axis, such that the layer is x * g + t; None for others."""
     operation = layer.operation
     if type(operation) is keras.layers.Rescaling:
-        g, t = np.asarray(operation.scale), np.asarray(operation.offset)
+        g, t = (np.atleast_1d(np.asarray(values, np.float64)) for values in (operation.scale, operation.offset))
     elif type(operation) is keras.layers.Normalization and not operation.invert:
         # As the layer computes: it keeps variances away from zero.
         sd = np.maximum(np.sqrt(np.asarray(operation.variance, np.float64)), keras.backend.epsilon())
-        g, t = 1 / sd, -np.asarray(operation.mean, np.float64) / sd
-    elif layer.class_name == "LayerScale" and layer.weight("gamma") is not None:
-        g, t = layer.weight("gamma"), np.zeros(())
+        g, t = np.atleast_1d(1 / sd), np.atleast_1d(-np.asarray(operation.mean, np.float64) / sd)
+    elif layer.class_name == "LayerScale" and len(layer.weights) == 1:
+        g, t = layer.weights[0], np.zeros(1)
     else:
         return None
     if any(values.size not in (1, channels) or values.shape[:-1] != (1,) * (values.ndim - 1) for values in (g, t)):

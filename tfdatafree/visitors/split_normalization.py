@@ -20,7 +20,9 @@ def split_normalization(graph: Graph) -> Graph:
     for name in [node.name for node in graph.nodes]:
         node = graph.node(name)
         layer = graph.layer_of(node)
-        if type(layer.operation) is keras.layers.LayerNormalization and not getattr(layer.operation, "rms_scaling", False):
+        if type(layer.operation) is keras.layers.LayerNormalization and not getattr(
+            layer.operation, "rms_scaling", False
+        ):
             _replace(graph, node, Graph.from_keras(_elementary(layer, graph.specs[node.inputs[0]])))
     return graph
 
