@@ -42,7 +42,7 @@ SEVERAL_OPERATORS = {
 # Operators that write no tensor of the graph: these, reshapes to four axes and back, and the like.
 UNSEEN = {
     "batchnorm_of_a_vector": 1, "batchnorm_on_another_axis": 2, "conv1d": 4, "hard_swish": 1, "merges": 2, "rescaling": 1,
-    "normalization": 1, "upsampling_nearest": 4, "sine": 2, "output_given_twice": -1, "input_is_an_output": -1,
+    "normalization": 1, "upsampling_nearest": 4, "sine": 3, "input_is_an_output": -1,
 }  # fmt: skip
 
 

@@ -1,0 +1,59 @@
+import keras
+import numpy as np
+import pytest
+
+from tfdatafree.generators.patches import covariance_of, sample_patches, tap_covariances
+from tfdatafree.graph import Graph
+from tfdatafree.linear import kernel_of, layout_of, output_last
+
+LAYERS = {
+    "conv same": (keras.layers.Conv2D, dict(filters=4, kernel_size=3, strides=2, padding="same"), (9, 8, 3)),
+    "conv valid dilated": (keras.layers.Conv2D, dict(filters=4, kernel_size=(2, 3), dilation_rate=2), (9, 10, 3)),
+    "grouped": (keras.layers.Conv2D, dict(filters=6, kernel_size=3, groups=3), (7, 7, 6)),
+    "depthwise": (keras.layers.DepthwiseConv2D, dict(kernel_size=3, depth_multiplier=2, padding="same"), (6, 7, 4)),
+    "conv1d causal": (keras.layers.Conv1D, dict(filters=5, kernel_size=3, padding="causal"), (11, 4)),
+    "dense": (keras.layers.Dense, dict(units=6), (5,)),
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_patches_times_kernel_are_outputs_of_the_layer(case):
+    """The promise that rounding builds on: patch @ kernel, group by group, is what the layer computes at some pixel."""
+    layer_class, config, shape = LAYERS[case]
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layer_class(use_bias=False, name="layer", **config)(inputs))
+    graph = Graph.from_keras(model)
+    layer = graph.layers["layer"]
+    x = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+    outputs = graph.predict([x])[0].reshape(-1, graph.specs["layer"].shape[-1])
+    patches = sample_patches(x, layer, np.random.default_rng(1))
+    count, groups, per_group = patches.shape
+    matrix = output_last(kernel_of(layer), layout_of(layer)).reshape(per_group, groups, -1)
+    products = np.einsum("ngk,kgo->ngo", patches, matrix).reshape(count, -1)
+    distance = np.abs(products[:50, None] - outputs[None]).max(axis=2).min(axis=1)
+    assert distance.max() < 1e-4
+    spread = np.unique(np.abs(products[:50, None] - outputs[None]).max(axis=2).argmin(axis=1))
+    assert len(spread) > 1  # not one pixel over and over
+
+
+def test_transposed_convolutions_have_no_patches():
+    inputs = keras.Input((4, 4, 2))
+    graph = Graph.from_keras(keras.Model(inputs, keras.layers.Conv2DTranspose(3, 3, name="up")(inputs)))
+    assert sample_patches(np.ones((1, 4, 4, 2), np.float32), graph.layers["up"], np.random.default_rng(0)) is None
+
+
+def test_covariance_is_centred():
+    random = np.random.default_rng(0)
+    patches = random.normal(5, 1, size=(4000, 2, 3)).astype(np.float32)
+    np.testing.assert_allclose(covariance_of(patches), np.tile(np.eye(3), (2, 1, 1)), atol=0.1)
+
+
+def test_tap_passes_the_stream_on_and_finds_each_layer_once():
+    inputs = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(3, 3, name="first")(inputs)
+    x = keras.layers.DepthwiseConv2D(3, name="second")(x)
+    graph = Graph.from_keras(keras.Model(inputs, x))
+    values = [("absent", np.ones(1)), (graph.inputs[0], np.ones((2, 6, 6, 2), np.float32)), ("first", np.ones((2, 4, 4, 3)))]
+    found = {}
+    assert [name for name, _ in tap_covariances(values, graph, found)] == [name for name, _ in values]
+    assert {key: value.shape for key, value in found.items()} == {"first": (1, 18, 18), "second": (3, 9, 9)}
