@@ -261,6 +261,13 @@ def test_an_error_in_a_process_of_its_own_is_one_line(folder):
     assert re.fullmatch(r"error: 'short.h5' is truncated or damaged.*\n", done.stderr), done.stderr
 
 
+def test_what_a_user_should_know_still_reaches_stderr(folder):
+    keras.Sequential([keras.layers.Conv2D(2, 3)], name="open").save("open.keras")
+    done = run("compress", "open.keras", "-o", "out.tflite", "--input_shape=8,8,1", "--quiet")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert re.fullmatch(r"note: 'open' is not built.*random.*\n", done.stderr), done.stderr
+
+
 def test_compress_writes_what_was_asked_for_and_says_so(made, capsys):
     assert sorted(path.name for path in made.iterdir()) == ["digits.json", "digits.keras", "digits.tflite"]
     record = json.loads((made / "digits.json").read_text())

@@ -25,7 +25,9 @@ def test_feedback_lowers_the_output_error_of_correlated_inputs(inputs, outputs, 
     covariance = correlated(random, inputs, groups)
     quantizer = weight_quantizer(matrix, bits, 1)
     nearest = output_error(matrix, quantizer.quantize(matrix), quantizer, covariance)
-    fed_back = output_error(matrix, round_with_feedback(matrix, covariance, quantizer, damping=0.01), quantizer, covariance)
+    fed_back = output_error(
+        matrix, round_with_feedback(matrix, covariance, quantizer, damping=0.01), quantizer, covariance
+    )
     assert fed_back < 0.9 * nearest
 
 

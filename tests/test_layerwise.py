@@ -60,7 +60,11 @@ def test_channels_are_independent():
 
 @pytest.mark.parametrize(
     "name, before, after, activation",
-    [("plain", "a_bn", "a_relu", "relu"), ("depthwise", "dw_bn", "dw_relu6", "relu6"), ("leaky_relu", "bn", "leaky", "leaky_relu")],
+    [
+        ("plain", "a_bn", "a_relu", "relu"),
+        ("depthwise", "dw_bn", "dw_relu6", "relu6"),
+        ("leaky_relu", "bn", "leaky", "leaky_relu"),
+    ],
 )
 def test_an_activation_has_the_moments_of_the_clipped_normal(name, before, after, activation):
     found = walked(name)
@@ -81,10 +85,14 @@ def test_a_smooth_activation_has_the_moments_of_its_function():
 
 def test_branches_are_added_joined_and_multiplied():
     found = walked("branch_add")
-    np.testing.assert_allclose(found["add"].mean(axis=0), found["a_relu"].mean(axis=0) + found["c_bn"].mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(
+        found["add"].mean(axis=0), found["a_relu"].mean(axis=0) + found["c_bn"].mean(axis=0), atol=1e-4
+    )
     np.testing.assert_array_equal(found["add"], found["a_relu"] + found["c_bn"])
     found = walked("concatenate")
-    np.testing.assert_array_equal(found["join"], np.concatenate([found["a_relu"], found["louder"], found["a_relu"]], axis=1))
+    np.testing.assert_array_equal(
+        found["join"], np.concatenate([found["a_relu"], found["louder"], found["a_relu"]], axis=1)
+    )
     found = walked("squeeze_excite")
     np.testing.assert_array_equal(found["excite"], found["a_relu"] * found["expand_sigmoid"])
     np.testing.assert_array_equal(found["reshape"], found["squeeze"])

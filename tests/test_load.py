@@ -493,8 +493,8 @@ def test_quantization_wrappers_are_stripped_and_the_float_weights_stay(k2, tfmot
 
 
 @pytest.mark.zoo
-def test_the_keras_2_file_of_the_zoo_agrees_with_tf_keras(k2):
-    path = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "zoo", "vww_96_keras2.h5")
+def test_the_keras_2_file_of_the_zoo_agrees_with_tf_keras(k2, zoo):
+    path = os.path.join(zoo, "vww_96_keras2.h5")
     with pytest.raises(Exception, match="groups"):
         keras.models.load_model(path, compile=False)
     x = np.random.default_rng(0).uniform(0, 1, (8, 96, 96, 3)).astype("float32")

@@ -53,7 +53,11 @@ def test_tap_passes_the_stream_on_and_finds_each_layer_once():
     x = keras.layers.Conv2D(3, 3, name="first")(inputs)
     x = keras.layers.DepthwiseConv2D(3, name="second")(x)
     graph = Graph.from_keras(keras.Model(inputs, x))
-    values = [("absent", np.ones(1)), (graph.inputs[0], np.ones((2, 6, 6, 2), np.float32)), ("first", np.ones((2, 4, 4, 3)))]
+    values = [
+        ("absent", np.ones(1)),
+        (graph.inputs[0], np.ones((2, 6, 6, 2), np.float32)),
+        ("first", np.ones((2, 4, 4, 3))),
+    ]
     found = {}
     assert [name for name, _ in tap_covariances(values, graph, found)] == [name for name, _ in values]
     assert {key: value.shape for key, value in found.items()} == {"first": (1, 18, 18), "second": (3, 9, 9)}

@@ -3,7 +3,15 @@ import pytest
 from tiny_models import MODELS, build, exported, separated
 
 from tfdatafree.graph import Graph
-from tfdatafree.linear import from_output_last, kernel_of, layout_of, mean_response, output_last, scale_inputs, with_kernel
+from tfdatafree.linear import (
+    from_output_last,
+    kernel_of,
+    layout_of,
+    mean_response,
+    output_last,
+    scale_inputs,
+    with_kernel,
+)
 from tfdatafree.optimizers.rounding import correct_biases, quantize_weights, round_kernel
 from tfdatafree.visitors.fold_batchnorm import fold
 
@@ -42,7 +50,9 @@ def test_a_step_per_channel_is_never_worse_than_one_for_all(name):
     errors = []
     for per_channel in (True, False):
         rounded, _ = quantize_weights(graph, bits=4, per_channel=per_channel)
-        errors.append(sum(np.sum((kernel_of(rounded.layers[k]) - kernel_of(layer)) ** 2) for k, layer, _ in kernels(graph)))
+        errors.append(
+            sum(np.sum((kernel_of(rounded.layers[k]) - kernel_of(layer)) ** 2) for k, layer, _ in kernels(graph))
+        )
     assert errors[0] <= errors[1]
 
 

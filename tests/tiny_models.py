@@ -16,6 +16,7 @@ from keras import ops
 from tfdatafree.export.build import Built, build_integer_file
 from tfdatafree.generators.images import image_walk, make_inputs
 from tfdatafree.generators.layerwise import gaussian_walk
+from tfdatafree.generators.procedural import procedural_images
 from tfdatafree.generators.statistics import collect
 from tfdatafree.graph import Graph
 from tfdatafree.optimizers.activation_ranges import choose_ranges
@@ -27,6 +28,7 @@ from tfdatafree.visitors.separate import separate
 
 SHAPE = (8, 8, 3)
 MODELS: dict[str, Callable[[], keras.Model]] = {}
+_WEIGHTS: dict[str, list[np.ndarray]] = {}
 
 
 def build(name: str) -> keras.Model:
@@ -35,7 +37,10 @@ def build(name: str) -> keras.Model:
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
-    """`model` with weights drawn as a trained model might hold them."""
+    """`model` with weights drawn as a trained model might hold them.
+
+    The statistics of its BatchNorms are those of images that pass through it, so that ranges can be judged.
+    """
     random = np.random.default_rng(seed)
     for variable in model.weights:
         shape, name = tuple(variable.shape), variable.name
@@ -49,11 +54,29 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
             value = random.uniform(0.05, 0.4, shape)
         elif "kernel" in name:
             fan_in = np.prod(shape[:-2]) if "depthwise" in variable.path else np.prod(shape[:-1])
-            value = random.normal(0, 1 / np.sqrt(fan_in), shape)
+            value = random.normal(0, random.uniform(0.6, 1.8) / np.sqrt(fan_in), shape)
         else:  # the state of a random generator
             continue
         variable.assign(value)
+    _observe_statistics(model)
     return model
+
+
+def _observe_statistics(model: keras.Model) -> None:
+    """Sets every BatchNorm's moving statistics to those of its input over a batch of images."""
+    batchnorms = [layer for layer in model._flatten_layers() if isinstance(layer, L.BatchNormalization)]
+    if not batchnorms:
+        return
+    low, high = (0, 255) if model.inputs[0].dtype == "uint8" else (-1, 1)
+    shapes = [tuple(x.shape[1:]) for x in keras.tree.flatten(model.inputs)]
+    images = [procedural_images(16, shape, low, high, seed=at + 100) for at, shape in enumerate(shapes)]
+    for bn in batchnorms:
+        bn.momentum, usual = 0.0, bn.momentum
+        images = [x[: model.inputs[0].shape[0] or len(x)] for x in images]
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    functional(keras.tree.pack_sequence_as(functional._inputs_struct, images), training=True)
+    for bn in batchnorms:
+        bn.momentum = usual
 
 
 def random_inputs(model: keras.Model | Graph, n: int = 3, seed: int = 1) -> list[np.ndarray]:
@@ -132,7 +155,14 @@ def tiny(function: Callable) -> Callable:
 
     def builder() -> keras.Model:
         made = function()
-        return made if isinstance(made, keras.Model) else randomized(keras.Model(*made, name=function.__name__))
+        if isinstance(made, keras.Model):
+            return made
+        model = keras.Model(*made, name=function.__name__)
+        if function.__name__ in _WEIGHTS:
+            model.set_weights(_WEIGHTS[function.__name__])
+            return model
+        _WEIGHTS[function.__name__] = randomized(model).get_weights()
+        return model
 
     MODELS[function.__name__] = builder
     return function
@@ -599,9 +629,9 @@ def one_channel():
 @tiny
 def one_output_channel():
     x = image((8, 8, 1))
-    y = L.Conv2D(1, 3, activation="relu", name="conv")(L.DepthwiseConv2D(3, name="dw")(x))
+    y = L.Conv2D(1, 3, name="conv")(L.DepthwiseConv2D(3, name="dw")(x))
     y = L.Conv2DTranspose(1, 2, strides=2, name="up")(y)
-    return x, L.Dense(1, activation="sigmoid", name="head")(L.GlobalAveragePooling2D(name="pool")(y))
+    return x, L.Dense(1, activation="sigmoid", name="head")(L.Flatten(name="flatten")(y))
 
 
 @tiny

@@ -297,6 +297,14 @@ def new_layer(layer_class: Any, config: Mapping[str, Any], input_shape: tuple, *
     return initial.with_weights(**weights)
 
 
+def without_activation(operation: Any) -> Any:
+    """`operation` with a linear activation. It shares the variables: here they only tell names, shapes and order."""
+    linear = object.__new__(type(operation))  # building another would allocate and draw all its weights
+    linear.__dict__.update(operation.__dict__)
+    linear.__dict__["activation"] = keras.activations.linear
+    return linear
+
+
 def _variables(operation: Any) -> list:
     return operation.weights if isinstance(operation, keras.layers.Layer) else []
 

@@ -90,14 +90,15 @@ def variance_response(layer: Layer, kernel: np.ndarray, variance: np.ndarray) ->
 
 def _response(layer: Layer, kernel: np.ndarray, moment: np.ndarray) -> np.ndarray:
     layout = LAYOUTS[layer.class_name]
-    summed = kernel.astype(np.float64).sum(axis=tuple(range(layout.rank)))
+    summed = kernel.sum(axis=tuple(range(layout.rank)), dtype=np.float64) if layout.rank else kernel
     return _COMBINE[layout.kind](summed, np.asarray(moment, np.float64), layer)
 
 
 def _conv(summed: np.ndarray, moment: np.ndarray, layer: Layer) -> np.ndarray:
     groups = getattr(layer.operation, "groups", 1)
     if groups == 1:
-        return moment @ summed
+        # Unlike the product of matrices this makes no float64 copy of a large Dense kernel.
+        return np.einsum("i,io->o", moment, summed)
     inputs, outputs = summed.shape
     grouped = summed.reshape(inputs, groups, outputs // groups)
     return np.einsum("gi,igo->go", moment.reshape(groups, inputs), grouped).reshape(outputs)

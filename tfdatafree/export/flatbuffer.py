@@ -35,7 +35,7 @@ class File:
 
     @classmethod
     def parse(cls, content: bytes) -> "File":
-        return cls(flatbuffer_utils.read_model_from_bytearray(bytearray(content)))
+        return cls(flatbuffer_utils.read_model_from_bytearray(content))
 
     def serialize(self) -> bytes:
         return bytes(flatbuffer_utils.convert_object_to_bytearray(self.model))
@@ -85,7 +85,9 @@ class File:
         data = self.model.buffers[tensor.buffer].data
         if data is None or len(data) == 0 or tensor.type not in DTYPE_OF_TYPE:
             return None
-        return np.frombuffer(bytes(data), DTYPE_OF_TYPE[tensor.type]).reshape(self.shape(index))
+        # Not copied where it is an array already: this is asked of every kernel many times.
+        content = data if isinstance(data, np.ndarray) else bytes(data)
+        return np.frombuffer(content, DTYPE_OF_TYPE[tensor.type]).reshape(self.shape(index))
 
     def quantizer(self, index: int) -> Quantizer | None:
         """The tensor's scale and zero point as the file holds them; None for tensors without."""

@@ -36,7 +36,7 @@ def verify_content(result: IntegerModel, spec: Spec) -> None:
     for old, index in result.index_of_kernel.items():
         kernel = result.kernel_of[old]
         _check_constant(file, index, kernel)
-        if np.abs(kernel.values.astype(np.int64)).max(initial=0) > kernel.quantizer.qmax:
+        if max(int(kernel.values.max(initial=0)), -int(kernel.values.min(initial=0))) > kernel.quantizer.qmax:
             raise ExportError(f"'{file.name(index)}' holds integers outside +-{kernel.quantizer.qmax}.")
     for index, constant in result.constants.items():
         _check_constant(file, index, constant)

@@ -8,12 +8,17 @@ Sources: Jacob et al. 2018, arXiv 1712.05877, eq. 1; Horton et al. 2021, eq. 13-
 an integer.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
 
 # The smallest step that a float32 holds with full precision; below it, steps would lose digits or become zero.
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+
+# Values that are converted to float64 at once.
+_PART_VALUES = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,35 +111,51 @@ class Quantizer:
         Raises:
             ValueError: x has a NaN, which no integer stands for, or the wrong number of channels.
         """
-        x = np.asarray(x, np.float64)
+        x = np.asarray(x)
         scale, zero_point = self._along(x)
-        q = np.clip(np.rint(x / scale) + zero_point, self.qmin, self.qmax)
-        if np.isnan(q).any():
-            raise ValueError("the values to quantize contain NaN; check the model's weights and inputs for NaN.")
-        return q.astype(self.dtype)
+        q = np.empty(x.shape, self.dtype)
+        for part in _parts(x):
+            exact = np.clip(np.rint(x[part].astype(np.float64) / scale[part]) + zero_point[part], self.qmin, self.qmax)
+            if np.isnan(exact).any():
+                raise ValueError("the values to quantize contain NaN; check the model's weights and inputs for NaN.")
+            q[part] = exact
+        return q
 
     def dequantize(self, q: np.ndarray) -> np.ndarray:
         """float32 reals of the integers `q`, same shape."""
-        q = np.asarray(q, np.float64)
+        q = np.asarray(q)
         scale, zero_point = self._along(q)
-        return (scale * (q - zero_point)).astype(np.float32)
+        x = np.empty(q.shape, np.float32)
+        for part in _parts(q):
+            x[part] = scale[part] * (q[part].astype(np.float64) - zero_point[part])
+        return x
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The float32 values that `x` has after quantization: Q(x)."""
         return self.dequantize(self.quantize(x))
 
     def _along(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float64 scale and zero point, shaped to broadcast against x."""
+        """float64 scale and zero point in the shape of x."""
         scale, zero_point = np.asarray(self.scale, np.float64), np.asarray(self.zero_point, np.float64)
         if self.channel_axis is None:
-            return scale, zero_point
+            return np.broadcast_to(scale, x.shape), np.broadcast_to(zero_point, x.shape)
         if not -x.ndim <= self.channel_axis < x.ndim or x.shape[self.channel_axis] != scale.size:
             raise ValueError(
                 f"x has shape {x.shape}; this quantizer wants {scale.size} channels on axis {self.channel_axis}."
             )
         shape = [1] * x.ndim
         shape[self.channel_axis] = scale.size
-        return scale.reshape(shape), zero_point.reshape(shape)
+        return np.broadcast_to(scale.reshape(shape), x.shape), np.broadcast_to(zero_point.reshape(shape), x.shape)
+
+
+def _parts(x: np.ndarray) -> Iterator[slice | EllipsisType]:
+    """Indices that together cover x: float64 copies of a large kernel are not held all at once."""
+    if x.size <= _PART_VALUES:
+        yield ...
+        return
+    rows = max(1, _PART_VALUES * len(x) // x.size)
+    for start in range(0, len(x), rows):
+        yield slice(start, start + rows)
 
 
 def nudged_grid(
@@ -188,17 +209,17 @@ def weight_quantizer(w: np.ndarray, bits: int = 8, channel_axis: int | None = No
         channel_axis: One scale per index of this axis; None for one scale in all.
     """
     _check_bits(bits)
-    magnitude = np.abs(np.asarray(w, np.float64))
+    magnitude = np.abs(np.asarray(w))
     if not np.isfinite(magnitude).all():
         raise ValueError("the weights contain NaN or infinity; repair or retrain the model first.")
     qmax = 2 ** (bits - 1) - 1
-    whole = magnitude.max(initial=0.0) / qmax
+    whole = float(magnitude.max(initial=0.0)) / qmax
     if whole < SMALLEST_SCALE:
         whole = 1.0 / qmax
     if channel_axis is None:
         return Quantizer(whole, 0, bits, narrow_range=True)
     other_axes = tuple(axis for axis in range(magnitude.ndim) if axis != channel_axis % magnitude.ndim)
-    scale = magnitude.max(axis=other_axes, initial=0.0) / qmax
+    scale = magnitude.max(axis=other_axes, initial=0.0).astype(np.float64) / qmax
     return Quantizer(np.where(scale < SMALLEST_SCALE, whole, scale), 0, bits, channel_axis, narrow_range=True)
 
 

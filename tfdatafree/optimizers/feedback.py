@@ -55,8 +55,9 @@ def _inverse_factors(covariance: np.ndarray, damping: float) -> np.ndarray:
     damped = covariance + (damping * mean)[:, None, None] * np.eye(size)
     if len(damped) > 1:
         return np.swapaxes(np.linalg.cholesky(np.linalg.inv(damped)), 1, 2)
-    inverse = linalg.cho_solve(linalg.cho_factor(damped[0], lower=True), np.eye(size))
-    return linalg.cholesky((inverse + inverse.T) / 2, lower=False)[None]
+    # H = R R^T with R upper triangular (Cholesky from the last row up), so U = R^-1: no inverse of H is formed.
+    lower = linalg.cholesky(damped[0, ::-1, ::-1], lower=True, check_finite=False)
+    return linalg.lapack.dtrtri(lower[::-1, ::-1])[0][None]
 
 
 def _round_blocked(weights: np.ndarray, factor: np.ndarray, scale: np.ndarray, qmin: int, qmax: int) -> np.ndarray:

@@ -79,7 +79,7 @@ def correct_biases(graph: Graph, teacher: Graph, means: Mapping[str, np.ndarray]
         elif mean is None:
             kept[node.layer] = "the mean of its input is not known"
         else:
-            change = kernel_of(layer).astype(np.float64) - kernel_of(teacher.layers[node.layer])
+            change = kernel_of(layer) - kernel_of(teacher.layers[node.layer])
             shift = mean_response(layer, change, mean)
             bias = layer.weight("bias")
             graph.layers[node.layer] = with_bias(

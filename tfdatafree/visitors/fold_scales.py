@@ -8,13 +8,17 @@ one integer operator, whose output is rounded once.
 import keras
 import numpy as np
 
-from tfdatafree.graph import Graph, Layer, new_layer
+from tfdatafree.graph import Graph, Layer, TensorSpec, new_layer
 from tfdatafree.visitors.fold_batchnorm import fold
 
 
 def fold_scales(graph: Graph) -> Graph:
     """The same function (within float rounding) of a graph without BatchNorms, with scales and shifts folded."""
     graph = graph.copy()
+    for tensor in graph.inputs:
+        if graph.specs[tensor].dtype == "uint8":
+            # A Rescaling also turns 8-bit images into reals; the layer that it is folded into does not.
+            graph.specs[tensor] = TensorSpec(graph.specs[tensor].shape, "float32")
     for key, layer in graph.layers.items():
         spec = next(graph.specs[node.inputs[0]] for node in graph.nodes if node.layer == key)
         channels = spec.shape[-1] if len(spec.shape) > 1 else None

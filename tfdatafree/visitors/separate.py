@@ -12,7 +12,7 @@ import dataclasses
 
 import keras
 
-from tfdatafree.graph import Graph, Layer, Node, Ref, TensorSpec, new_layer
+from tfdatafree.graph import Graph, Layer, Node, Ref, TensorSpec, new_layer, without_activation
 from tfdatafree.linear import layout_of
 
 # Layers that return their input when they are not training.
@@ -80,10 +80,8 @@ def _split_activation(graph: Graph, node: Node) -> None:
     key = f"{node.layer}_{label}"
     if key not in graph.layers or graph.layers[key].class_name != "Activation":
         key = graph.fresh_name(key)
-    linear = type(layer.operation).from_config({**layer.operation.get_config(), "activation": None})
-    linear.build(graph.specs[node.inputs[0]].shape)
     callers = [other.name for other in graph.nodes if other.layer == node.layer]
-    graph.layers[node.layer] = Layer(linear, layer.weights)
+    graph.layers[node.layer] = Layer(without_activation(layer.operation), layer.weights)
     graph.layers[key] = Layer(keras.layers.Activation(activation, name=key))
     for caller in callers:
         name = key if len(callers) == 1 else graph.fresh_name(f"{caller}_{label}")

@@ -29,7 +29,7 @@ def split_normalization(graph: Graph) -> Graph:
 
 def _elementary(layer: Layer, spec: TensorSpec) -> keras.Model:
     rank = len(spec.shape)
-    axes = [axis % rank for axis in np.atleast_1d(layer.operation.axis)]
+    axes = [int(axis) % rank for axis in np.atleast_1d(layer.operation.axis)]
     x = keras.Input(spec.shape[1:], dtype=spec.dtype)
     centred = keras.layers.Subtract()([x, keras.ops.mean(x, axis=axes, keepdims=True)])
     variance = keras.ops.mean(keras.layers.Multiply()([centred, centred]), axis=axes, keepdims=True)

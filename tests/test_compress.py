@@ -1,0 +1,322 @@
+import functools
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from test_graph import state
+from tiny_models import MODELS, SHAPE, build, image, outputs_of, randomized, separated
+
+import tfdatafree
+from tfdatafree import Compressed, Generate, Quantize, Recipe, UnsupportedModelError, compress
+from tfdatafree.export.flatbuffer import File
+from tfdatafree.generators.images import make_inputs
+from tfdatafree.graph import Graph
+
+every_model = pytest.mark.parametrize("name", MODELS)
+QUICK = Generate(images=4, samples=200)
+# Outputs of a chain of integer layers, each within a step of its simulation: the steps add up.
+STEPS = 4
+UNFAITHFUL = {"dead_channels"}
+FEW = ["plain", "branch_add", "two_inputs", "dict_outputs"]
+
+
+def quick(model: keras.Model, quantize: Quantize | None = Quantize(), **options) -> Compressed:
+    recipe = Recipe(name="quick", quantize=quantize, generate=QUICK)
+    return compress(model, recipe, verbose=0, **{"input_range": (-1, 1), **options})
+
+
+def range_of(name: str) -> tuple[float, float]:
+    return (0, 255) if name == "uint8_input" else (-1, 1)
+
+
+@functools.cache
+def model_and_result(name: str) -> tuple[keras.Model, tuple, Compressed]:
+    """A tiny model, its state before, and what became of it."""
+    model = build(name)
+    return model, state(model), quick(model, input_range=range_of(name))
+
+
+def compressed(name: str) -> Compressed:
+    return model_and_result(name)[2]
+
+
+def inputs_of(name: str, n: int = 3) -> list[np.ndarray]:
+    """Images that the compression has not seen."""
+    return make_inputs(separated(name), n, range_of(name), seed=9)
+
+
+def predicted(result: Compressed, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    return as_list(result.predict(inputs if len(inputs) > 1 else inputs[0]))
+
+
+def as_list(y) -> list[np.ndarray]:
+    return list(y) if isinstance(y, (list, tuple)) else [y]
+
+
+# The three that must agree: file, simulation, float model --------------------------------------------------------------
+
+
+@every_model
+def test_the_file_computes_what_the_simulating_model_computes(name):
+    result, inputs = compressed(name), inputs_of(name, 2)
+    found, wanted = predicted(result, inputs), outputs_of(result.model, inputs)
+    float_outputs = outputs_of(build(name), inputs)
+    for at, (a, b, c) in enumerate(zip(found, wanted, float_outputs, strict=True)):
+        assert a.shape == b.shape == c.shape and a.dtype == np.float32
+        step = File.parse(result.tflite).quantizer(File.parse(result.tflite).outputs[at]).scale
+        assert np.abs(a - b).max() <= STEPS * step, f"output {at}: {np.abs(a - b).max() / step} steps"
+        assert name in UNFAITHFUL or np.abs(a - c).max() <= 0.25 * np.abs(c).max() + 2 * step
+    assert result.report.integer_only == (name != "sine")
+
+
+@every_model
+def test_the_model_passed_in_is_not_changed(name):
+    model, before, result = model_and_result(name)
+    assert state(model) == before
+    assert not {id(layer) for layer in result.model._flatten_layers()} & {
+        id(layer) for layer in model._flatten_layers()
+    }
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_the_seed_is_all_that_chance_has(name):
+    again, other = (quick(build(name), seed=seed).tflite for seed in (0, 1))
+    assert again == compressed(name).tflite != other, "the same seed gives the same bytes"
+
+
+def test_an_executor_changes_nothing():
+    with ThreadPoolExecutor(2) as executor:
+        assert quick(build("plain"), executor=executor).tflite == compressed("plain").tflite
+
+
+# Recipes --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", [name for name, recipe in tfdatafree.PRESETS.items() if recipe.quantize])
+def test_every_preset_compresses(preset):
+    recipe = tfdatafree.PRESETS[preset]
+    model, inputs = build("branch_add"), inputs_of("branch_add")
+    result = quick(model, recipe.quantize)
+    (wanted,) = outputs_of(model, inputs)
+    assert result.report.integer_only
+    assert np.abs(predicted(result, inputs)[0] - wanted).max() < 0.2 * np.abs(wanted).max()
+    assert (
+        np.abs(predicted(result, inputs)[0] - outputs_of(result.model, inputs)[0]).max() < 0.02 * np.abs(wanted).max()
+    )
+    bits = recipe.quantize.activation_bits
+    assert {row.activation_bits for row in result.report.layers} == {bits}
+    rows = [row for row in result.report.layers if row.weight_scales]
+    assert all((row.weight_scales > 1) == recipe.quantize.per_channel for row in rows if row.name != "only")
+    assert {row.weight_bits for row in rows} == {recipe.quantize.weight_bits}
+
+
+def test_float16_halves_the_weights_and_keeps_the_function():
+    model, inputs = build("flatten_dense"), inputs_of("flatten_dense")
+    result = compress(model, "float16", verbose=0)
+    (wanted,) = outputs_of(model, inputs)
+    np.testing.assert_allclose(predicted(result, inputs)[0], wanted, atol=5e-3 * np.abs(wanted).max())
+    np.testing.assert_allclose(outputs_of(result.model, inputs)[0], wanted, atol=1e-5)
+    file = File.parse(result.tflite)
+    assert "float16" in {file.dtype(i) for i in range(len(file.tensors))}
+    assert not result.report.integer_only and "no data" in result.report.generated
+
+
+def test_bias_correction_and_rounding_are_options():
+    files = {
+        quick(build("plain"), Quantize(weight_bits=4, bias_correction=correct)).tflite for correct in (True, False)
+    }  # fmt: skip
+    assert len(files) == 2
+
+
+# Inputs ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_given_input_range_is_the_files():
+    file = File.parse(quick(build("plain"), input_range=(-3, 5)).tflite)
+    quantizer = file.quantizer(file.inputs[0])
+    assert quantizer.low == pytest.approx(-3, abs=quantizer.scale) and quantizer.high == pytest.approx(
+        5, abs=quantizer.scale
+    )
+
+
+def test_the_input_range_is_found_and_the_report_says_how():
+    assert "from the Rescaling layer" in quick(build("rescaling"), input_range=None).report.input_range
+    assert "estimated from the statistics of 'a_bn'" in quick(build("plain"), input_range=None).report.input_range
+    assert "assumed" in quick(build("no_bias"), input_range=None).report.input_range
+    assert compressed("plain").report.input_range == "[-1, 1], given"
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ((1, -1), r"input_range is \(1, -1\); low and high"),
+        (3, "input_range is 3; give two numbers"),
+        ((0, np.nan), "finite"),
+    ],
+)
+def test_a_wrong_input_range_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        quick(build("plain"), input_range=given)
+
+
+def test_real_inputs_are_used_and_reported():
+    x = np.random.default_rng(0).uniform(-3, 7, (20, *SHAPE)).astype(np.float32)
+    result = quick(build("plain"), representative_data=x, input_range=None)
+    quantizer = File.parse(result.tflite).quantizer(0)
+    assert (quantizer.low, quantizer.high) == pytest.approx((x.min(), x.max()), abs=quantizer.scale)
+    assert "20 representative inputs" in result.report.generated
+    assert "representative" not in compressed("plain").report.generated
+    given = quick(build("plain"), representative_data=x, input_range=(-3, 7.5))
+    assert File.parse(given.tflite).quantizer(0).high == pytest.approx(7.5, abs=quantizer.scale)
+
+
+def test_an_input_shape_makes_a_dynamic_model_static():
+    x = image((None, None, 3))
+    model = randomized(keras.Model(x, L.GlobalAveragePooling2D(name="pool")(L.Conv2D(4, 3, name="conv")(x))))
+    result = quick(model, input_shape=(10, 12, 3))
+    assert result.predict(np.zeros((1, 10, 12, 3))).shape == (1, 4)
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_recipe_names_the_nearest():
+    with pytest.raises(ValueError, match=r"recipe is 'int16x'; did you mean 'int16x8'\? choose one of int8, "):
+        compress(build("plain"), "int16x", verbose=0)
+
+
+def test_a_wrong_target_is_named():
+    with pytest.raises(ValueError, match="target is 'abacus'; choose one of generic"):
+        quick(build("plain"), target="abacus")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_name_their_layer(value):
+    model = build("plain")
+    kernel = model.get_layer("b_conv").kernel.numpy().copy()
+    kernel[0, 0, 0, 0] = value
+    model.get_layer("b_conv").kernel.assign(kernel)
+    with pytest.raises(
+        UnsupportedModelError, match=r"'b_conv' \(Conv2D\) has NaN or infinite values in its weight 'kernel'"
+    ):
+        quick(model)
+
+
+def test_a_batchnorm_with_nan_is_named():
+    model = build("plain")
+    model.get_layer("a_bn").moving_mean.assign([np.nan, 0, 0, 0])
+    with pytest.raises(UnsupportedModelError, match=r"'a_bn' \(BatchNormalization\) has NaN"):
+        quick(model)
+
+
+def test_a_model_without_kernels_is_refused():
+    x = image()
+    model = keras.Model(x, L.ReLU(name="relu")(L.MaxPooling2D(2, name="pool")(x)), name="bare")
+    with pytest.raises(
+        UnsupportedModelError, match="'bare' has no layer with weights.*its layers are: MaxPooling2D, ReLU"
+    ):
+        quick(model)
+
+
+# The result -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_is_plain_values_and_one_page():
+    for name in (*FEW, "sine", "dead_channels"):
+        report = compressed(name).report
+        values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+        assert values["model"] == name and values["bytes"] == len(compressed(name).tflite)
+        assert [row["name"] for row in values["layers"]] == [row.name for row in report.layers]
+        page = str(report)
+        for row in report.layers:
+            assert re.search(rf"\b{row.name}\b", page)
+        for reason in [*report.kept.values(), *report.notes.values()]:
+            assert reason in page
+    assert "TFLite has no integer kernel for SIN" in str(compressed("sine").report)
+    assert "some in float" in str(compressed("sine").report) and "integer only" in str(compressed("plain").report)
+
+
+def test_the_reports_rows_are_the_files_tensors():
+    result = compressed("plain")
+    rows = {row.name: row for row in result.report.layers}
+    assert list(rows)[0] == "image" and list(rows)[-1] == "head"
+    assert (rows["a_relu"].operation, rows["a_relu"].weight_scales, rows["image"].weight_bits) == (
+        "Conv2D + relu",
+        4,
+        None,
+    )
+    file = File.parse(result.tflite)
+    for index in range(len(file.tensors)):
+        if file.name(index) in rows:
+            quantizer, row = file.quantizer(index), rows[file.name(index)]
+            assert (row.low, row.high) == (quantizer.low, quantizer.high)
+
+
+@pytest.mark.parametrize(
+    "name", [*FEW, "squeeze_excite", "ops_nodes", "swish", "mixed_float16", "uint8_input", "nested"]
+)
+def test_the_simulating_model_saves_and_loads(name, tmp_path):
+    result, inputs = compressed(name), inputs_of(name)
+    path = result.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(path)
+    for a, b in zip(outputs_of(loaded, inputs), outputs_of(result.model, inputs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    assert [x.name for x in loaded.inputs] == [x.name for x in build(name).inputs]
+
+
+def test_saving_writes_whole_files_and_does_not_replace_them(tmp_path):
+    result = compressed("plain")
+    assert result.save(tmp_path / "m.tflite").read_bytes() == result.tflite
+    with pytest.raises(FileExistsError, match="m.tflite exists; pass overwrite=True"):
+        result.save(tmp_path / "m.tflite")
+    result.save(str(tmp_path / "m.tflite"), overwrite=True)
+    record = json.loads(result.save(tmp_path / "m.json").read_text())
+    assert record["recipe"]["quantize"]["weight_bits"] == 8 and record["report"]["model"] == "plain"
+    with pytest.raises(ValueError, match=r"ends in '.txt'; choose .tflite, .keras or .json"):
+        result.save(tmp_path / "m.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "m.tflite"]
+
+
+def test_predict_takes_a_dict_or_a_list_and_refuses_other_shapes():
+    result, (left, right) = compressed("two_inputs"), inputs_of("two_inputs")
+    wanted = result.predict([left, right])
+    np.testing.assert_array_equal(result.predict({"right": right, "left": left}), wanted)
+    with pytest.raises(ValueError, match=r"x lacks the input\(s\) right; the model's inputs are left, right"):
+        result.predict({"left": left})
+    with pytest.raises(ValueError, match=r"input 'right' has shape \(3, 8, 8, 3\); give \(n, 4, 4, 2\)"):
+        result.predict([left, left])
+    with pytest.raises(ValueError, match=r"input 'image' has shape \(8, 8, 3\); give \(n, 8, 8, 3\)"):
+        compressed("plain").predict(left[0])
+
+
+def test_predict_handles_one_example_like_many():
+    result, (x,) = compressed("plain"), inputs_of("plain", 4)
+    np.testing.assert_array_equal(result.predict(x)[2:3], result.predict(x[2:3]))
+
+
+def test_the_result_carries_its_recipe():
+    assert compressed("plain").recipe == Recipe(name="quick", quantize=Quantize(), generate=QUICK)
+    assert (
+        compress(build("plain"), Recipe(name="mine", generate=QUICK), input_range=(0, 1), verbose=0).report.recipe
+        == "mine"
+    )
+
+
+def test_nothing_is_printed(capsys):
+    quick(build("plain"))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_weights_of_the_simulating_model_lie_on_the_files_grids():
+    result = compressed("plain")
+    written = {layer.name: layer for layer in result.model.layers}
+    file = File.parse(result.tflite)
+    for index in range(len(file.tensors)):
+        if file.name(index) == "a_relu/kernel":
+            wanted = np.moveaxis(file.constant(index), 0, -1) * np.asarray(file.quantizer(index).scale, np.float64)
+            np.testing.assert_array_equal(np.asarray(written["a_conv"].kernel), wanted.astype(np.float32))
+    assert Graph.from_keras(result.model).layers["a_conv"].weight("bias") is not None

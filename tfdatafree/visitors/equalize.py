@@ -1,0 +1,223 @@
+"""Cross-layer equalization: moves scale between layers, channel by channel, without changing the function.
+
+Layers A (one or several, joined by Add) feed layers B through tensors of channels c that only positively homogeneous
+operations touch (f(s x) = s f(x) for s > 0). With r_A = max|A_c| over the rows that write channel c, r_B = max|B_c| over the
+columns that read it,
+
+    s_c = (r_B / r_A)^(power / 2),     A_c <- s_c A_c,   bias_A_c <- s_c bias_A_c,   B_c <- B_c / s_c
+
+so that the outputs of every B are what they were, for every input. At power 1 both maxima become sqrt(r_A r_B), which is
+s = sqrt(r_A r_B) / r_A of Horton et al. 2021, eq. 4-9 (there the printed indices are swapped) and Nagel et al. 2019, eq. 11; a
+smaller power leaves the activations' own ranges more alike. Rounds are repeated until the mean of all s is within 1e-3 of 1.
+
+ReLU6 and other caps are not homogeneous: scaling a channel moves its cap. Such groups are left alone, and say so.
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfdatafree.graph import Graph, Node
+from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, scale_inputs, with_kernel
+from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.separate import separate
+
+TOLERANCE = 1e-3
+_MOST_ROUNDS = 50
+# Scales beyond this say that a channel is dead on one side; moving weights for it would only ruin the other.
+_LARGEST_SCALE = 1e3
+# Operations with one input that scale with it, channel by channel.
+_HOMOGENEOUS = (
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling1D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.ZeroPadding1D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.Cropping1D,
+    keras.layers.Cropping2D,
+    keras.layers.UpSampling1D,
+    keras.layers.UpSampling2D,
+)
+
+
+@dataclass(frozen=True)
+class Equalized:
+    """Result of `equalize`: the model, how far the scales went, and what could not be equalized.
+
+    Attributes:
+        rounds: Rounds until the mean of the scales was within TOLERANCE of 1.
+        scales: Group (named after its first producing layer) -> (channels,) product of its scales.
+        kept: Layer -> why its outputs were left alone.
+    """
+
+    model: keras.Model
+    rounds: int
+    scales: dict[str, np.ndarray]
+    kept: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that write and layers that read tensors with one common scale per channel."""
+
+    producers: tuple[Node, ...]
+    consumers: tuple[Node, ...]
+
+
+def equalize(model: keras.Model, *, power: float = 1.0) -> Equalized:
+    """A model with the same outputs whose kernels are equalized across layers (BatchNorm folded first).
+
+    Args:
+        model: A Functional or Sequential model; it is not changed.
+        power: Part of the way to equal maxima, 0 < power <= 1.
+    """
+    graph, _ = fold(separate(Graph.from_keras(model)))
+    graph, rounds, scales, kept = equalize_graph(graph, power=power)
+    return Equalized(graph.to_keras(), rounds, scales, kept)
+
+
+def equalize_graph(graph: Graph, *, power: float = 1.0) -> tuple[Graph, int, dict[str, np.ndarray], dict[str, str]]:
+    """`equalize` on a folded, separated graph: (graph, rounds, scales, kept)."""
+    if not 0 < power <= 1:
+        raise ValueError(f"power is {power}; choose a number above 0 and at most 1.")
+    groups, kept = find_groups(graph)
+    graph = graph.copy()
+    scales: dict[str, np.ndarray] = {}
+    # A part of the way per round would, over the rounds, become the whole way: partial equalization is one round.
+    rounds = 0
+    for rounds in range(1, (_MOST_ROUNDS if power == 1 else 1) + 1):
+        means = []
+        for group in groups:
+            scale = _scale(graph, group, power)
+            _apply(graph, group, scale)
+            name = group.producers[0].name
+            scales[name] = scales.get(name, 1.0) * scale
+            means.append(scale.mean())
+        if not means or abs(np.mean(means) - 1) < TOLERANCE:
+            break
+    return graph, rounds, scales, kept
+
+
+def find_groups(graph: Graph) -> tuple[list[Group], dict[str, str]]:
+    """Groups that can be equalized, and {producing layer: why its group cannot}."""
+    group_of = {tensor: tensor for tensor in graph.specs}
+    blocked: dict[str, str] = {}
+
+    def root(tensor: str) -> str:
+        while group_of[tensor] != tensor:
+            tensor = group_of[tensor]
+        return tensor
+
+    for node in graph.nodes:
+        layer = graph.layer_of(node)
+        if layout_of(layer) is not None:
+            continue
+        if _joins(graph, node):
+            for tensor in node.inputs:
+                group_of[root(tensor)] = root(node.output)
+        else:
+            reason = f"'{node.name}' ({layer.class_name}) does not scale with its input"
+            for tensor in (*node.inputs, *node.outputs):
+                blocked.setdefault(tensor, reason)
+    for tensor in graph.inputs:
+        blocked.setdefault(tensor, "it holds the model's input")
+    for tensor in graph.outputs:
+        blocked.setdefault(tensor, "it holds an output of the model")
+    return _collect(graph, root, blocked)
+
+
+def _collect(graph: Graph, root, blocked: dict[str, str]) -> tuple[list[Group], dict[str, str]]:
+    calls = graph.calls()
+    producers: dict[str, list[Node]] = {}
+    consumers: dict[str, list[Node]] = {}
+    reasons: dict[str, str] = {}
+    for tensor, reason in blocked.items():
+        reasons.setdefault(root(tensor), reason)
+    for node in graph.nodes:
+        layer = graph.layer_of(node)
+        if layout_of(layer) is None:
+            continue
+        producers.setdefault(root(node.output), []).append(node)
+        consumers.setdefault(root(node.inputs[0]), []).append(node)
+        refused = None
+        if calls[node.layer] > 1:
+            refused = f"'{node.layer}' is shared by several calls"
+        elif getattr(layer.operation, "groups", 1) > 1:
+            refused = f"'{node.name}' is a grouped convolution"
+        elif layout_of(layer).kind == "depthwise" and kernel_of(layer).shape[-1] > 1:
+            refused = f"'{node.name}' has a depth multiplier"
+        if refused:
+            reasons.setdefault(root(node.output), refused)
+            reasons.setdefault(root(node.inputs[0]), refused)
+    groups, kept = [], {}
+    for name, writers in producers.items():
+        reason = reasons.get(name) or (None if name in consumers else "no layer with weights reads it")
+        if reason:
+            kept.update((node.name, reason) for node in writers)
+        else:
+            groups.append(Group(tuple(writers), tuple(consumers[name])))
+    return groups, kept
+
+
+def _joins(graph: Graph, node: Node) -> bool:
+    """Whether the node's inputs and output must share one positive scale per channel, and may."""
+    operation = graph.operation_of(node)
+    channels = {graph.specs[tensor].shape[-1] for tensor in (*node.inputs, *node.outputs)}
+    if len(channels) != 1:
+        return False
+    if isinstance(operation, (keras.layers.Add, keras.layers.Average, keras.layers.Maximum)):
+        return True
+    if isinstance(operation, keras.layers.ReLU):
+        return operation.max_value is None and not operation.threshold
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation in (keras.activations.relu, keras.activations.leaky_relu)
+    if isinstance(operation, _HOMOGENEOUS):
+        return True
+    return type(operation).__name__ in ("Relu", "LeakyRelu") or (
+        type(operation).__name__ == "Add" and len(node.inputs) == 2
+    )
+
+
+def _row_maxima(graph: Graph, node: Node) -> np.ndarray:
+    layer = graph.layer_of(node)
+    return np.abs(output_last(kernel_of(layer), layout_of(layer))).max(axis=0).astype(np.float64)
+
+
+def _column_maxima(graph: Graph, node: Node) -> np.ndarray:
+    layer = graph.layer_of(node)
+    kernel, kind = np.abs(kernel_of(layer)).astype(np.float64), layout_of(layer).kind
+    axis = kernel.ndim - 1 if kind == "transpose" else kernel.ndim - 2
+    return kernel.max(axis=tuple(other for other in range(kernel.ndim) if other != axis))
+
+
+def _scale(graph: Graph, group: Group, power: float) -> np.ndarray:
+    written = np.max([_row_maxima(graph, node) for node in group.producers], axis=0)
+    read = np.max([_column_maxima(graph, node) for node in group.consumers], axis=0)
+    # A channel without weights on one side has nothing to equalize.
+    alive = (written > 0) & (read > 0)
+    ratio = np.where(alive, read, 1.0) / np.where(alive, written, 1.0)
+    scale = np.power(ratio, power / 2)
+    return np.where((scale > 1 / _LARGEST_SCALE) & (scale < _LARGEST_SCALE), scale, 1.0)
+
+
+def _apply(graph: Graph, group: Group, scale: np.ndarray) -> None:
+    for node in group.producers:
+        layer = graph.layer_of(node)
+        layout, kernel = layout_of(layer), kernel_of(layer)
+        scaled = from_output_last(output_last(kernel.astype(np.float64), layout) * scale, kernel.shape, layout)
+        layer = with_kernel(layer, scaled)
+        if layer.weight("bias") is not None:
+            layer = layer.with_weights(bias=layer.weight("bias") * scale)
+        graph.layers[node.layer] = layer
+    for node in group.consumers:
+        layer = graph.layer_of(node)
+        kernel = kernel_of(layer).astype(np.float64)
+        graph.layers[node.layer] = with_kernel(layer, scale_inputs(kernel, layout_of(layer), 1 / scale))
