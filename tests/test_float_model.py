@@ -10,6 +10,7 @@ from tfdatafree.export.float_model import _trace, convert
 from tfdatafree.export.layout import to_tflite
 from tfdatafree.graph import Graph
 from tfdatafree.linear import kernel_of, layout_of
+from tfdatafree.visitors.separate import separate
 
 
 def model() -> Graph:
@@ -18,11 +19,11 @@ def model() -> Graph:
     x = L.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise")(x)
     x = L.Conv2DTranspose(4, 2, 2, name="transpose")(x)
     x = L.GlobalAveragePooling2D(name="pool")(x)
-    x = L.Dense(4, name="dense")(x)
-    x = L.Dense(4, name="twin")(x)
+    x = L.Dense(4, activation="relu", name="dense")(x)
+    x = L.Dense(4, activation="tanh", name="twin")(x)
     keras_model = randomized(keras.Model(image, L.Dense(1, name="head")(x)))
     keras_model.get_layer("twin").set_weights(keras_model.get_layer("dense").get_weights())
-    return Graph.from_keras(keras_model)
+    return separate(Graph.from_keras(keras_model))
 
 
 def test_every_kernel_is_found_again_and_holds_its_layers_weights():
@@ -44,6 +45,16 @@ def test_a_kernel_that_the_converter_changes_is_converted_as_it_is():
     found = convert(graph, inputs)
     assert set(found.layer_of.values()) == {"last"}
     assert found.tensor_of.keys() >= {"relu", "last"}, "their values were compared with the Keras model's"
+
+
+def test_what_the_converter_computes_from_a_kernel_is_right():
+    """It moves the first layer's bias through the second layer's kernel, into the second's bias."""
+    image = keras.Input((6,), name="image")
+    stacked = randomized(keras.Model(image, L.Dense(3, name="second")(L.Dense(4, name="first")(image))))
+    graph = Graph.from_keras(stacked)
+    found = convert(graph, random_inputs(graph, 1))
+    assert set(found.layer_of.values()) == {"first", "second"}
+    assert "second" in found.tensor_of
 
 
 def test_the_converter_does_not_see_the_kernels():

@@ -272,7 +272,7 @@ def nested_called_twice():
     inner_in = keras.Input((8, 8, 3), name="inner_in")
     inner = keras.Model(inner_in, block(inner_in, 3, "inner"), name="inner")
     x = image()
-    return x, head(inner(inner(x)))
+    return x, head(inner(inputs=inner(x)))
 
 
 @tiny
@@ -435,7 +435,7 @@ def ops_nodes():
     y = y[:, ::2, ::2, :]
     y = ops.pad(y, ((0, 0), (1, 1), (0, 2), (0, 0)))
     y = y * 0.5 + 1
-    y = ops.add(y, np.float32([0.1, -0.2, 0.3, 0.0]))
+    y = ops.add(x1=y, x2=np.float32([0.1, -0.2, 0.3, 0.0]))
     return x, head(L.Conv2D(4, 3, name="conv_2")(y))
 
 

@@ -19,12 +19,10 @@ from tfdatafree.compressed import Compressed
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.export.build import Built, build_integer_file
 from tfdatafree.export.float_model import convert
-from tfdatafree.generators.images import image_walk, make_inputs, normalized_walk, number_of_batches
+from tfdatafree.generators.images import make_inputs
 from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
-from tfdatafree.generators.layerwise import gaussian_walk
-from tfdatafree.generators.patches import tap_covariances
+from tfdatafree.generators.observe import Observed, observe
 from tfdatafree.generators.representative import take_inputs
-from tfdatafree.generators.statistics import Statistics, collect
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
 from tfdatafree.load import load
@@ -32,7 +30,7 @@ from tfdatafree.optimizers.activation_ranges import between, choose_ranges
 from tfdatafree.optimizers.ranges import Range
 from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
 from tfdatafree.progress import Progress
-from tfdatafree.recipe import Recipe, get_recipe
+from tfdatafree.recipe import Quantize, Recipe, get_recipe
 from tfdatafree.report import LayerRow, Report
 from tfdatafree.visitors.constant_channels import freeze_constant_channels
 from tfdatafree.visitors.fold_batchnorm import fold
@@ -115,32 +113,19 @@ def compress(
             return Compressed(content, recipe, report, teacher, {})
         options = recipe.quantize
         with progress.stage("pass inputs through the layers"):
-            batches = number_of_batches(teacher, len(inputs[0]))
-            on_images = collect(image_walk(teacher, inputs), batches=batches, seed=seed)
-            covariances: dict[str, np.ndarray] = {}
-            normalized = {}
-            if options.range_source == "images" or options.rounding == "feedback":
-                stream = normalized_walk(unfolded, inputs)
-                if options.rounding == "feedback":
-                    stream = tap_covariances(stream, unfolded, covariances, seed=seed)
-                normalized = collect(stream, seed=seed)
-            gaussian = collect(gaussian_walk(unfolded, samples=recipe.generate.samples, seed=seed), seed=seed)
-            gaussian |= {tensor: on_images[tensor] for tensor in teacher.inputs}
+            observed = observe(unfolded, teacher, inputs, samples=recipe.generate.samples, seed=seed)
         with progress.stage("round weights, choose ranges"):
             student, kernels = quantize_weights(
-                teacher, bits=options.weight_bits, per_channel=options.per_channel, covariances=covariances
+                teacher,
+                bits=options.weight_bits,
+                per_channel=options.per_channel,
+                covariances=observed.covariances if options.rounding == "feedback" else None,
             )
             if options.bias_correction:
-                means = {tensor: s.mean for tensor, s in gaussian.items()}
-                student, uncorrected = correct_biases(student, teacher, means)
+                student, uncorrected = correct_biases(student, teacher, observed.means)
                 kept |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
-            sources = [gaussian] if options.range_source == "gaussian" else [on_images, normalized]
-            estimates = [
-                choose_ranges(teacher, source, options.ranges, bits=options.activation_bits, executor=executor)
-                for source in sources
-            ]
-            ranges = functools.reduce(between, estimates)
-            ranges |= _input_ranges(teacher, found, on_images, representative_data is not None)
+            ranges = _ranges(teacher, observed, options, executor)
+            ranges |= _input_ranges(teacher, found, observed, representative_data is not None)
         with progress.stage("export and verify"):
             built = build_integer_file(student, teacher, kernels, ranges, inputs, options)
     finally:
@@ -169,10 +154,20 @@ def _require_quantizable(graph: Graph) -> None:
                 )
 
 
-def _input_ranges(graph: Graph, found: InputRange, on_images: dict[str, Statistics], from_user: bool) -> dict[str, Any]:
+def _ranges(graph: Graph, observed: Observed, options: Quantize, executor: Executor | None) -> dict[str, Range]:
+    """One range per tensor; from images it lies midway between those of the images as they are and put right."""
+    sources = [observed.gaussian] if options.range_source == "gaussian" else [observed.images, observed.normalized]
+    estimates = [
+        choose_ranges(graph, source, options.ranges, bits=options.activation_bits, executor=executor)
+        for source in sources
+    ]
+    return functools.reduce(between, estimates)
+
+
+def _input_ranges(graph: Graph, found: InputRange, observed: Observed, from_user: bool) -> dict[str, Range]:
     """The input tensors' ranges: what the user or the model says, or the extremes of the user's own inputs."""
     if from_user and found.origin != "given":
-        return {tensor: Range(on_images[tensor].low, on_images[tensor].high) for tensor in graph.inputs}
+        return {tensor: Range(observed.images[tensor].low, observed.images[tensor].high) for tensor in graph.inputs}
     return {tensor: Range(found.low, found.high) for tensor in graph.inputs}
 
 

@@ -6,7 +6,7 @@ scope tells the node. A match by name counts only if both tensors also hold the 
 The converter copies constants a dozen times, so it is given a stand-in for each kernel: one number, different for each
 layer, repeated in the kernel's shape and stored once. Where it comes back as the weights of an operator, those are the
 layer's, and the real kernel is put in its place. A kernel that does not come back (the converter merged something into
-it) is converted as it is.
+it) is converted as it is; and all are, should values then differ (the converter computed something from a kernel).
 """
 
 import contextlib
@@ -62,30 +62,40 @@ def convert(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False)
     """
     if float16:
         return FloatModel(_convert(_trace(graph, {}), float16=True), {}, {}, {})
-    file, layer_of = _convert_hollow(graph)
-    content = file.serialize()
-    candidates, node_of = _match_names(graph, file)
-    return FloatModel(content, _match_values(graph, candidates, content, probe), node_of, layer_of)
-
-
-def _convert_hollow(graph: Graph) -> tuple[File, dict[int, str]]:
-    """The converted file, and {index of an operator's weights: key of the layer whose kernel they are}."""
-    keys = [key for key, layer in graph.layers.items() if layout_of(layer) is not None]
-    # Any distinct numbers do that no other weights and no simplification (0, 1, powers of two) have.
-    numbers = np.random.default_rng(0).uniform(1.01, 1.99, len(keys)).astype(np.float32)
-    stand_ins = dict(zip(keys, numbers, strict=True))
+    stand_ins = _stand_ins(graph)
     while True:
         file = File.parse(_convert(_trace(graph, stand_ins)))
-        layer_of = _fill(graph, file, stand_ins)
+        layer_of = _find_kernels(graph, file, stand_ins)
         lost = stand_ins.keys() - layer_of.values()
         if not lost:
-            return file, layer_of
+            content = file.serialize()
+            candidates, node_of = _match_names(graph, file)
+            tensor_of = _match_values(graph, candidates, content, probe)
+            expected = {candidates[tensor] for tensor in graph.outputs} | _weighted_outputs(file, candidates, layer_of)
+            if not stand_ins or expected <= set(tensor_of.values()):
+                break
+            lost = set(stand_ins)
         stand_ins = {key: number for key, number in stand_ins.items() if key not in lost}
+    missing = [tensor for tensor in graph.outputs if tensor not in tensor_of]
+    if missing:
+        raise ExportError(f"the converted float file computes another '{missing[0]}' than the Keras model.")
+    return FloatModel(content, tensor_of, node_of, layer_of)
 
 
-def _fill(graph: Graph, file: File, stand_ins: Mapping[str, np.float32]) -> dict[int, str]:
-    """Puts the kernels where their stand-ins are, in place; returns {index of the weights: layer key}."""
+def _stand_ins(graph: Graph) -> dict[str, np.float32]:
+    """A number for each layer with a kernel, one that no other weights have and that simplifies nothing (0, 1, 2 ...)."""
+    keys = [key for key, layer in graph.layers.items() if layout_of(layer) is not None]
+    numbers = np.random.default_rng(0).uniform(1.01, 1.99, len(keys)).astype(np.float32)
+    return dict(zip(keys, numbers, strict=True))
+
+
+def _find_kernels(graph: Graph, file: File, stand_ins: Mapping[str, np.float32]) -> dict[int, str]:
+    """{index of an operator's weights: key of the layer whose kernel they are}; puts kernels where stand-ins are."""
     key_of = {float(number): key for key, number in stand_ins.items()}
+    real: dict[bytes, list[str]] = {}
+    for key, layer in graph.layers.items():
+        if layout_of(layer) is not None and key not in stand_ins:
+            real.setdefault(np.ascontiguousarray(_in_file_order(layer)).tobytes(), []).append(key)
     layer_of: dict[int, str] = {}
     for operator in file.operators:
         rule = OPERATORS.get(file.operator_name(operator))
@@ -95,14 +105,29 @@ def _fill(graph: Graph, file: File, stand_ins: Mapping[str, np.float32]) -> dict
         constant = file.constant(index)
         if constant is None or constant.dtype != np.float32 or index in layer_of:
             continue
-        key = key_of.get(float(constant.flat[0]))
-        if key is None or (constant != constant.flat[0]).any():
-            continue
-        layer = graph.layers[key]
-        file.set_constant(index, to_tflite(kernel_of(layer), layout_of(layer)).reshape(constant.shape))
-        layer_of[index] = key
+        key = key_of.get(float(constant.flat[0])) if stand_ins else None
+        if key is not None and (constant == constant.flat[0]).all():
+            file.set_constant(index, _in_file_order(graph.layers[key]).reshape(constant.shape))
+            layer_of[index] = key
+        elif real and (keys := real.get(constant.tobytes())):
+            # Equal kernels are interchangeable, but each layer should be found once.
+            layer_of[index] = keys.pop(0) if len(keys) > 1 else keys[0]
     file.drop_unused_buffers()
     return layer_of
+
+
+def _in_file_order(layer: Layer) -> np.ndarray:
+    return to_tflite(kernel_of(layer), layout_of(layer))
+
+
+def _weighted_outputs(file: File, candidates: Mapping[str, int], layer_of: Mapping[int, str]) -> set[int]:
+    """Tensors that operators with known kernels write, if they look like tensors of the graph."""
+    written = set()
+    for operator in file.operators:
+        rule = OPERATORS.get(file.operator_name(operator))
+        if rule is not None and rule.kernel is not None and int(operator.inputs[rule.kernel]) in layer_of:
+            written.update(int(index) for index in operator.outputs)
+    return written & set(candidates.values())
 
 
 def _trace(graph: Graph, stand_ins: Mapping[str, np.float32]):
@@ -214,7 +239,4 @@ def _match_values(
             scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
             if np.abs(found - expected).max(initial=0.0) <= _SAME_VALUES * scale:
                 matched[tensor] = index
-    missing = [tensor for tensor in graph.outputs if tensor not in matched]
-    if missing:
-        raise ExportError(f"the converted float file computes another '{missing[0]}' than the Keras model.")
     return matched
