@@ -25,6 +25,7 @@ __all__ = [
     "TfdatafreeError",
     "UnsupportedModelError",
     "compress",
+    "equalize",
     "fold_batchnorm",
 ]
 
@@ -38,4 +39,5 @@ def _is_command_line() -> bool:
 if not _is_command_line():
     from tfdatafree.compress import compress
     from tfdatafree.compressed import Compressed
+    from tfdatafree.visitors.equalize import equalize
     from tfdatafree.visitors.fold_batchnorm import fold_batchnorm
