@@ -12,7 +12,7 @@ def model() -> keras.Model:
     first, twin = L.ReLU(name="first")(stem), L.ReLU(name="twin")(stem)
     padded, alike = L.ZeroPadding2D(1, name="padded")(first), L.ZeroPadding2D(1, name="alike")(twin)
     other = L.ReLU(6.0, name="other")(stem)
-    outputs = [L.Conv2D(2, 3, name="left")(padded), L.Conv2D(2, 3, name="right")(alike), other]
+    outputs = [L.Conv2D(2, 3, name=name)(x) for name, x in (("left", padded), ("right", alike), ("third", other))]
     return randomized(keras.Model(image, [*outputs, L.ReLU(name="output")(stem)]))
 
 

@@ -1,7 +1,7 @@
-"""Every row of the table of integer operators, run by LiteRT: a float file with this operator alone, and its integer file.
+"""Every row of the table of integer operators, run by LiteRT: a float file with this operator alone, and its integer one.
 
-The integer file is held against the float file on the reals that its own integers stand for, so that what is left is the
-kernel's own rounding.
+The integer file is held against the float file on the reals that its own integers stand for, so that what is left is
+the kernel's own rounding.
 """
 
 import math

@@ -27,6 +27,7 @@ __all__ = [
     "compress",
     "equalize",
     "fold_batchnorm",
+    "layer_inputs",
 ]
 
 
@@ -39,5 +40,6 @@ def _is_command_line() -> bool:
 if not _is_command_line():
     from tfdatafree.compress import compress
     from tfdatafree.compressed import Compressed
+    from tfdatafree.generators.observe import layer_inputs
     from tfdatafree.visitors.equalize import equalize
     from tfdatafree.visitors.fold_batchnorm import fold_batchnorm

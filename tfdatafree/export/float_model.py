@@ -83,7 +83,7 @@ def convert(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False)
 
 
 def _stand_ins(graph: Graph) -> dict[str, np.float32]:
-    """A number for each layer with a kernel, one that no other weights have and that simplifies nothing (0, 1, 2 ...)."""
+    """A number for each layer with a kernel: one that no other weights have and that simplifies nothing (0, 1 ...)."""
     keys = [key for key, layer in graph.layers.items() if layout_of(layer) is not None]
     numbers = np.random.default_rng(0).uniform(1.01, 1.99, len(keys)).astype(np.float32)
     return dict(zip(keys, numbers, strict=True))
@@ -92,10 +92,10 @@ def _stand_ins(graph: Graph) -> dict[str, np.float32]:
 def _find_kernels(graph: Graph, file: File, stand_ins: Mapping[str, np.float32]) -> dict[int, str]:
     """{index of an operator's weights: key of the layer whose kernel they are}; puts kernels where stand-ins are."""
     key_of = {float(number): key for key, number in stand_ins.items()}
-    real: dict[bytes, list[str]] = {}
+    real: dict[bytes, str] = {}
     for key, layer in graph.layers.items():
         if layout_of(layer) is not None and key not in stand_ins:
-            real.setdefault(np.ascontiguousarray(_in_file_order(layer)).tobytes(), []).append(key)
+            real.setdefault(np.ascontiguousarray(_in_file_order(layer)).tobytes(), key)
     layer_of: dict[int, str] = {}
     for operator in file.operators:
         rule = OPERATORS.get(file.operator_name(operator))
@@ -109,9 +109,8 @@ def _find_kernels(graph: Graph, file: File, stand_ins: Mapping[str, np.float32])
         if key is not None and (constant == constant.flat[0]).all():
             file.set_constant(index, _in_file_order(graph.layers[key]).reshape(constant.shape))
             layer_of[index] = key
-        elif real and (keys := real.get(constant.tobytes())):
-            # Equal kernels are interchangeable, but each layer should be found once.
-            layer_of[index] = keys.pop(0) if len(keys) > 1 else keys[0]
+        elif real and (key := real.get(constant.tobytes())) is not None:
+            layer_of[index] = key
     file.drop_unused_buffers()
     return layer_of
 
