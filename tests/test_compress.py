@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import re
@@ -238,6 +239,13 @@ def test_the_report_is_plain_values_and_one_page():
             assert reason in page
     assert "TFLite has no integer kernel for SIN" in str(compressed("sine").report)
     assert "some in float" in str(compressed("sine").report) and "integer only" in str(compressed("plain").report)
+
+
+def test_a_tensor_without_any_noise_is_exact():
+    (row, *_) = compressed("plain").report.layers
+    report = dataclasses.replace(compressed("plain").report, layers=(dataclasses.replace(row, sqnr_db=float("inf")),))
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["layers"][0]["sqnr_db"] is None
+    assert "exact" in str(report)
 
 
 def test_the_reports_rows_are_the_files_tensors():

@@ -67,3 +67,14 @@ def test_integers_stay_on_the_grid_and_dead_inputs_do_no_harm():
         integers = round_with_feedback(matrix, covariance, quantizer)
         assert np.abs(integers).max() <= quantizer.qmax
     assert np.isfinite(quantizer.dequantize(round_with_feedback(matrix, np.zeros((1, 20, 20)), quantizer))).all()
+
+
+def test_taps_are_rounded_as_kernels_of_their_own():
+    random = np.random.default_rng(4)
+    matrix = random.normal(size=(3 * 20, 6)).astype(np.float32)
+    covariance = correlated(random, 20)
+    quantizer = weight_quantizer(matrix, 4, 1)
+    together = round_with_feedback(matrix, covariance, quantizer)
+    for tap in range(3):
+        rows = slice(20 * tap, 20 * tap + 20)
+        np.testing.assert_array_equal(together[rows], round_with_feedback(matrix[rows], covariance, quantizer))

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfdatafree.generators.patches import covariance_of, sample_patches, tap_covariances
+from tfdatafree.generators.patches import MOST_INPUTS, covariance_of, sample_patches, tap_covariances
 from tfdatafree.graph import Graph
 from tfdatafree.linear import kernel_of, layout_of, output_last
 
@@ -36,10 +36,24 @@ def test_patches_times_kernel_are_outputs_of_the_layer(case):
     assert len(spread) > 1  # not one pixel over and over
 
 
-def test_transposed_convolutions_have_no_patches():
-    inputs = keras.Input((4, 4, 2))
-    graph = Graph.from_keras(keras.Model(inputs, keras.layers.Conv2DTranspose(3, 3, name="up")(inputs)))
-    assert sample_patches(np.ones((1, 4, 4, 2), np.float32), graph.layers["up"], np.random.default_rng(0)) is None
+def graph_of(layer, shape):
+    inputs = keras.Input(shape)
+    return Graph.from_keras(keras.Model(inputs, layer(inputs)))
+
+
+def test_transposed_and_very_large_kernels_are_seen_pixel_by_pixel():
+    random = np.random.default_rng(0)
+    for layer, channels in ((keras.layers.Conv2DTranspose(3, 3, name="layer"), 4), (keras.layers.Conv2D(2, 3, name="layer"), 200)):
+        x = random.normal(size=(2, 5, 5, channels)).astype(np.float32)
+        patches = sample_patches(x, graph_of(layer, x.shape[1:]).layers["layer"], random)
+        assert patches.shape[1:] == (1, channels)
+        pixels = {pixel.tobytes() for pixel in x.reshape(-1, channels)}
+        assert all(patch.tobytes() in pixels for patch in patches[:, 0])
+
+
+def test_wider_layers_than_a_covariance_can_hold_have_none():
+    layer = graph_of(keras.layers.Dense(2, name="layer"), (MOST_INPUTS + 1,)).layers["layer"]
+    assert sample_patches(np.ones((1, MOST_INPUTS + 1), np.float32), layer, np.random.default_rng(0)) is None
 
 
 def test_covariance_is_centred():

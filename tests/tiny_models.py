@@ -325,10 +325,10 @@ def dropouts_in_a_row():
 
 
 @tiny
-def no_bias():
+def no_bias():  # and layers called by keyword
     x = image()
-    y = L.Conv2D(4, 3, use_bias=False, name="conv")(x)
-    y = L.GlobalAveragePooling2D(name="pool")(L.ReLU(name="relu")(y))
+    y = L.Conv2D(4, 3, use_bias=False, name="conv")(inputs=x)
+    y = L.GlobalAveragePooling2D(name="pool")(L.ReLU(name="relu")(inputs=y))
     return x, L.Dense(5, use_bias=False, name="head")(y)
 
 

@@ -121,6 +121,7 @@ class _Writer:
         self.fixed: dict[int, Quantizer] = {}
         self.grids: dict[int, Quantizer] = {}
         self.forms: dict[tuple[int, str], int] = {}
+        self.read_as_float: set[int] = set()
 
     def write(self) -> IntegerModel:
         self.share_grids()
@@ -143,6 +144,11 @@ class _Writer:
         moved = self.compact()
         self.sign()
         index_of = {old: moved[old] for old in self.grids if old in moved and self.home.get(old) == "integer"}
+        for old, grid in self.grids.items():
+            # What a float operator wrote and only integer ones read is, for all that follows, its integer form.
+            form = self.forms.get(_form_key(old, grid))
+            if self.home.get(old) == "float" and form is not None and old not in self.read_as_float:
+                index_of[old] = moved[form]
         kernels = {old: moved[new] for old, new in self.kernel_index.items()}
         return IntegerModel(
             self.file.serialize(),
@@ -310,6 +316,7 @@ class _Writer:
 
     def float_form(self, index: int) -> int:
         """The tensor as float32: itself, or behind a DEQUANTIZE."""
+        self.read_as_float.add(index)
         if self.home.get(index) != "integer":
             return index
         key = (index, "float")
@@ -323,7 +330,7 @@ class _Writer:
         """The tensor as integers on `grid`: itself, or behind a QUANTIZE."""
         if self.home.get(index) == "integer" and self.grids[index] == grid:
             return index
-        key = (index, f"{grid.scale!r} {grid.zero_point} {grid.bits}")
+        key = _form_key(index, grid)
         if key not in self.forms:
             self.forms[key] = self.file.add_tensor(f"{self.name(index)}_requantized", index)
             self.file.set_quantized(self.forms[key], grid, self.dtype)
@@ -464,6 +471,10 @@ class _Writer:
         signature.inputs = _tensor_map(self.spec.input_names, self.file.inputs)
         signature.outputs = _tensor_map(self.spec.output_names, self.file.outputs)
         self.file.model.signatureDefs = [signature]
+
+
+def _form_key(index: int, grid: Quantizer) -> tuple[int, str]:
+    return index, f"{grid.scale!r} {grid.zero_point} {grid.bits}"
 
 
 def _tensor_map(names, indices) -> list:

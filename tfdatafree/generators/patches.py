@@ -10,8 +10,8 @@ from tfdatafree.linear import kernel_of, layout_of
 
 # Patches per input of a kernel, and the fewest and most per layer; each is one output pixel's view of the input.
 _PATCHES_PER_INPUT, _FEWEST_PATCHES, _MOST_PATCHES = 4, 512, 4096
-# Largest number of inputs per output whose covariance is worth its memory (4608 = 3 x 3 x 512).
-MOST_INPUTS = 4608
+# Largest covariance, whose factorization takes a second or less; larger kernels are seen pixel by pixel.
+MOST_INPUTS = 1280
 
 
 def sample_patches(x: np.ndarray, layer: Layer, random: np.random.Generator) -> np.ndarray | None:
@@ -21,19 +21,20 @@ def sample_patches(x: np.ndarray, layer: Layer, random: np.random.Generator) -> 
         x: Input of the layer, (n, *spatial, channels).
 
     Returns:
-        (count, groups, inputs per group), inputs ordered as in `linear.output_last`; None for transposed convolutions,
-        whose outputs see different parts of the kernel, and for kernels of more than MOST_INPUTS inputs.
+        (count, groups, inputs per group), inputs ordered as in `linear.output_last`. Single pixels, (count, 1, channels),
+        for kernels of more than MOST_INPUTS inputs and for transposed convolutions, whose outputs see different parts of
+        the kernel; None where these are too many as well.
     """
     layout = layout_of(layer)
-    if layout.kind == "transpose":
-        return None
     channels = x.shape[-1]
     groups = channels if layout.kind == "depthwise" else getattr(layer.operation, "groups", 1)
     inputs = channels // groups * math.prod(kernel_of(layer).shape[: layout.rank])
-    count = min(max(_PATCHES_PER_INPUT * inputs, _FEWEST_PATCHES), _MOST_PATCHES)
+    by_pixel = layout.kind == "transpose" or (inputs > MOST_INPUTS and groups == 1)
+    inputs = channels if by_pixel else inputs
     if inputs > MOST_INPUTS:
         return None
-    if layout.kind == "dense":
+    count = min(max(_PATCHES_PER_INPUT * inputs, _FEWEST_PATCHES), _MOST_PATCHES)
+    if layout.kind == "dense" or by_pixel:
         rows = x.reshape(-1, channels)
         drawn = rows if len(rows) <= count else rows[random.integers(len(rows), size=count)]
         return drawn[:, None, :]

@@ -25,16 +25,20 @@ def round_with_feedback(
     """Integers of `matrix` on the grid of `quantizer`.
 
     Args:
-        matrix: Weights (inputs per group, outputs), outputs split evenly over the groups.
+        matrix: Weights (taps * inputs per group, outputs), outputs split evenly over the groups. With several taps
+            (positions of a kernel too large for one covariance) each tap is rounded for itself.
         covariance: Of each group's inputs, (groups, inputs, inputs). One group for ordinary layers; for grouped and
             depthwise convolutions group g feeds the g-th part of the outputs.
         quantizer: Grid with `channel_axis` 1 or None.
     """
-    inputs, outputs = matrix.shape
-    groups = len(covariance)
+    groups, inputs, _ = covariance.shape
+    taps, outputs = len(matrix) // inputs, matrix.shape[1]
     factors = _inverse_factors(covariance.astype(np.float64), damping)
-    weights = matrix.astype(np.float64).reshape(inputs, groups, outputs // groups)
-    scale = np.broadcast_to(np.asarray(quantizer.scale, np.float64), (outputs,)).reshape(groups, -1)
+    # A tap's weights see the same inputs as any other's: they are rounded as further outputs.
+    split = matrix.astype(np.float64).reshape(taps, inputs, groups, outputs // groups)
+    weights = split.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
+    scale = np.broadcast_to(np.asarray(quantizer.scale, np.float64), (outputs,)).reshape(groups, 1, -1)
+    scale = np.tile(scale, (1, taps, 1)).reshape(groups, -1)
     integers = np.empty_like(weights)
     if groups == 1:
         integers[:, 0] = _round_blocked(weights[:, 0], factors[0], scale[0], quantizer.qmin, quantizer.qmax)
@@ -44,7 +48,8 @@ def round_with_feedback(
             error = (weights[row] - integers[row] * scale) / factors[:, row, row, None]
             # (later inputs, groups, 1) times (groups, outputs per group)
             weights[row + 1 :] -= factors[:, row, row + 1 :].T[:, :, None] * error
-    return integers.reshape(inputs, outputs).astype(quantizer.dtype)
+    whole = integers.reshape(inputs, groups, taps, -1).transpose(2, 0, 1, 3)
+    return whole.reshape(matrix.shape).astype(quantizer.dtype)
 
 
 def _inverse_factors(covariance: np.ndarray, damping: float) -> np.ndarray:
