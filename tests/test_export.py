@@ -68,7 +68,9 @@ def index_of(file: File, found: Exported) -> dict[str, int]:
     """Graph tensor -> file tensor, by name."""
     by_name = {file.name(i): i for i in range(len(file.tensors))}
     by_name.update(zip([*found.teacher.inputs, *found.teacher.outputs], [*file.inputs, *file.outputs], strict=True))
-    return {tensor: by_name[tensor] for tensor in found.built.grids}
+    # What a float operator writes is an integer behind a QUANTIZE.
+    return {tensor: by_name.get(f"{tensor}_requantized", by_name[tensor]) if file.dtype(by_name[tensor]) == "float32"
+            else by_name[tensor] for tensor in found.built.grids}  # fmt: skip
 
 
 # The file is what was decided -----------------------------------------------------------------------------------------

@@ -69,14 +69,15 @@ def _observe_statistics(model: keras.Model) -> None:
         return
     low, high = (0, 255) if model.inputs[0].dtype == "uint8" else (-1, 1)
     shapes = [tuple(x.shape[1:]) for x in keras.tree.flatten(model.inputs)]
-    images = [procedural_images(16, shape, low, high, seed=at + 100) for at, shape in enumerate(shapes)]
+    count = model.inputs[0].shape[0] or 16
+    images = [procedural_images(count, shape, low, high, seed=at + 100) for at, shape in enumerate(shapes)]
+    momenta = [bn.momentum for bn in batchnorms]
     for bn in batchnorms:
-        bn.momentum, usual = 0.0, bn.momentum
-        images = [x[: model.inputs[0].shape[0] or len(x)] for x in images]
+        bn.momentum = 0.0
     functional = model._functional if isinstance(model, keras.Sequential) else model
     functional(keras.tree.pack_sequence_as(functional._inputs_struct, images), training=True)
-    for bn in batchnorms:
-        bn.momentum = usual
+    for bn, momentum in zip(batchnorms, momenta, strict=True):
+        bn.momentum = momentum
 
 
 def random_inputs(model: keras.Model | Graph, n: int = 3, seed: int = 1) -> list[np.ndarray]:

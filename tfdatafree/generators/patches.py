@@ -9,7 +9,7 @@ from tfdatafree.graph import Graph, Layer
 from tfdatafree.linear import kernel_of, layout_of
 
 # Patches per input of a kernel, and the fewest and most per layer; each is one output pixel's view of the input.
-_PATCHES_PER_INPUT, _FEWEST_PATCHES, _MOST_PATCHES = 4, 512, 4096
+_PATCHES_PER_INPUT, _FEWEST_PATCHES, _MOST_PATCHES = 2, 512, 2048
 # Largest covariance, whose factorization takes a second or less; larger kernels are seen pixel by pixel.
 MOST_INPUTS = 1280
 

@@ -33,11 +33,11 @@ def round_with_feedback(
     """
     groups, inputs, _ = covariance.shape
     taps, outputs = len(matrix) // inputs, matrix.shape[1]
-    factors = _inverse_factors(covariance.astype(np.float64), damping)
+    factors = _inverse_factors(covariance, damping)
     # A tap's weights see the same inputs as any other's: they are rounded as further outputs.
-    split = matrix.astype(np.float64).reshape(taps, inputs, groups, outputs // groups)
+    split = matrix.astype(np.float32).reshape(taps, inputs, groups, outputs // groups)
     weights = split.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
-    scale = np.broadcast_to(np.asarray(quantizer.scale, np.float64), (outputs,)).reshape(groups, 1, -1)
+    scale = np.broadcast_to(np.asarray(quantizer.scale, np.float32), (outputs,)).reshape(groups, 1, -1)
     scale = np.tile(scale, (1, taps, 1)).reshape(groups, -1)
     integers = np.empty_like(weights)
     if groups == 1:
@@ -53,16 +53,21 @@ def round_with_feedback(
 
 
 def _inverse_factors(covariance: np.ndarray, damping: float) -> np.ndarray:
-    """Upper triangular U with U^T U = H^-1, per group."""
-    size = covariance.shape[-1]
-    diagonal = np.einsum("gii->gi", covariance)
-    mean = np.maximum(diagonal.mean(axis=1), 1e-12)
-    damped = covariance + (damping * mean)[:, None, None] * np.eye(size)
-    if len(damped) > 1:
-        return np.swapaxes(np.linalg.cholesky(np.linalg.inv(damped)), 1, 2)
+    """Upper triangular U with U^T U = H^-1, float32, per group. Damping keeps H far from singular at this precision."""
+    groups, size, _ = covariance.shape
+    ridge = damping * np.maximum(np.einsum("gii->g", covariance) / size, 1e-12)
+    if groups > 1:
+        damped = covariance + ridge[:, None, None] * np.eye(size)
+        return np.swapaxes(np.linalg.cholesky(np.linalg.inv(damped)), 1, 2).astype(np.float32)
     # H = R R^T with R upper triangular (Cholesky from the last row up), so U = R^-1: no inverse of H is formed.
-    lower = linalg.cholesky(damped[0, ::-1, ::-1], lower=True, check_finite=False)
-    return linalg.lapack.dtrtri(lower[::-1, ::-1])[0][None]
+    flipped = np.array(covariance[0, ::-1, ::-1], np.float32, order="F")
+    # Entries this far below the ridge change no rounding, and arithmetic on what is left of their products is slow.
+    flipped[np.abs(flipped) < 1e-7 * ridge[0]] = 0
+    flipped[np.diag_indices(size)] += ridge[0]
+    lower, failed = linalg.lapack.spotrf(flipped, lower=1, clean=1, overwrite_a=1)
+    if failed:
+        raise ValueError("the covariance of a layer's inputs is not positive definite; it must be symmetric and finite.")
+    return linalg.lapack.strtri(lower, lower=1, overwrite_c=1)[0][::-1, ::-1][None]
 
 
 def _round_blocked(weights: np.ndarray, factor: np.ndarray, scale: np.ndarray, qmin: int, qmax: int) -> np.ndarray:
@@ -71,7 +76,7 @@ def _round_blocked(weights: np.ndarray, factor: np.ndarray, scale: np.ndarray, q
     integers = np.empty_like(weights)
     for start in range(0, len(weights), _BLOCK):
         stop = min(start + _BLOCK, len(weights))
-        errors = np.empty((stop - start, weights.shape[1]))
+        errors = np.empty((stop - start, weights.shape[1]), weights.dtype)
         for row in range(start, stop):
             integers[row] = np.clip(np.rint(weights[row] / scale), qmin, qmax)
             errors[row - start] = (weights[row] - integers[row] * scale) / factor[row, row]
