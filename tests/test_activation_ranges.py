@@ -84,8 +84,11 @@ def test_six_deviations_stay_within_a_bounded_activation(name, tensor):
 
 
 def test_between_two_estimates():
-    a, b = {"x": Range(-1, 1), "y": Range(0, 4)}, {"x": Range(-3, 2), "z": Range(0, 1)}
-    assert between(a, b) == {"x": Range(-2, 1.5), "y": Range(0, 4)}
+    a = {"x": Range(-1, 8), "y": Range(0, 4), "one_sided": Range(0, 1)}
+    b = {"x": Range(-9, 2), "z": Range(0, 1), "one_sided": Range(-3, 1)}
+    assert between(a, b) == {"x": Range(-3, 4), "y": Range(0, 4), "one_sided": Range(-3, 1)}
+    # However wrong one of them is, the other counts as much.
+    assert between({"x": Range(0, 1)}, {"x": Range(0, 1e6)})["x"].high == pytest.approx(1e3)
 
 
 def test_statistics_of_tensors_that_folding_removed_are_passed_over():

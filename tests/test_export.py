@@ -109,6 +109,14 @@ def test_the_signature_has_the_models_names(name):
             assert tuple(run.get_output_details()[wanted]["shape"][1:]) == tuple(y.shape[1:])
 
 
+def test_a_dict_of_outputs_is_signed_with_its_keys():
+    interpreter = Interpreter(model_content=exported("dict_outputs").built.content)
+    (signature,) = interpreter.get_signature_list().values()
+    assert sorted(signature["outputs"]) == ["mask", "scores"]
+    details = interpreter.get_signature_runner().get_output_details()
+    assert details["mask"]["shape"].size == 4 and details["scores"]["shape"].size == 2
+
+
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in REFITTED])
 def test_weights_are_bit_for_bit_the_integers_that_were_chosen(name):
     found = exported(name)

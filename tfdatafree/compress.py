@@ -155,7 +155,7 @@ def _require_quantizable(graph: Graph) -> None:
 
 
 def _ranges(graph: Graph, observed: Observed, options: Quantize, executor: Executor | None) -> dict[str, Range]:
-    """One range per tensor; from images it lies midway between those of the images as they are and put right."""
+    """One range per tensor; from images, between those of the images as they are and put right."""
     sources = [observed.gaussian] if options.range_source == "gaussian" else [observed.images, observed.normalized]
     estimates = [
         choose_ranges(graph, source, options.ranges, bits=options.activation_bits, executor=executor)

@@ -96,7 +96,7 @@ class Graph:
 
     Holds for every instance: each tensor is written once, before it is read; `specs` knows every tensor; node names
     are unique. `inputs` and `outputs` list tensor names in the order of `model.inputs` and `model.outputs`;
-    `output_names` are the names that Keras gives the latter.
+    `output_names` are the keys of a dict of outputs, else the names that Keras gives them.
     """
 
     name: str
@@ -357,7 +357,7 @@ class _Reader:
             self.specs,
             names,
             outputs,
-            list(functional.output_names),
+            _output_names(functional),
             _unwrap(functional._inputs_struct),
             _unwrap(functional._outputs_struct),
         )
@@ -436,6 +436,16 @@ def _fed(model: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[str]:
         given = [given[tensor.name] for tensor in model.inputs]
     # Not in the order of writing: Keras sorts a dict by its keys.
     return [ref.tensor for ref in keras.tree.flatten(given)]
+
+
+def _output_names(functional: Any) -> list[str]:
+    """Names of the outputs, flat: the keys of a dict of outputs, else the names that Keras gives them."""
+    structure = functional._outputs_struct
+    if isinstance(structure, dict) and all(isinstance(key, str) for key in structure):
+        names = {id(tensor): key for key, tensor in structure.items()}
+        if all(id(tensor) in names for tensor in functional.outputs) and len(names) == len(functional.outputs):
+            return [names[id(tensor)] for tensor in functional.outputs]
+    return list(functional.output_names)
 
 
 def _unwrap(structure: Any) -> Any:

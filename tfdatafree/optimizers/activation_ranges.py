@@ -1,5 +1,6 @@
 """One range per tensor of a graph, by the method that the recipe names."""
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import Executor
 
@@ -41,11 +42,19 @@ def choose_ranges(
 
 
 def between(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
-    """Midway between two estimates of the same ranges; a tensor that only `a` knows keeps that one."""
+    """The geometric mean of two estimates of each end; a tensor or a side that only one of them knows keeps that one.
+
+    Geometric, so that an estimate that is wrong by a large factor pulls the result by the root of that factor only.
+    """
     return {
-        tensor: Range((r.low + b[tensor].low) / 2, (r.high + b[tensor].high) / 2) if tensor in b else r
+        tensor: Range(-_mean(-r.low, -b[tensor].low), _mean(r.high, b[tensor].high)) if tensor in b else r
         for tensor, r in a.items()
     }
+
+
+def _mean(first: float, second: float) -> float:
+    """Geometric mean of two distances from zero; the other one if one is zero."""
+    return math.sqrt(first * second) if first > 0 and second > 0 else max(first, second)
 
 
 def _search(job: tuple[Statistics, int]) -> Range:
