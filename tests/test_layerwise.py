@@ -6,7 +6,7 @@ from tiny_models import MODELS, image, randomized, separated
 
 from tfdatafree.generators.layerwise import gaussian_walk
 from tfdatafree.graph import Graph
-from tfdatafree.numerics.moments import activation_moments, moments_by_quadrature
+from normal_moments import activation_moments, moments_by_quadrature
 from tfdatafree.visitors.fold_batchnorm import is_batchnorm, output_moments
 from tfdatafree.visitors.separate import separate
 
