@@ -8,7 +8,7 @@ from tfdatafree.generators.images import image_walk, make_inputs
 from tfdatafree.generators.layerwise import gaussian_walk
 from tfdatafree.generators.statistics import collect
 from tfdatafree.numerics.affine import activation_quantizer
-from tfdatafree.optimizers.activation_ranges import between, choose_ranges
+from tfdatafree.optimizers.activation_ranges import between, choose_ranges, widest
 from tfdatafree.optimizers.ranges import Range
 from tfdatafree.visitors.fold_batchnorm import fold, output_moments
 
@@ -89,6 +89,11 @@ def test_between_two_estimates():
     assert between(a, b) == {"x": Range(-3, 4), "y": Range(0, 4), "one_sided": Range(-3, 1)}
     # However wrong one of them is, the other counts as much.
     assert between({"x": Range(0, 1)}, {"x": Range(0, 1e6)})["x"].high == pytest.approx(1e3)
+
+
+def test_widest_of_two_estimates():
+    a, b = {"x": Range(-1, 8), "y": Range(0, 4)}, {"x": Range(-9, 2), "z": Range(0, 1)}
+    assert widest(a, b) == {"x": Range(-9, 8), "y": Range(0, 4)}
 
 
 def test_statistics_of_tensors_that_folding_removed_are_passed_over():

@@ -2,11 +2,11 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
+from normal_moments import activation_moments, moments_by_quadrature
 from tiny_models import MODELS, image, randomized, separated
 
 from tfdatafree.generators.layerwise import gaussian_walk
 from tfdatafree.graph import Graph
-from normal_moments import activation_moments, moments_by_quadrature
 from tfdatafree.visitors.fold_batchnorm import is_batchnorm, output_moments
 from tfdatafree.visitors.separate import separate
 

@@ -43,7 +43,10 @@ def graph_of(layer, shape):
 
 def test_transposed_and_very_large_kernels_are_seen_pixel_by_pixel():
     random = np.random.default_rng(0)
-    for layer, channels in ((keras.layers.Conv2DTranspose(3, 3, name="layer"), 4), (keras.layers.Conv2D(2, 3, name="layer"), 200)):
+    for layer, channels in (
+        (keras.layers.Conv2DTranspose(3, 3, name="layer"), 4),
+        (keras.layers.Conv2D(2, 3, name="layer"), 200),
+    ):
         x = random.normal(size=(2, 5, 5, channels)).astype(np.float32)
         patches = sample_patches(x, graph_of(layer, x.shape[1:]).layers["layer"], random)
         assert patches.shape[1:] == (1, channels)

@@ -26,7 +26,8 @@ from tfdatafree.generators.representative import take_inputs
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
 from tfdatafree.load import load
-from tfdatafree.optimizers.activation_ranges import between, choose_ranges
+from tfdatafree.optimizers.activation_ranges import between, choose_ranges, widest
+from tfdatafree.optimizers.headroom import decision_tensors
 from tfdatafree.optimizers.ranges import Range
 from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
 from tfdatafree.progress import Progress
@@ -155,13 +156,18 @@ def _require_quantizable(graph: Graph) -> None:
 
 
 def _ranges(graph: Graph, observed: Observed, options: Quantize, executor: Executor | None) -> dict[str, Range]:
-    """One range per tensor; from images, between those of the images as they are and put right."""
+    """One range per tensor; from images, between those of the images as they are and put right.
+
+    Decisions get the wider of the two: an output that saturates is lost, one that is too coarse only noisy.
+    """
     sources = [observed.gaussian] if options.range_source == "gaussian" else [observed.images, observed.normalized]
     estimates = [
         choose_ranges(graph, source, options.ranges, bits=options.activation_bits, executor=executor)
         for source in sources
     ]
-    return functools.reduce(between, estimates)
+    ranges = functools.reduce(between, estimates)
+    widened = functools.reduce(widest, estimates)
+    return ranges | {tensor: widened[tensor] for tensor in decision_tensors(graph) if tensor in widened}
 
 
 def _input_ranges(graph: Graph, found: InputRange, observed: Observed, from_user: bool) -> dict[str, Range]:

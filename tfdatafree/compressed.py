@@ -64,7 +64,9 @@ class Compressed:
                 )
             arrays = [np.asarray(x[name]) for name in names]
         elif len(names) == 1:
-            alone = isinstance(x, (list, tuple)) and len(x) == 1 and np.ndim(x[0]) == len(self._graph.specs[names[0]].shape)
+            alone = (
+                isinstance(x, (list, tuple)) and len(x) == 1 and np.ndim(x[0]) == len(self._graph.specs[names[0]].shape)
+            )
             arrays = [np.asarray(x[0] if alone else x)]
         else:
             arrays = [np.asarray(array) for array in x]

@@ -52,6 +52,14 @@ def between(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
     }
 
 
+def widest(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
+    """The union of two estimates of the same ranges; a tensor that only `a` knows keeps that one."""
+    return {
+        tensor: Range(min(r.low, b[tensor].low), max(r.high, b[tensor].high)) if tensor in b else r
+        for tensor, r in a.items()
+    }
+
+
 def _mean(first: float, second: float) -> float:
     """Geometric mean of two distances from zero; the other one if one is zero."""
     return math.sqrt(first * second) if first > 0 and second > 0 else max(first, second)

@@ -66,7 +66,9 @@ def _inverse_factors(covariance: np.ndarray, damping: float) -> np.ndarray:
     flipped[np.diag_indices(size)] += ridge[0]
     lower, failed = linalg.lapack.spotrf(flipped, lower=1, clean=1, overwrite_a=1)
     if failed:
-        raise ValueError("the covariance of a layer's inputs is not positive definite; it must be symmetric and finite.")
+        raise ValueError(
+            "the covariance of a layer's inputs is not positive definite; it must be symmetric and finite."
+        )
     return linalg.lapack.strtri(lower, lower=1, overwrite_c=1)[0][::-1, ::-1][None]
 
 
