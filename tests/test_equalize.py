@@ -7,8 +7,8 @@ from tiny_models import outputs_of, random_inputs, randomized, relative_differen
 import tfdatafree
 from tfdatafree.graph import Graph
 from tfdatafree.linear import kernel_of, layout_of, output_last
-from tfdatafree.visitors.equalize import TOLERANCE, equalize_graph, find_groups
-from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.equalize import TOLERANCE, equalize_graph, equalize_unfolded, find_groups
+from tfdatafree.visitors.fold_batchnorm import fold, output_moments
 from tfdatafree.visitors.separate import separate
 
 
@@ -131,3 +131,41 @@ def test_the_model_given_is_not_changed_and_a_bad_power_is_refused():
         np.testing.assert_array_equal(old, new)
     with pytest.raises(ValueError, match=r"power is 1\.5; choose a number above 0 and at most 1"):
         tfdatafree.equalize(model, power=1.5)
+
+
+def with_batchnorms(**options):
+    x = inputs = keras.Input((8, 8, 3))
+    for name, filters in (("a", 6), ("b", 5), ("c", 4)):
+        x = L.Conv2D(filters, 3, padding="same", use_bias=False, name=name)(x)
+        x = L.ReLU(name=f"{name}_relu")(L.BatchNormalization(name=f"{name}_bn", **options)(x))
+    return unbalanced(keras.Model(inputs, L.Conv2D(2, 1, name="head")(x)))
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}])
+def test_before_folding_the_scales_go_into_gamma_and_beta(options):
+    model = with_batchnorms(**options)
+    inputs = random_inputs(model)
+    unfolded = separate(Graph.from_keras(model))
+    scaled, kept = equalize_unfolded(unfolded)
+    assert relative_difference(scaled.predict(inputs), outputs_of(model, inputs)) < 1e-5
+    assert not {"a", "b", "c"} & kept.keys()
+    # Folding afterwards gives what equalizing the folded graph gives, and the statistics follow the channel.
+    folded, _ = fold(scaled)
+    expected, _, scales, _ = equalize_graph(fold(unfolded)[0])
+    for key in ("a", "b", "c", "head"):
+        np.testing.assert_allclose(kernel_of(folded.layers[key]), kernel_of(expected.layers[key]), rtol=1e-4)
+    before, after = output_moments(unfolded.layers["a_bn"]), output_moments(scaled.layers["a_bn"])
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_allclose(new, old * scales["a"], rtol=1e-5)
+
+
+def test_before_folding_groups_behind_an_unfoldable_batchnorm_are_left_alone():
+    x = inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, name="a")(x)
+    x = L.Conv2D(4, 1, name="b")(L.BatchNormalization(name="bn")(L.ReLU()(x)))
+    x = L.Add()([L.BatchNormalization(name="second")(L.ReLU()(x)), x])
+    model = unbalanced(keras.Model(inputs, L.Conv2D(2, 1, name="head")(x)))
+    sample = random_inputs(model)
+    scaled, kept = equalize_unfolded(separate(Graph.from_keras(model)))
+    assert relative_difference(scaled.predict(sample), outputs_of(model, sample)) < 1e-5
+    assert kept

@@ -37,8 +37,8 @@ def round_with_feedback(
     # A tap's weights see the same inputs as any other's: they are rounded as further outputs.
     split = matrix.astype(np.float32).reshape(taps, inputs, groups, outputs // groups)
     weights = split.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
-    scale = np.broadcast_to(np.asarray(quantizer.scale, np.float32), (outputs,)).reshape(groups, 1, -1)
-    scale = np.tile(scale, (1, taps, 1)).reshape(groups, -1)
+    steps = np.broadcast_to(np.asarray(quantizer.scale, np.float32), (outputs,)).reshape(groups, 1, -1)
+    scale = np.tile(steps, (1, taps, 1)).reshape(groups, -1)
     integers = np.empty_like(weights)
     if groups == 1:
         integers[:, 0] = _round_blocked(weights[:, 0], factors[0], scale[0], quantizer.qmin, quantizer.qmax)

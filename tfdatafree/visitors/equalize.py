@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfdatafree.graph import Graph, Node
+from tfdatafree.graph import Graph, Layer, Node, new_layer
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, scale_inputs, with_kernel
-from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.fold_batchnorm import fold, is_batchnorm
 from tfdatafree.visitors.separate import separate
 
 TOLERANCE = 1e-3
@@ -210,14 +210,71 @@ def _scale(graph: Graph, group: Group, power: float) -> np.ndarray:
 
 def _apply(graph: Graph, group: Group, scale: np.ndarray) -> None:
     for node in group.producers:
-        layer = graph.layer_of(node)
-        layout, kernel = layout_of(layer), kernel_of(layer)
-        scaled = from_output_last(output_last(kernel.astype(np.float64), layout) * scale, kernel.shape, layout)
-        layer = with_kernel(layer, scaled)
-        if layer.weight("bias") is not None:
-            layer = layer.with_weights(bias=layer.weight("bias") * scale)
-        graph.layers[node.layer] = layer
+        rank = len(graph.specs[node.output].shape)
+        graph.layers[node.layer] = _scale_outputs(graph.layer_of(node), scale, rank)
     for node in group.consumers:
         layer = graph.layer_of(node)
         kernel = kernel_of(layer).astype(np.float64)
         graph.layers[node.layer] = with_kernel(layer, scale_inputs(kernel, layout_of(layer), 1 / scale))
+
+
+def equalize_unfolded(unfolded: Graph, *, power: float = 1.0) -> tuple[Graph, dict[str, str]]:
+    """Equalizes a graph that still has its BatchNorms: (the same function, {layer: why it was left alone}).
+
+    The scales are those of the folded graph. A channel's scale goes into the gamma and beta of the BatchNorm that writes
+    it, so that the statistics which later stages read there are those of the scaled channel.
+    """
+    folded, _ = fold(unfolded)
+    _, _, scales, kept = equalize_graph(folded, power=power)
+    groups, _ = find_groups(folded)
+    graph = unfolded.copy()
+    for group in groups:
+        scale = scales[group.producers[0].name]
+        writers = [_writer(graph, node) for node in group.producers]
+        if None in writers or not all(_reads_alike(unfolded, node) for node in group.consumers):
+            reason = "a BatchNorm that folds into the layer behind it, or into none, stands between"
+            kept.update((node.name, reason) for node in group.producers)
+            continue
+        for key in writers:
+            rank = next(len(graph.specs[node.output].shape) for node in graph.nodes if node.layer == key)
+            graph.layers[key] = _scale_outputs(graph.layers[key], scale, rank)
+        for node in group.consumers:
+            layer = graph.layers[node.layer]
+            kernel = kernel_of(layer).astype(np.float64)
+            graph.layers[node.layer] = with_kernel(layer, scale_inputs(kernel, layout_of(layer), 1 / scale))
+    return graph, kept
+
+
+def _has_kernel(graph: Graph, node: Node) -> bool:
+    return node.layer in graph.layers and layout_of(graph.layers[node.layer]) is not None
+
+
+def _reads_alike(unfolded: Graph, node: Node) -> bool:
+    """Whether the folded `node` reads the same tensor in the unfolded graph, with a kernel."""
+    same = any(other.name == node.name and other.inputs == node.inputs for other in unfolded.nodes)
+    return same and _has_kernel(unfolded, node)
+
+
+def _writer(unfolded: Graph, node: Node) -> str | None:
+    """Key of the layer that writes, with its BatchNorm, what the folded `node` writes; None if its kernel is no kernel here."""
+    writer = unfolded.producers().get(node.output)
+    if writer is None or not _has_kernel(unfolded, node) or unfolded.calls()[writer.layer] > 1:
+        return None
+    is_scalable = layout_of(unfolded.layer_of(writer)) is not None or is_batchnorm(unfolded.layer_of(writer))
+    return writer.layer if is_scalable else None
+
+
+def _scale_outputs(layer: Layer, scale: np.ndarray, rank: int) -> Layer:
+    """The layer with the channels of its output, of rank `rank`, multiplied by `scale`."""
+    if is_batchnorm(layer):
+        named = {variable: layer.weight(variable) for variable in ("moving_mean", "moving_variance")}
+        gamma, beta = layer.weight("gamma"), layer.weight("beta")
+        named["gamma"] = scale if gamma is None else gamma * scale
+        named["beta"] = np.zeros_like(scale) if beta is None else beta * scale
+        config = {**layer.operation.get_config(), "scale": True, "center": True}
+        return new_layer(keras.layers.BatchNormalization, config, (*[None] * (rank - 1), len(scale)), **named)
+    layout, kernel = layout_of(layer), kernel_of(layer)
+    scaled = from_output_last(output_last(kernel.astype(np.float64), layout) * scale, kernel.shape, layout)
+    layer = with_kernel(layer, scaled)
+    bias = layer.weight("bias")
+    return layer if bias is None else layer.with_weights(bias=bias * scale)
