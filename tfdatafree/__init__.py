@@ -24,6 +24,7 @@ __all__ = [
     "Recipe",
     "TfdatafreeError",
     "UnsupportedModelError",
+    "absorb_bias",
     "compress",
     "equalize",
     "fold_batchnorm",
@@ -41,5 +42,6 @@ if not _is_command_line():
     from tfdatafree.compress import compress
     from tfdatafree.compressed import Compressed
     from tfdatafree.generators.observe import layer_inputs
+    from tfdatafree.visitors.absorb_bias import absorb_bias
     from tfdatafree.visitors.equalize import equalize
     from tfdatafree.visitors.fold_batchnorm import fold_batchnorm

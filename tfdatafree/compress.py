@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -33,7 +34,9 @@ from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
 from tfdatafree.progress import Progress
 from tfdatafree.recipe import Quantize, Recipe, get_recipe
 from tfdatafree.report import LayerRow, Report
+from tfdatafree.visitors.absorb_bias import absorb_biases
 from tfdatafree.visitors.constant_channels import freeze_constant_channels
+from tfdatafree.visitors.equalize import equalize_unfolded
 from tfdatafree.visitors.fold_batchnorm import fold
 from tfdatafree.visitors.fold_scales import fold_scales
 from tfdatafree.visitors.global_pooling import globalize_pooling
@@ -94,11 +97,10 @@ def compress(
             unfolded = merge_twins(split_normalization(globalize_pooling(separate(source))))
             _require_quantizable(unfolded)
         with progress.stage("fold BatchNorm"):
-            frozen: dict[str, int] = {}
-            if recipe.quantize is not None:
-                unfolded, frozen = freeze_constant_channels(unfolded)
+            unfolded, preconditioning = _precondition(unfolded, recipe)
             teacher, kept = fold(unfolded)
             teacher = fold_scales(teacher)
+            kept |= preconditioning.kept
             found = given_range or find_input_range(unfolded, seed)
         with progress.stage("generate inputs"):
             if representative_data is None:
@@ -132,12 +134,33 @@ def compress(
     finally:
         progress.close()
     seconds = time.perf_counter() - started
-    notes = {
-        name: f"{count} channel(s) made constant: they move by less than the 8-bit grid"
-        for name, count in frozen.items()
-    }
-    report = _report(source, recipe, found, generated, built, kept, notes | built.notes, seconds)
+    report = _report(source, recipe, found, generated, built, kept, preconditioning.notes | built.notes, seconds)
     return Compressed(built.content, recipe, report, built.graph, built.grids)
+
+
+@dataclass(frozen=True)
+class _Preconditioning:
+    """What was done before quantization, and what was left alone, by layer."""
+
+    notes: dict[str, str]
+    kept: dict[str, str]
+
+
+def _precondition(unfolded: Graph, recipe: Recipe) -> tuple[Graph, _Preconditioning]:
+    """The unfolded graph made easier to quantize; its function stays, as far as integers could tell."""
+    notes, kept = {}, {}
+    if recipe.quantize is not None:
+        unfolded, frozen = freeze_constant_channels(unfolded)
+        for name, count in frozen.items():
+            notes[name] = f"{count} channel(s) made constant: they move by less than the 8-bit grid"
+    if recipe.equalize:
+        unfolded, reasons = equalize_unfolded(unfolded)
+        kept |= {name: f"not equalized: {reason}" for name, reason in reasons.items()}
+    if recipe.absorb_bias:
+        unfolded, moved, reasons = absorb_biases(unfolded)
+        notes |= {name: f"high biases of {count} channel(s) moved into the next layer" for name, count in moved.items()}
+        kept |= {name: f"high biases stay: {reason}" for name, reason in reasons.items()}
+    return unfolded, _Preconditioning(notes, kept)
 
 
 def _require_quantizable(graph: Graph) -> None:

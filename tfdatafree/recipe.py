@@ -86,12 +86,16 @@ class Recipe:
         name: The preset it came from.
         quantize: None leaves the file in float.
         float16: Store float weights as float16; only without `quantize`.
+        equalize: Even out kernels across layers first, where that keeps the function (Nagel et al. 2019, section 4.1).
+        absorb_bias: Move high biases through ReLU into the next layer (Nagel et al. 2019, section 4.1.3).
         generate: Inputs for ranges and corrections.
     """
 
     name: str = "custom"
     quantize: Quantize | None = Quantize()
     float16: bool = False
+    equalize: bool = False
+    absorb_bias: bool = False
     generate: Generate = Generate()
 
     def __post_init__(self):
@@ -112,10 +116,14 @@ PRESETS: dict[str, Recipe] = {
         Recipe(name="float16", quantize=None, float16=True),
         Recipe(
             name="dfq",
+            equalize=True,
+            absorb_bias=True,
             quantize=Quantize(per_channel=False, rounding="nearest", ranges="k_sigma", range_source="gaussian"),
         ),
         Recipe(
             name="lwdf",
+            equalize=True,
+            absorb_bias=True,
             quantize=Quantize(per_channel=False, rounding="nearest", ranges="search", range_source="gaussian"),
         ),
     )
