@@ -8,7 +8,8 @@ import numpy as np
 
 from tfdatafree.export.flatbuffer import File
 from tfdatafree.export.float_model import FloatModel, convert
-from tfdatafree.export.integer import IntegerModel, Kernel, Spec, quantize_file
+from tfdatafree.export.integer import IntegerModel, Spec, quantize_file
+from tfdatafree.export.kernels import Kernel
 from tfdatafree.export.layout import kernel_for
 from tfdatafree.export.operators import OPERATORS
 from tfdatafree.export.runtime import Runner

@@ -1,9 +1,8 @@
 """Turns a float TFLite file into an integer one, with the ranges and the integers that it is given.
 
-Activations get one grid per tensor, from their range; kernels the integers that were chosen; biases the step
-S_input * S_kernel. Kernels that want equal grids (`operators.py`) get them by sharing where nobody else looks, and by a
-QUANTIZE operator where someone does. Operators without an integer kernel stay in float, between DEQUANTIZE and
-QUANTIZE, and say so.
+Activations get one grid per tensor (`grids.py`); kernels the integers that were chosen; biases the step S_input * S_kernel
+(`kernels.py`). Where a kernel wants a grid that its input does not have, a QUANTIZE operator goes between. Operators
+without an integer kernel stay in float, between DEQUANTIZE and QUANTIZE, and say so.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,22 +13,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfdatafree.errors import ExportError
 from tfdatafree.export.flatbuffer import FLOAT32, File
+from tfdatafree.export.grids import choose_grids
+from tfdatafree.export.kernels import Kernel, fit_bias, integer_bias
 from tfdatafree.export.operators import OPERATORS, Operator
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer, weight_quantizer
 from tfdatafree.optimizers.ranges import Range
-
-# |bias| in integer steps stays below this fraction of int32, leaving room for the sum of products.
-_BIAS_LIMIT = 2**30
-# Steps that the bias of a channel without weights gets: its magnitude in 2**20 steps is exact enough for any output.
-_BIAS_ONLY_STEPS = 2**20
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """Integers of a weight tensor in TFLite's layout, and their grid."""
-
-    values: np.ndarray
-    quantizer: Quantizer
 
 
 @dataclass(frozen=True)
@@ -109,23 +97,13 @@ class _Writer:
         self.constants: dict[int, Kernel] = {}
         self.requantized = 0
         self.rules = [self.rule(operator) for operator in file.operators]
-        self.producer = {index: at for at, operator in enumerate(file.operators) for index in operator.outputs}
-        self.readers: dict[int, int] = {}
-        for operator in file.operators:
-            for index in dict.fromkeys(operator.inputs):
-                self.readers[index] = self.readers.get(index, 0) + 1
-        for index in file.outputs:
-            self.readers[index] = self.readers.get(index, 0) + 1
         self.float_tensors = {i for i, tensor in enumerate(file.tensors) if tensor.type == FLOAT32}
-        self.group = {index: index for index in self.float_tensors}
-        self.fixed: dict[int, Quantizer] = {}
-        self.grids: dict[int, Quantizer] = {}
+        self.grids = choose_grids(file, self.rules, self.operands, self.float_tensors, spec.ranges, self.bits)
         self.forms: dict[tuple[int, str], int] = {}
         self.read_as_float: set[int] = set()
 
     def write(self) -> IntegerModel:
-        self.share_grids()
-        self.choose_grids()
+        self.input_scales = self.smallest_input_scales()
         originals = list(self.file.operators)
         self.file.graph.operators = []
         self.home: dict[int, str] = dict.fromkeys(self.file.inputs, "integer")
@@ -162,7 +140,7 @@ class _Writer:
             self.requantized,
         )
 
-    # Which operators, which grids -------------------------------------------------------------------------------------
+    # Which operators -------------------------------------------------------------------------------------
 
     def rule(self, operator) -> Operator | None:
         """The operator's row, or None if it stays in float; the reason is noted if it works on reals at all."""
@@ -191,74 +169,8 @@ class _Writer:
         positions = range(len(operator.inputs)) if rule.operands is None else rule.operands
         return [p for p in positions if p < len(operator.inputs) and operator.inputs[p] in self.float_tensors]
 
-    def root(self, index: int) -> int:
-        while self.group[index] != index:
-            index = self.group[index]
-        return index
-
-    def share_grids(self) -> None:
-        """Joins tensors whose kernels want one grid, and notes grids that kernels have built in."""
-        for operator, rule in zip(self.file.operators, self.rules, strict=True):
-            if rule is None:
-                continue
-            outputs = [index for index in operator.outputs if index in self.float_tensors]
-            if rule.fixed:
-                fixed = rule.fixed[self.bits]
-                for index in outputs:
-                    self.fixed[self.root(index)] = Quantizer(fixed.scale, fixed.zero_point, self.bits)
-            if rule.grid == "own" or not outputs:
-                continue
-            for position in self.operands(operator, rule):
-                source = operator.inputs[position]
-                if self.is_constant(source):
-                    continue
-                if rule.grid == "input" or self.may_share(source, outputs[0]):
-                    for index in outputs:
-                        self.join(index, source)
-
-    def may_share(self, source: int, output: int) -> bool:
-        """Whether `source` can take the grid of `output` without another reader of it noticing."""
-        root = self.root(source)
-        members = [index for index in self.float_tensors if self.root(index) == root]
-        alone = all(self.readers.get(index, 0) <= 1 for index in members)
-        return (
-            alone
-            and root not in self.fixed
-            and self.root(output) not in self.fixed
-            and not any(index in self.file.inputs for index in members)
-        )
-
-    def join(self, index: int, source: int) -> None:
-        a, b = self.root(index), self.root(source)
-        if a == b:
-            return
-        self.group[a] = b
-        if a in self.fixed:
-            self.fixed[b] = self.fixed.pop(a)
-
     def is_constant(self, index: int) -> bool:
         return self.file.constant(index) is not None
-
-    def choose_grids(self) -> None:
-        """One quantizer per group: built in, or the union of its members' ranges."""
-        computed = [*self.file.inputs, *self.producer]
-        ranges: dict[int, Range] = {}
-        for index in computed:
-            given = self.spec.ranges.get(index)
-            if index in self.float_tensors and given is not None:
-                root = self.root(index)
-                known = ranges.get(root, given)
-                ranges[root] = Range(min(known.low, given.low), max(known.high, given.high))
-        for index in computed:
-            if index not in self.float_tensors:
-                continue
-            root = self.root(index)
-            if root in self.fixed:
-                self.grids[index] = self.fixed[root]
-            elif root in ranges:
-                self.grids[index] = activation_quantizer(
-                    ranges[root].low, ranges[root].high, self.bits, symmetric=self.bits == 16
-                )
 
     def grid(self, index: int) -> Quantizer:
         if index not in self.grids:
@@ -380,7 +292,10 @@ class _Writer:
         bias = self.file.constant(bias_index) if bias_index >= 0 else None
         layer = self.name(operator.outputs[0])
         kernel = self.spec.kernels.get(index) or self.nearest_kernel(index, rule)
-        kernel = self.fit_bias(kernel, bias, float(source.scale), layer)
+        if bias is not None:
+            kernel, raised = fit_bias(kernel, bias, self.input_scales[index])
+            if raised:
+                self.adjusted[layer] = f"{raised} weight step(s) raised: the bias would overflow 32 bits"
         written = self.kernel_of.get(index)
         if written is not None and not written.quantizer == kernel.quantizer:
             raise ExportError(
@@ -394,46 +309,26 @@ class _Writer:
             self.kernel_of[index], self.kernel_index[index] = kernel, new
         if bias is None:
             return self.kernel_index[index], None
-        step = np.float64(source.scale) * np.asarray(kernel.quantizer.scale, np.float64)
-        dtype = "int32" if self.bits == 8 else "int64"
-        limits = np.iinfo(dtype)
-        integers = np.clip(np.rint(bias / step), limits.min, limits.max).astype(dtype)
         new = self.file.add_tensor(f"{layer}/bias", bias_index)
-        self.file.set_constant(new, integers)
-        per_channel = None if np.ndim(kernel.quantizer.scale) == 0 else 0
-        self.constants[new] = Kernel(integers, Quantizer(step, 0, 32, per_channel))
-        self.file.set_quantized(new, self.constants[new].quantizer, dtype)
+        self.constants[new] = integer_bias(bias, kernel, float(source.scale), self.bits)
+        self.file.set_constant(new, self.constants[new].values)
+        self.file.set_quantized(new, self.constants[new].quantizer, "int32" if self.bits == 8 else "int64")
         return self.kernel_index[index], new
+
+    def smallest_input_scales(self) -> dict[int, float]:
+        """Weight tensor -> smallest step of an input that it multiplies: calls of one layer share its kernel."""
+        found: dict[int, float] = {}
+        for operator, rule in zip(self.file.operators, self.rules, strict=True):
+            if rule is not None and rule.kernel is not None:
+                kernel, scale = operator.inputs[rule.kernel], float(self.grid(operator.inputs[rule.operands[0]]).scale)
+                found[kernel] = min(scale, found.get(kernel, scale))
+        return found
 
     def nearest_kernel(self, index: int, rule: Operator) -> Kernel:
         value = self.file.constant(index)
         axis = rule.kernel_axis if self.spec.per_channel else None
         quantizer = weight_quantizer(value, self.spec.kernel_bits, axis)
         return Kernel(quantizer.quantize(value), quantizer)
-
-    def fit_bias(self, kernel: Kernel, bias: np.ndarray | None, input_scale: float, layer: str) -> Kernel:
-        """`kernel` with steps so large that the bias fits into 32 bits, and fine enough where only a bias is left."""
-        if bias is None:
-            return kernel
-        quantizer, values = kernel.quantizer, kernel.values
-        scale = np.atleast_1d(np.asarray(quantizer.scale, np.float64))
-        magnitude = np.abs(bias.astype(np.float64))
-        if quantizer.channel_axis is None:
-            magnitude = magnitude.max(initial=0.0, keepdims=True)
-            empty = np.array([not values.any()])
-        else:
-            axes = tuple(axis for axis in range(values.ndim) if axis != quantizer.channel_axis)
-            empty = np.logical_not(values.any(axis=axes))
-        overflow = magnitude / (input_scale * scale) > _BIAS_LIMIT
-        wanted = np.where(overflow, magnitude / (input_scale * _BIAS_LIMIT), scale)
-        wanted = np.where(empty & (magnitude > 0), magnitude / (input_scale * _BIAS_ONLY_STEPS), wanted)
-        if np.array_equal(wanted, scale):
-            return kernel
-        if (overflow & ~empty).any():
-            self.adjusted[layer] = f"{int(overflow.sum())} weight step(s) raised: the bias would overflow 32 bits"
-        new_scale = float(wanted[0]) if quantizer.channel_axis is None else wanted
-        fitted = Quantizer(new_scale, 0, quantizer.bits, quantizer.channel_axis, narrow_range=True)
-        return Kernel(fitted.quantize(quantizer.dequantize(values)), fitted)
 
     # Finishing --------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfdatafree.export.integer import Kernel
+from tfdatafree.export.kernels import Kernel
 from tfdatafree.linear import Layout
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.optimizers.rounding import IntegerKernel

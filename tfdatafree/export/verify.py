@@ -7,7 +7,8 @@ import numpy as np
 
 from tfdatafree.errors import ExportError
 from tfdatafree.export.flatbuffer import FLOAT32, File
-from tfdatafree.export.integer import IntegerModel, Kernel, Spec
+from tfdatafree.export.integer import IntegerModel, Spec
+from tfdatafree.export.kernels import Kernel
 from tfdatafree.export.operators import OPERATORS
 from tfdatafree.export.runtime import Runner
 from tfdatafree.graph import Graph

@@ -1,0 +1,107 @@
+"""One grid per activation tensor of a file: built into a kernel, shared with a neighbour, or from the tensor's range.
+
+Kernels that want equal grids get them by sharing where nobody else looks: a tensor whose readers are all of this kind takes
+the common grid, one that somebody else reads keeps its own and is requantized for the kernel.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tfdatafree.export.flatbuffer import File
+from tfdatafree.export.operators import Operator
+from tfdatafree.numerics.affine import Quantizer, activation_quantizer
+from tfdatafree.optimizers.ranges import Range
+
+
+def choose_grids(
+    file: File,
+    rules: Sequence[Operator | None],
+    operands: Callable[..., list[int]],
+    float_tensors: set[int],
+    ranges: Mapping[int, Range],
+    bits: int,
+) -> dict[int, Quantizer]:
+    """{tensor: its grid} for every float tensor that is computed or an input, and whose range is known.
+
+    Args:
+        rules: Row of each operator of the file; None for those that stay in float.
+        operands: (operator, rule) -> positions of its real-valued inputs.
+        ranges: Tensor -> range.
+        bits: 8, or 16 for symmetric grids.
+    """
+    return _Groups(file, float_tensors, bits).grids(rules, operands, ranges)
+
+
+class _Groups:
+    """Tensors joined into groups of one grid each (union-find over tensor indices)."""
+
+    def __init__(self, file: File, float_tensors: set[int], bits: int):
+        self.file, self.float_tensors, self.bits = file, float_tensors, bits
+        self.parent = {index: index for index in float_tensors}
+        self.members = {index: [index] for index in float_tensors}
+        self.fixed: dict[int, Quantizer] = {}
+        self.readers: dict[int, int] = {}
+        for operator in file.operators:
+            for index in dict.fromkeys(operator.inputs):
+                self.readers[index] = self.readers.get(index, 0) + 1
+        for index in file.outputs:
+            self.readers[index] = self.readers.get(index, 0) + 1
+
+    def grids(self, rules, operands, ranges: Mapping[int, Range]) -> dict[int, Quantizer]:
+        for operator, rule in zip(self.file.operators, rules, strict=True):
+            if rule is not None:
+                self.share(operator, rule, operands(operator, rule))
+        produced = [index for operator in self.file.operators for index in operator.outputs]
+        computed = [index for index in (*self.file.inputs, *produced) if index in self.float_tensors]
+        spans: dict[int, Range] = {}
+        for index in computed:
+            if index in ranges:
+                root, given = self.root(index), ranges[index]
+                known = spans.get(root, given)
+                spans[root] = Range(min(known.low, given.low), max(known.high, given.high))
+        found = {}
+        for index in computed:
+            root = self.root(index)
+            if root in self.fixed:
+                found[index] = self.fixed[root]
+            elif root in spans:
+                span = spans[root]
+                found[index] = activation_quantizer(span.low, span.high, self.bits, symmetric=self.bits == 16)
+        return found
+
+    def share(self, operator, rule: Operator, positions: Sequence[int]) -> None:
+        """Joins what the operator's kernel wants on one grid, and notes a grid that it has built in."""
+        outputs = [index for index in operator.outputs if index in self.float_tensors]
+        if rule.fixed:
+            fixed = rule.fixed[self.bits]
+            for index in outputs:
+                self.fixed[self.root(index)] = Quantizer(fixed.scale, fixed.zero_point, self.bits)
+        if rule.grid == "own" or not outputs:
+            return
+        for position in positions:
+            source = operator.inputs[position]
+            if self.file.constant(source) is None and (rule.grid == "input" or self.may_share(source, outputs[0])):
+                for index in outputs:
+                    self.join(index, source)
+
+    def may_share(self, source: int, output: int) -> bool:
+        """Whether `source` can take the grid of `output` without another reader of it noticing."""
+        members = self.members[self.root(source)]
+        return (
+            all(self.readers.get(index, 0) <= 1 and index not in self.file.inputs for index in members)
+            and self.root(source) not in self.fixed
+            and self.root(output) not in self.fixed
+        )
+
+    def root(self, index: int) -> int:
+        while self.parent[index] != index:
+            index = self.parent[index]
+        return index
+
+    def join(self, index: int, source: int) -> None:
+        a, b = self.root(index), self.root(source)
+        if a == b:
+            return
+        self.parent[a] = b
+        self.members[b] += self.members.pop(a)
+        if a in self.fixed:
+            self.fixed[b] = self.fixed.pop(a)
