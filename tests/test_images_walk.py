@@ -211,13 +211,23 @@ def test_preprocessing_layers_tell_the_range():
     assert (found.low, found.high) == (-1, 1) and found.origin.startswith("assumed")
 
 
-@pytest.mark.parametrize("ends", COMMON_RANGES)
-def test_the_range_that_a_model_was_trained_on_is_found(ends):
+def model_trained_on(ends):
     model = build("plain")
     x = procedural_images(40, SHAPE, *ends, seed=11)
     y = np.asarray(keras.Model(model.inputs, model.get_layer("a_conv").output)(x))
     bn = model.get_layer("a_bn")
     bn.moving_mean.assign(y.mean(axis=(0, 1, 2)))
     bn.moving_variance.assign(y.var(axis=(0, 1, 2)))
-    found = find_input_range(separate(Graph.from_keras(model)))
+    return separate(Graph.from_keras(model))
+
+
+@pytest.mark.parametrize("ends", [(-12.0, 12.0), (0.0, 20.0), (-700.0, 700.0), (-40.0, 25.0)])
+def test_uncommon_ranges_are_found_within_a_factor_of_two(ends):
+    found = find_input_range(model_trained_on(ends))
+    assert 0.5 < (found.high - found.low) / (ends[1] - ends[0]) < 2
+
+
+@pytest.mark.parametrize("ends", COMMON_RANGES)
+def test_the_range_that_a_model_was_trained_on_is_found(ends):
+    found = find_input_range(model_trained_on(ends))
     assert (found.low, found.high) == ends and "estimated from the statistics of 'a_bn'" in found.origin

@@ -2,7 +2,8 @@
 
 A Rescaling or Normalization layer at the input says it. Otherwise the first layer behind a BatchNormalization says it:
 its stored mean and variance are those of that layer's output on real inputs, so of the ranges in common use the one is
-taken whose procedural images reproduce these statistics best (smallest Kullback-Leibler divergence between Gaussians).
+taken whose procedural images reproduce these statistics best (smallest Kullback-Leibler divergence between Gaussians);
+if none does, of all [-2^k, 2^k] and [0, 2^k].
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from tfdatafree.visitors.fold_batchnorm import is_batchnorm, on_channels
 # Ranges that image and audio pipelines feed networks with: [0, 1], [-1, 1], 8-bit, 8-bit less its mean, and
 # (x - mean) / sd of ImageNet.
 COMMON_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 128.0), (-2.12, 2.64))
+# Where none of these comes within this many nats of the stored statistics, ranges of any size are tried.
+_FITS = 1.0
+_OTHER_ENDS = 2.0 ** np.arange(-4, 11)
 _IMAGES = 8
 
 
@@ -56,6 +60,9 @@ def find_input_range(graph: Graph, seed: int = 0) -> InputRange:
     if batchnorm is None:
         return InputRange(-1.0, 1.0, "assumed: no layer of the model tells; pass input_range=(low, high)")
     divergence = {ends: _divergence(graph, batchnorm, ends, seed) for ends in COMMON_RANGES}
+    if min(divergence.values()) > _FITS:
+        others = [ends for end in _OTHER_ENDS.tolist() for ends in ((-end, end), (0.0, end))]
+        divergence |= {ends: _divergence(graph, batchnorm, ends, seed) for ends in others}
     low, high = min(divergence, key=divergence.get)
     return InputRange(
         low, high, f"estimated from the statistics of '{batchnorm.name}'; pass input_range if you know it"
