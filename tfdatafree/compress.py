@@ -1,8 +1,9 @@
 """compress(): a trained Keras model in, a verified integer TFLite file out, without data.
 
-    load -> separate -> generate inputs -> fold BatchNorm -> round weights, correct biases -> ranges -> export, verify
+    load -> separate -> fold BatchNorm -> generate inputs, pass them on -> round weights, correct biases -> ranges
+         -> export, verify -> report
 
-BatchNorm statistics are read before they are folded away: they are the data.
+The unfolded graph is kept beside the folded one: its BatchNorm statistics are the data.
 """
 
 import functools
@@ -65,8 +66,8 @@ def compress(
     Args:
         model: A Functional or Sequential `keras.Model`, a `tf_keras` model, or a path to a .keras or .h5 file.
         recipe: Name of a preset ("int8", "int8_per_tensor", "int16x8", "float16", "dfq", "lwdf"), or a Recipe.
-        input_range: (low, high) of the real inputs; None takes it from a Rescaling or Normalization layer, else
-            estimates it, and the report says so.
+        input_range: (low, high) of the real inputs, the same for all of them; None takes it from a Rescaling or
+            Normalization layer, else estimates it from the first BatchNorm, and the report says so.
         input_shape: (height, width, channels) for a model whose input shape is not static.
         representative_data: A few real inputs, if there are any (array, list of arrays, iterable of examples or
             batches, tf.data.Dataset): used in place of the generated ones, and reported.

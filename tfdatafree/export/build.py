@@ -36,7 +36,6 @@ class Built:
         kept_float: Operator -> why it computes in float.
         notes: Layer or tensor -> what a user should know about it.
         requantized: QUANTIZE operators between integers that were added.
-        float_bytes: Size of the float file.
     """
 
     content: bytes
@@ -47,7 +46,6 @@ class Built:
     kept_float: dict[str, str]
     notes: dict[str, str]
     requantized: int
-    float_bytes: int
 
 
 def build_integer_file(
@@ -123,7 +121,6 @@ def build_integer_file(
         result.kept_float,
         notes,
         result.requantized,
-        len(float_model.content),
     )
 
 

@@ -30,7 +30,7 @@ class Spec:
         names: Float-file tensor index -> name in the integer file.
         activation_bits: 8 or 16.
         kernel_bits, per_channel: For weight tensors that `kernels` does not list.
-        edge_dtype: Type of the file's inputs and outputs: "int8", "uint8", "int16" or "float32".
+        edge_dtype: Type of the file's inputs and outputs: the activations' own, "float32", or "uint8" beside int8.
         input_names, output_names: Names in the file's signature.
     """
 
@@ -140,7 +140,7 @@ class _Writer:
             self.requantized,
         )
 
-    # Which operators -------------------------------------------------------------------------------------
+    # Which operators --------------------------------------------------------------------------------------------------
 
     def rule(self, operator) -> Operator | None:
         """The operator's row, or None if it stays in float; the reason is noted if it works on reals at all."""
@@ -193,14 +193,10 @@ class _Writer:
             self.forms[index, "edge"] = outer
 
     def edge_grid(self, grid: Quantizer) -> Quantizer | None:
-        """The grid of an integer edge whose type is not that of the activations; None if it needs no conversion."""
-        if self.spec.edge_dtype in ("float32", self.dtype):
+        """The grid of a uint8 edge beside int8 activations; None for edges of the activations' own type, or float."""
+        if self.spec.edge_dtype != "uint8":
             return None
-        if self.spec.edge_dtype == "uint8":
-            if self.bits == 8:
-                return Quantizer(grid.scale, grid.zero_point + 128, 8, signed=False)
-            return activation_quantizer(float(grid.low), float(grid.high), 8)  # pragma: no cover - refused by Quantize
-        return activation_quantizer(float(grid.low), float(grid.high), 8 if self.spec.edge_dtype == "int8" else 16)
+        return Quantizer(grid.scale, grid.zero_point + 128, 8, signed=False)
 
     def output_edge(self, index: int) -> int:
         if index not in self.float_tensors:

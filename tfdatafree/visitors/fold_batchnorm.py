@@ -27,6 +27,7 @@ from tfdatafree.linear import (
     scale_inputs,
     with_kernel,
 )
+from tfdatafree.visitors.separate import separate
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,6 @@ def fold_batchnorm(model: keras.Model) -> Folded:
     Raises:
         UnsupportedModelError: The model is subclassed or was never built.
     """
-    from tfdatafree.visitors.separate import separate
-
     graph, kept = fold(separate(Graph.from_keras(model)))
     return Folded(graph.to_keras(), kept)
 
