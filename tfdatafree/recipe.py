@@ -3,11 +3,13 @@
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 RangeMethod = Literal["min_max", "search", "percentile", "k_sigma"]
 RangeSource = Literal["images", "gaussian"]
 EdgeDtype = Literal["int8", "uint8", "int16", "float32"]
+Caps = Literal["keep", "limit", "channel", "drop"]
+CAPS: tuple[Caps, ...] = get_args(Caps)
 
 
 def _choose(owner: object, name: str, choices: tuple) -> None:
@@ -87,6 +89,11 @@ class Recipe:
         quantize: None leaves the file in float.
         float16: Store float weights as float16; only without `quantize`.
         equalize: Even out kernels across layers first, where that keeps the function (Nagel et al. 2019, section 4.1).
+        equalize_power: Part of the way to equal kernels, above 0 and at most 1; less leaves activation ranges more alike.
+        equalize_caps: What becomes of ReLU6 and other caps. "keep": not equalized across; "channel": one cap per channel,
+            exact, one MINIMUM operator each; "limit": scales that BatchNorm statistics say do not reach the cap; "drop":
+            caps that they say are not reached are taken out. The last two change the float function; the report says
+            by how much.
         absorb_bias: Move high biases through ReLU into the next layer (Nagel et al. 2019, section 4.1.3).
         generate: Inputs for ranges and corrections.
     """
@@ -95,12 +102,17 @@ class Recipe:
     quantize: Quantize | None = Quantize()
     float16: bool = False
     equalize: bool = False
+    equalize_power: float = 1.0
+    equalize_caps: Caps = "keep"
     absorb_bias: bool = False
     generate: Generate = Generate()
 
     def __post_init__(self):
         if self.float16 and self.quantize is not None:
             raise ValueError("float16 is for float files; set quantize=None, or leave float16 out.")
+        _choose(self, "equalize_caps", CAPS)
+        if not 0 < self.equalize_power <= 1:
+            raise ValueError(f"equalize_power is {self.equalize_power}; choose a number above 0 and at most 1.")
 
     def to_dict(self) -> dict:
         """Plain values, as in the JSON record."""
