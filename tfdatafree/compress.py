@@ -30,6 +30,7 @@ from tfdatafree.linear import layout_of
 from tfdatafree.load import load
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.optimizers.activation_ranges import between, choose_ranges, widest, within_caps
+from tfdatafree.optimizers.empirical_bias import correct_biases_on_inputs
 from tfdatafree.optimizers.headroom import decision_tensors
 from tfdatafree.optimizers.ranges import Range
 from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
@@ -133,7 +134,10 @@ def compress(
                 covariances=observed.covariances if options.rounding == "feedback" else None,
             )
             if options.bias_correction:
-                student, uncorrected = correct_biases(student, teacher, observed.means)
+                if options.bias_correction == "empirical":
+                    student, uncorrected = correct_biases_on_inputs(student, teacher, inputs)
+                else:
+                    student, uncorrected = correct_biases(student, teacher, observed.means)
                 kept |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
             ranges = _ranges(teacher, observed, options, executor)
             ranges |= _input_ranges(teacher, found, observed, representative_data is not None)

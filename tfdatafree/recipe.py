@@ -34,7 +34,9 @@ class Quantize:
             means (Nagel et al. 2019).
         range_source: What the samples are. "images": procedural images passed through the float model;
             "gaussian": layer-wise samples from BatchNorm statistics (Horton et al. 2021, eq. 10-12).
-        bias_correction: Take the mean shift that weight rounding causes back out of the biases.
+        bias_correction: How the mean shift that weight rounding causes is taken back out of the biases. "analytic" (or
+            True): from the means that BatchNorm statistics give each layer's input; "empirical": as seen on generated
+            inputs, layer by layer behind the rounded layers before it; False: not at all.
         edge_dtype: Type of the file's inputs and outputs.
     """
 
@@ -44,7 +46,7 @@ class Quantize:
     rounding: Literal["feedback", "nearest"] = "feedback"
     ranges: RangeMethod = "min_max"
     range_source: RangeSource = "images"
-    bias_correction: bool = True
+    bias_correction: Literal["analytic", "empirical"] | bool = "analytic"
     edge_dtype: EdgeDtype | None = None
 
     def __post_init__(self):
@@ -54,7 +56,9 @@ class Quantize:
         _choose(self, "rounding", ("feedback", "nearest"))
         _choose(self, "ranges", ("min_max", "search", "percentile", "k_sigma"))
         _choose(self, "range_source", ("images", "gaussian"))
-        _choose(self, "bias_correction", (True, False))
+        if self.bias_correction is True:
+            object.__setattr__(self, "bias_correction", "analytic")
+        _choose(self, "bias_correction", ("analytic", "empirical", False))
         if self.edge_dtype is None:
             object.__setattr__(self, "edge_dtype", "int8" if self.activation_bits == 8 else "int16")
         allowed = ("int8", "uint8", "float32") if self.activation_bits == 8 else ("int16", "float32")
