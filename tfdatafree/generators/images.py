@@ -52,6 +52,11 @@ def number_of_batches(graph: Graph, n: int) -> int:
     return -(-n // batch_size(graph))
 
 
+def normalized_batch_size(graph: Graph) -> int:
+    """The most inputs that one `normalized_walk` takes."""
+    return max(_FEWEST_NORMALIZED, _NORMALIZED_BYTES // _largest_activation(graph))
+
+
 def normalized_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """`image_walk` on an unfolded graph with each BatchNorm's input standardised over the batch.
 
@@ -59,7 +64,7 @@ def normalized_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tupl
     images are passed through: their spatial and cross-channel structure is kept, their first two moments are put right.
     All inputs pass as one batch, fewer of them where that would take too much memory.
     """
-    count = max(_FEWEST_NORMALIZED, _NORMALIZED_BYTES // _largest_activation(graph))
+    count = normalized_batch_size(graph)
     batch = [tf.convert_to_tensor(array[:count]) for array in inputs]
 
     def call(node: Node, live: Mapping[str, Any]) -> tuple:
