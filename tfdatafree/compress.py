@@ -1,6 +1,6 @@
 """compress(): a trained Keras model in, a verified integer TFLite file out, without data.
 
-    load -> separate -> fold BatchNorm -> generate inputs, pass them on -> round weights, correct biases -> ranges
+    load -> separate -> fold BatchNorm -> generate inputs, pass them on -> prune -> round weights, correct biases -> ranges
          -> export, verify -> report
 
 The unfolded graph is kept beside the folded one: its BatchNorm statistics are the data.
@@ -36,8 +36,9 @@ from tfdatafree.optimizers.headroom import decision_tensors
 from tfdatafree.optimizers.ranges import Range
 from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
 from tfdatafree.progress import Progress
+from tfdatafree.prune import Pruned, prune
 from tfdatafree.recipe import Quantize, Recipe, get_recipe
-from tfdatafree.report import LayerRow, Report
+from tfdatafree.report import LayerRow, Pruning, Report
 from tfdatafree.visitors.absorb_bias import absorb_biases
 from tfdatafree.visitors.constant_channels import freeze_constant_channels
 from tfdatafree.visitors.equalize import equalize_unfolded
@@ -49,6 +50,7 @@ from tfdatafree.visitors.separate import separate
 from tfdatafree.visitors.split_normalization import split_normalization
 
 TARGETS = ("generic",)
+_PRUNED_FROM = "procedural images and BatchNorm statistics; no data"
 
 # Generated inputs on which float outputs are compared.
 _COMPARED = 8
@@ -97,7 +99,7 @@ def compress(
     given_range = None if input_range is None else check_input_range(input_range)
     if target not in TARGETS:
         raise ValueError(f"target is {target!r}; choose one of {', '.join(TARGETS)}.")
-    progress = Progress(6, verbose)
+    progress = Progress(6 + 2 * (recipe.prune is not None), verbose)
     try:
         with progress.stage("load"):
             source = Graph.from_keras(load(model, unsafe=unsafe_load, input_shape=input_shape))
@@ -120,26 +122,34 @@ def compress(
         if recipe.equalize and recipe.equalize_caps in ("limit", "drop"):
             exact, _ = _precondition(original, dataclasses.replace(recipe, equalize_caps="keep"))
             preconditioning.notes[source.name] = _moved(exact, teacher, inputs, recipe.equalize_caps)
+        if recipe.quantize is not None or recipe.prune is not None:
+            with progress.stage("pass inputs through the layers"):
+                observed = observe(unfolded, teacher, inputs, samples=recipe.generate.samples, seed=seed)
+        pruned = Pruned(teacher, {}, "none", {}, {})
+        if recipe.prune is not None:
+            with progress.stage("prune"):
+                ends = (found.low, found.high)
+                pruned = prune(teacher, unfolded, recipe.prune, input_range=ends, means=observed.means, seed=seed)
+            kept |= pruned.kept
         if recipe.quantize is None:
             with progress.stage("export"):
-                content = convert(teacher, [array[:1] for array in inputs], float16=recipe.float16).content
-            report = _float_report(source, recipe, found, content, kept, time.perf_counter() - started)
-            return Compressed(content, recipe, report, teacher, {})
+                content = convert(pruned.graph, [array[:1] for array in inputs], float16=recipe.float16).content
+            report = _float_report(source, recipe, found, content, kept, pruned, time.perf_counter() - started)
+            return Compressed(content, recipe, report, pruned.graph, {})
         options = recipe.quantize
-        with progress.stage("pass inputs through the layers"):
-            observed = observe(unfolded, teacher, inputs, samples=recipe.generate.samples, seed=seed)
         with progress.stage("round weights, choose ranges"):
             student, kernels = quantize_weights(
-                teacher,
+                pruned.graph,
                 bits=options.weight_bits,
                 per_channel=options.per_channel,
                 covariances=observed.covariances if options.rounding == "feedback" else None,
+                masks=pruned.masks,
             )
             if options.bias_correction:
                 if options.bias_correction == "empirical":
-                    student, uncorrected = correct_biases_on_inputs(student, teacher, inputs)
+                    student, uncorrected = correct_biases_on_inputs(student, pruned.graph, inputs)
                 else:
-                    student, uncorrected = correct_biases(student, teacher, observed.means)
+                    student, uncorrected = correct_biases(student, pruned.graph, observed.means)
                 kept |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
             ranges = _ranges(teacher, observed, options, executor)
             ranges |= _input_ranges(teacher, found, observed, representative_data is not None)
@@ -148,7 +158,8 @@ def compress(
     finally:
         progress.close()
     seconds = time.perf_counter() - started
-    report = _report(source, recipe, found, generated, built, kept, preconditioning.notes | built.notes, seconds)
+    notes = preconditioning.notes | built.notes
+    report = _report(source, recipe, found, generated, built, kept, notes, pruned, seconds)
     return Compressed(built.content, recipe, report, built.graph, built.grids)
 
 
@@ -163,7 +174,7 @@ class _Preconditioning:
 def _precondition(unfolded: Graph, recipe: Recipe) -> tuple[Graph, _Preconditioning]:
     """The unfolded graph made easier to quantize; its function stays, as far as integers could tell."""
     notes, kept = {}, {}
-    if recipe.quantize is not None:
+    if recipe.quantize is not None or recipe.prune is not None:
         unfolded, frozen = freeze_constant_channels(unfolded)
         for name, count in frozen.items():
             notes[name] = f"{count} channel(s) made constant: they move by less than the 8-bit grid"
@@ -229,19 +240,26 @@ def _float_bytes(graph: Graph) -> int:
 
 
 def _float_report(
-    source: Graph, recipe: Recipe, found: InputRange, content: bytes, kept: dict[str, str], seconds: float
+    source: Graph,
+    recipe: Recipe,
+    found: InputRange,
+    content: bytes,
+    kept: dict[str, str],
+    pruned: Pruned,
+    seconds: float,
 ) -> Report:
     return Report(
         model=source.name,
         recipe=recipe.name,
         input_range=_range_text(found),
-        generated="the weights alone; no data",
+        generated="the weights alone; no data" if recipe.prune is None else _PRUNED_FROM,
         float_bytes=_float_bytes(source),
         bytes=len(content),
         seconds=seconds,
         integer_only=False,
         requantized=0,
         kept=kept,
+        pruning=_pruning(pruned),
     )
 
 
@@ -253,6 +271,7 @@ def _report(
     built: Built,
     kept: dict[str, str],
     notes: dict[str, str],
+    pruned: Pruned,
     seconds: float,
 ) -> Report:
     return Report(
@@ -268,6 +287,18 @@ def _report(
         layers=tuple(_rows(built)),
         kept=kept | built.kept_float,
         notes=notes,
+        pruning=_pruning(pruned),
+    )
+
+
+def _pruning(pruned: Pruned) -> Pruning | None:
+    if not pruned.masks:
+        return None
+    return Pruning(
+        method=pruned.method,
+        sparsity=pruned.sparsity,
+        layers=pruned.by_layer,
+        discrepancies=pruned.discrepancies,
     )
 
 

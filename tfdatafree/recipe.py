@@ -10,6 +10,10 @@ RangeSource = Literal["images", "gaussian"]
 EdgeDtype = Literal["int8", "uint8", "int16", "float32"]
 Caps = Literal["keep", "limit", "channel", "drop"]
 CAPS: tuple[Caps, ...] = get_args(Caps)
+PruneMethod = Literal[
+    "auto", "obs", "str", "energy", "global", "global_unfolded", "uniform", "erk", "erk_lwdf", "budget"
+]  # fmt: skip
+PRUNE_METHODS: tuple[PruneMethod, ...] = get_args(PruneMethod)
 
 
 def _choose(owner: object, name: str, choices: tuple) -> None:
@@ -85,12 +89,79 @@ class Generate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Zeros in the kernels of convolution and dense layers. Give either `sparsity` or `strength`.
+
+    Attributes:
+        sparsity: Part of all these weights that becomes zero, in [0, 1); met exactly over the whole network.
+        strength: Weight decay of the learned thresholds (Horton et al. 2021: 1.55e-5); the sparsity is what comes out.
+            For the methods "str" and "budget" only.
+        method: "obs": supports and weights that least change each layer's output, by the covariance of generated inputs.
+            "str": soft thresholds trained per layer (Horton et al. 2021, eq. 15-16). "energy": the weights that carry
+            least of their layer's output variance. "global": the smallest folded weights; "global_unfolded": before
+            BatchNorm is folded. "uniform": the smallest, the same part of each layer. "erk": the same, wide layers more
+            (Evci et al. 2020); "erk_lwdf": by Horton et al. 2021, eq. 17. "budget": as many per layer as "str" would, the
+            smallest. "auto" makes several and takes the one whose outputs on generated inputs differ least.
+        pattern: None: zeros anywhere.
+        correct: Take the mean shift that pruning causes out of the biases.
+        refit: Least-squares repair of the weights that stay; None leaves it to the method ("obs" does it).
+        restore: Bring each layer's output variances back in part; "auto" tries both and takes the better.
+        inputs: What the layers are thought to see. "normalized": generated images with every BatchNorm's statistics put
+            right; "gaussian": independent normal samples from BatchNorm statistics; "standard": N(0, 1).
+        activations: Pass "gaussian" inputs through the activations before a layer; the paper leaves them out.
+        images: Generated images for "normalized".
+        depthwise: Prune depthwise kernels, too. They hold few weights, and miss each of them.
+    """
+
+    sparsity: float | None = None
+    strength: float | None = None
+    method: PruneMethod = "auto"
+    pattern: None = None
+    correct: bool = True
+    refit: bool | None = None
+    restore: Literal["auto"] | bool = "auto"
+    inputs: Literal["normalized", "gaussian", "standard"] = "normalized"
+    activations: bool = True
+    images: int = 256
+    depthwise: bool = False
+
+    def __post_init__(self):
+        _choose(self, "method", PRUNE_METHODS)
+        _choose(self, "pattern", (None,))
+        _choose(self, "correct", (True, False))
+        _choose(self, "refit", (None, True, False))
+        _choose(self, "restore", ("auto", True, False))
+        _choose(self, "inputs", ("normalized", "gaussian", "standard"))
+        _choose(self, "activations", (True, False))
+        _choose(self, "depthwise", (True, False))
+        if (self.sparsity is None) == (self.strength is None):
+            came = "neither" if self.sparsity is None else "both"
+            raise ValueError(f"{came} of sparsity and strength came; give one: sparsity=0.5, or strength=1.55e-5.")
+        if self.sparsity is not None and not (_is_number(self.sparsity) and 0 <= self.sparsity < 1):
+            raise ValueError(f"sparsity is {self.sparsity!r}; give the part of zeros, at least 0 and less than 1.")
+        if self.strength is not None:
+            if not (_is_number(self.strength) and 0 < self.strength < float("inf")):
+                raise ValueError(f"strength is {self.strength!r}; give a positive number, e.g. 1.55e-5.")
+            if self.method == "auto":
+                object.__setattr__(self, "method", "str")
+            if self.method not in ("str", "budget"):
+                raise ValueError(f"strength is for the methods 'str' and 'budget', not {self.method!r}; give sparsity.")
+        if not isinstance(self.images, int) or self.images < 1:
+            raise ValueError(f"images is {self.images!r}; give a whole number of at least 1.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the result, beside the model, the input range and the seed.
 
     Attributes:
         name: The preset it came from.
         quantize: None leaves the file in float.
+        prune: None leaves every weight; zeros are exact zeros in the integer file, too.
         float16: Store float weights as float16; only without `quantize`.
         equalize: Even out kernels across layers first, where that keeps the function (Nagel et al. 2019, section 4.1).
         equalize_power: Part of the way to equal kernels, above 0 and at most 1; less leaves activation ranges more alike.
@@ -104,6 +175,7 @@ class Recipe:
 
     name: str = "custom"
     quantize: Quantize | None = Quantize()
+    prune: Prune | None = None
     float16: bool = False
     equalize: bool = False
     equalize_power: float = 1.0

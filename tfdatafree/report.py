@@ -31,6 +31,23 @@ class LayerRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Zeros among the weights of convolution and dense kernels.
+
+    Attributes:
+        method: The method taken.
+        sparsity: Part of all these weights that is zero.
+        layers: The same by layer.
+        discrepancies: What "auto" tried -> Output Discrepancy against the float model on generated inputs.
+    """
+
+    method: str
+    sparsity: float
+    layers: dict[str, float]
+    discrepancies: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The honest page about one compression. `print` it, or take `to_dict`."""
 
@@ -46,6 +63,7 @@ class Report:
     layers: tuple[LayerRow, ...] = ()
     kept: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    pruning: Pruning | None = None
 
     def to_dict(self) -> dict:
         """JSON-ready values; an infinite SQNR (no noise at all) is None."""
@@ -65,8 +83,13 @@ class Report:
             f"  made from   {self.generated}",
             f"  time        {self.seconds:.1f} s",
         ]
+        if self.pruning is not None:
+            lines += [f"  zeros       {100 * self.pruning.sparsity:.1f} % of the weights, by {self.pruning.method}"]
         if self.layers:
             lines += ["", *self._table()]
+        if self.pruning is not None:
+            lines += ["", "Zeros by layer:"]
+            lines += [f"  {name}: {100 * part:.1f} %" for name, part in self.pruning.layers.items()]
         for title, reasons in (("Left as it was", self.kept), ("Notes", self.notes)):
             if reasons:
                 lines += ["", f"{title}:", *(f"  {name}: {reason}" for name, reason in reasons.items())]

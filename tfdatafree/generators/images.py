@@ -52,9 +52,14 @@ def number_of_batches(graph: Graph, n: int) -> int:
     return -(-n // batch_size(graph))
 
 
+def normalized_batch_size(graph: Graph) -> int:
+    """The most inputs that one `normalized_walk` takes."""
+    return max(_FEWEST_NORMALIZED, _NORMALIZED_BYTES // _largest_activation(graph))
+
+
 def one_batch(graph: Graph, inputs: Sequence[np.ndarray]) -> list[tf.Tensor]:
     """The inputs as one batch, fewer of them where that would take too much memory."""
-    count = max(_FEWEST_NORMALIZED, _NORMALIZED_BYTES // _largest_activation(graph))
+    count = normalized_batch_size(graph)
     return [tf.convert_to_tensor(array[:count]) for array in inputs]
 
 

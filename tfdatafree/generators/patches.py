@@ -14,24 +14,27 @@ _PATCHES_PER_INPUT, _FEWEST_PATCHES, _MOST_PATCHES = 2, 512, 2048
 MOST_INPUTS = 1280
 
 
-def sample_patches(x: np.ndarray, layer: Layer, random: np.random.Generator) -> np.ndarray | None:
+def sample_patches(
+    x: np.ndarray, layer: Layer, random: np.random.Generator, most_inputs: int = MOST_INPUTS
+) -> np.ndarray | None:
     """Random patches of `x` as the layer's kernel meets them: a few for each input of the kernel.
 
     Args:
         x: Input of the layer, (n, *spatial, channels).
+        most_inputs: Size of the largest covariance that is wanted.
 
     Returns:
         (count, groups, inputs per group), inputs ordered as in `linear.output_last`. Single pixels, (count, 1, channels),
-        for kernels of more than MOST_INPUTS inputs and for transposed convolutions, whose outputs see different parts of
+        for kernels of more than `most_inputs` inputs and for transposed convolutions, whose outputs see different parts of
         the kernel; None where these are too many as well.
     """
     layout = layout_of(layer)
     channels = x.shape[-1]
     groups = channels if layout.kind == "depthwise" else getattr(layer.operation, "groups", 1)
     inputs = channels // groups * math.prod(kernel_of(layer).shape[: layout.rank])
-    by_pixel = layout.kind == "transpose" or (inputs > MOST_INPUTS and groups == 1)
+    by_pixel = layout.kind == "transpose" or (inputs > most_inputs and groups == 1)
     inputs = channels if by_pixel else inputs
-    if inputs > MOST_INPUTS:
+    if inputs > most_inputs:
         return None
     count = min(max(_PATCHES_PER_INPUT * inputs, _FEWEST_PATCHES), _MOST_PATCHES)
     if layout.kind == "dense" or by_pixel:

@@ -20,7 +20,12 @@ _BLOCK = 64
 
 
 def round_with_feedback(
-    matrix: np.ndarray, covariance: np.ndarray, quantizer: Quantizer, *, damping: float = DAMPING
+    matrix: np.ndarray,
+    covariance: np.ndarray,
+    quantizer: Quantizer,
+    *,
+    damping: float = DAMPING,
+    kept: np.ndarray | None = None,
 ) -> np.ndarray:
     """Integers of `matrix` on the grid of `quantizer`.
 
@@ -30,6 +35,7 @@ def round_with_feedback(
         covariance: Of each group's inputs, (groups, inputs, inputs). One group for ordinary layers; for grouped and
             depthwise convolutions group g feeds the g-th part of the outputs.
         quantizer: Grid with `channel_axis` 1 or None.
+        kept: Pruned kernels: False where the integer has to be 0; shape of `matrix`.
     """
     groups, inputs, _ = covariance.shape
     taps, outputs = len(matrix) // inputs, matrix.shape[1]
@@ -39,12 +45,18 @@ def round_with_feedback(
     weights = split.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
     steps = np.broadcast_to(np.asarray(quantizer.scale, np.float32), (outputs,)).reshape(groups, 1, -1)
     scale = np.tile(steps, (1, taps, 1)).reshape(groups, -1)
+    allowed = np.ones_like(weights, bool)
+    if kept is not None:
+        by_tap = kept.reshape(taps, inputs, groups, outputs // groups)
+        allowed = by_tap.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
     integers = np.empty_like(weights)
     if groups == 1:
-        integers[:, 0] = _round_blocked(weights[:, 0], factors[0], scale[0], quantizer.qmin, quantizer.qmax)
+        integers[:, 0] = _round_blocked(
+            weights[:, 0], factors[0], scale[0], quantizer.qmin, quantizer.qmax, allowed[:, 0]
+        )
     else:
         for row in range(inputs):
-            integers[row] = np.clip(np.rint(weights[row] / scale), quantizer.qmin, quantizer.qmax)
+            integers[row] = np.clip(np.rint(weights[row] / scale), quantizer.qmin, quantizer.qmax) * allowed[row]
             error = (weights[row] - integers[row] * scale) / factors[:, row, row, None]
             # (later inputs, groups, 1) times (groups, outputs per group)
             weights[row + 1 :] -= factors[:, row, row + 1 :].T[:, :, None] * error
@@ -72,7 +84,9 @@ def _inverse_factors(covariance: np.ndarray, damping: float) -> np.ndarray:
     return linalg.lapack.strtri(lower, lower=1, overwrite_c=1)[0][::-1, ::-1][None]
 
 
-def _round_blocked(weights: np.ndarray, factor: np.ndarray, scale: np.ndarray, qmin: int, qmax: int) -> np.ndarray:
+def _round_blocked(
+    weights: np.ndarray, factor: np.ndarray, scale: np.ndarray, qmin: int, qmax: int, allowed: np.ndarray
+) -> np.ndarray:
     """The recursion for one group, (inputs, outputs): row by row inside a block, block by block outside it."""
     weights = weights.copy()
     integers = np.empty_like(weights)
@@ -80,7 +94,7 @@ def _round_blocked(weights: np.ndarray, factor: np.ndarray, scale: np.ndarray, q
         stop = min(start + _BLOCK, len(weights))
         errors = np.empty((stop - start, weights.shape[1]), weights.dtype)
         for row in range(start, stop):
-            integers[row] = np.clip(np.rint(weights[row] / scale), qmin, qmax)
+            integers[row] = np.clip(np.rint(weights[row] / scale), qmin, qmax) * allowed[row]
             errors[row - start] = (weights[row] - integers[row] * scale) / factor[row, row]
             weights[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], errors[row - start])
         weights[stop:] -= factor[start:stop, stop:].T @ errors

@@ -26,31 +26,51 @@ class IntegerKernel:
     quantizer: Quantizer
 
 
-def round_kernel(layer: Layer, *, bits: int, per_channel: bool, covariance: np.ndarray | None = None) -> IntegerKernel:
-    """Integers of the layer's kernel: the nearest, or with error feedback where the input's covariance is known."""
+def round_kernel(
+    layer: Layer,
+    *,
+    bits: int,
+    per_channel: bool,
+    covariance: np.ndarray | None = None,
+    kept: np.ndarray | None = None,
+) -> IntegerKernel:
+    """Integers of the layer's kernel: the nearest, or with error feedback where the input's covariance is known.
+
+    Args:
+        kept: Pruned kernels: False where the integer has to be 0, shape of `output_last`. (Rounding to nearest keeps
+            zeros by itself.)
+    """
     matrix = output_last(kernel_of(layer), layout_of(layer))
     quantizer = weight_quantizer(matrix, bits, 1 if per_channel else None)
     if covariance is None:
         return IntegerKernel(quantizer.quantize(matrix), quantizer)
-    return IntegerKernel(round_with_feedback(matrix, covariance, quantizer), quantizer)
+    return IntegerKernel(round_with_feedback(matrix, covariance, quantizer, kept=kept), quantizer)
 
 
 def quantize_weights(
-    graph: Graph, *, bits: int, per_channel: bool, covariances: Mapping[str, np.ndarray] | None = None
+    graph: Graph,
+    *,
+    bits: int,
+    per_channel: bool,
+    covariances: Mapping[str, np.ndarray] | None = None,
+    masks: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Graph, dict[str, IntegerKernel]]:
     """The graph with every kernel on its grid, and the integers by layer key.
 
     Args:
         covariances: Layer key -> covariance of its input patches, (groups, inputs, inputs); these layers are rounded
             with error feedback, the others to nearest.
+        masks: Pruned layers: which weights stay, (rows, outputs) as in `linear.output_last`; the others stay 0.
     """
-    covariances = covariances or {}
+    covariances, masks = covariances or {}, masks or {}
     graph, kernels = graph.copy(), {}
     for key, layer in graph.layers.items():
         layout = layout_of(layer)
         if layout is None:
             continue
-        kernels[key] = round_kernel(layer, bits=bits, per_channel=per_channel, covariance=covariances.get(key))
+        kernels[key] = round_kernel(
+            layer, bits=bits, per_channel=per_channel, covariance=covariances.get(key), kept=masks.get(key)
+        )
         rounded = kernels[key].quantizer.dequantize(kernels[key].values)
         graph.layers[key] = with_kernel(layer, from_output_last(rounded, kernel_of(layer).shape, layout))
     return graph, kernels

@@ -1,0 +1,1 @@
+"""How the budget of a whole network becomes one of each layer."""

@@ -1,0 +1,97 @@
+"""How many weights of each layer a network keeps, and which, given what it may keep in all.
+
+Uniform     the same part of every layer
+ERK         density of layer l proportional to (sum of its kernel's sizes) / (product of its kernel's sizes), at most 1,
+            so that the whole network has the density asked for                         (Evci et al. 2020, section 3)
+ERK, LWDF   the *pruned* part proportional to that ratio                                (Horton et al. 2021, eq. 17)
+Global      one threshold for the scores of all layers
+
+Every policy meets its budget exactly: round(sparsity * all weights) of them are dropped.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def uniform(sizes: Mapping[str, int], sparsity: float) -> dict[str, int]:
+    """Weights kept per layer: the same part of each."""
+    return _whole(dict.fromkeys(sizes, 1 - sparsity), sizes, sparsity)
+
+
+def erk(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
+    """Weights kept per layer by the Erdos-Renyi-Kernel rule.
+
+    Args:
+        shapes: Kernel shapes; (in, out) for dense layers, (*spatial, in, out) for convolutions.
+    """
+    sizes = {key: int(np.prod(shape)) for key, shape in shapes.items()}
+    return _whole(_water_filled(_erk_ratios(shapes), sizes, 1 - sparsity), sizes, sparsity)
+
+
+def erk_lwdf(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
+    """As `erk`, but the ratio scales what is dropped, as eq. 17 of Horton et al. 2021 is worded: small kernels lose most."""
+    sizes = {key: int(np.prod(shape)) for key, shape in shapes.items()}
+    dropped = _water_filled(_erk_ratios(shapes), sizes, sparsity)
+    return _whole({key: 1 - part for key, part in dropped.items()}, sizes, sparsity)
+
+
+def _erk_ratios(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    return {key: sum(shape) / float(np.prod(shape)) for key, shape in shapes.items()}
+
+
+def _water_filled(ratios: Mapping[str, float], sizes: Mapping[str, int], part: float) -> dict[str, float]:
+    """min(1, c * ratio) per layer, with the c for which `part` of all weights is covered."""
+    full: set[str] = set()
+    wanted = part * sum(sizes.values())
+    while True:
+        others = [key for key in sizes if key not in full]
+        if not others:
+            return dict.fromkeys(sizes, 1.0)
+        factor = (wanted - sum(sizes[key] for key in full)) / sum(ratios[key] * sizes[key] for key in others)
+        over = {key for key in others if factor * ratios[key] > 1}
+        if not over:
+            return {key: 1.0 if key in full else factor * ratios[key] for key in sizes}
+        full |= over
+
+
+def _whole(density: Mapping[str, float], sizes: Mapping[str, int], sparsity: float) -> dict[str, int]:
+    """Whole numbers nearest to density * size whose sum is what `sparsity` leaves; largest remainders go up."""
+    total = sum(sizes.values())
+    target = total - round(sparsity * total)
+    exact = {key: float(np.clip(density[key], 0, 1)) * size for key, size in sizes.items()}
+    counts = {key: int(value) for key, value in exact.items()}
+    order = sorted(sizes, key=lambda key: counts[key] - exact[key])
+    missing = target - sum(counts.values())
+    while missing:
+        step = 1 if missing > 0 else -1
+        for key in order:
+            if missing and 0 <= counts[key] + step <= sizes[key]:
+                counts[key] += step
+                missing -= step
+    return counts
+
+
+def as_counts(density: Mapping[str, float], sizes: Mapping[str, int], sparsity: float) -> dict[str, int]:
+    """Weights kept per layer in proportion to `density` as far as layers have them; the whole budget is met exactly."""
+    return _whole(_water_filled(density, sizes, 1 - sparsity), sizes, sparsity)
+
+
+def largest_of_all(scores: Mapping[str, np.ndarray], sparsity: float) -> dict[str, np.ndarray]:
+    """Masks (True: kept) of the highest scores of the network; of equal ones the first."""
+    keys = list(scores)
+    flat = np.concatenate([scores[key].reshape(-1) for key in keys])
+    kept = _largest(flat, flat.size - round(sparsity * flat.size))
+    ends = np.cumsum([scores[key].size for key in keys])[:-1]
+    return {key: part.reshape(scores[key].shape) for key, part in zip(keys, np.split(kept, ends), strict=True)}
+
+
+def largest_of_each(scores: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Masks (True: kept) of the `counts[key]` highest scores of each layer."""
+    return {key: _largest(values.reshape(-1), counts[key]).reshape(values.shape) for key, values in scores.items()}
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    mask = np.zeros(values.size, bool)
+    mask[np.argsort(-values, kind="stable")[:count]] = True
+    return mask

@@ -1,0 +1,317 @@
+"""Zeros in the kernels of a folded graph, without data: candidates are built, corrected, and judged without labels.
+
+    scores -> masks (policies/sparsity.py) -> weights (optimizers/second_order.py, soft_threshold.py) -> biases
+
+Every method is a way to choose masks and a way to choose weights on them:
+
+    method           which weights stay                                              their values
+    obs              counts by energy, supports by ADMM per layer                    least squares
+    energy           one threshold on w^2 var(x) / output variance of the layer      their own
+    global           one threshold on |w|, folded                                    their own
+    global_unfolded  one threshold on |w|, before folding                            their own
+    uniform, erk     the largest |w| of each layer                                   their own
+    str              counts by energy (or as strength decides), trained thresholds   trained
+    budget           as many as "str" per layer, the largest |w|                     their own
+    auto             of the candidates the one whose outputs differ least from the float network's on images that it was
+                     not made with (Sobolev et al., FRanDI, eq. 3)
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfdatafree.generators.images import batch_size, make_inputs
+from tfdatafree.generators.moments import input_covariances
+from tfdatafree.graph import Graph
+from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, with_kernel
+from tfdatafree.numerics.metrics import output_discrepancy
+from tfdatafree.optimizers.headroom import decision_tensors
+from tfdatafree.optimizers.rounding import correct_biases
+from tfdatafree.optimizers.second_order import choose_support, energy_scores, output_variance, refit
+from tfdatafree.optimizers.soft_threshold import train_to_count, train_with_strength
+from tfdatafree.policies.sparsity import erk, erk_lwdf, largest_of_all, largest_of_each, uniform
+from tfdatafree.recipe import Prune
+
+# Images that candidates are judged on; none of them is among those that covariances come from.
+_JUDGING_IMAGES, _JUDGING_SEED = 32, 500_000
+# Part (in decibels) of a channel's lost variance that is given back, and the most that a channel is scaled by.
+_RESTORED, _MOST_RESTORED = 1.0, 2.0
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned graph.
+
+    Attributes:
+        graph: The student; equal to the teacher but for kernels and biases.
+        masks: Layer key -> which weights stay, bool (rows, outputs) in the order of `linear.output_last`.
+        method: The method taken, "obs" for example where "auto" was asked for.
+        kept: Layer key -> why its kernel or its bias was left alone.
+        discrepancies: Candidate -> Output Discrepancy on generated images; empty where there was only one.
+    """
+
+    graph: Graph
+    masks: dict[str, np.ndarray]
+    method: str
+    kept: dict[str, str]
+    discrepancies: dict[str, float]
+
+    @property
+    def sparsity(self) -> float:
+        """Part of the weights of all pruned kernels that is zero."""
+        total = sum(mask.size for mask in self.masks.values())
+        return 1 - sum(np.count_nonzero(mask) for mask in self.masks.values()) / total if total else 0.0
+
+    @property
+    def by_layer(self) -> dict[str, float]:
+        return {key: 1 - np.count_nonzero(mask) / mask.size for key, mask in self.masks.items()}
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What the methods work on, by layer key."""
+
+    teacher: Graph
+    options: Prune
+    matrices: dict[str, np.ndarray]
+    unfolded: dict[str, np.ndarray]
+    shapes: dict[str, tuple[int, ...]]
+    covariances: dict[str, np.ndarray]
+    means: Mapping[str, np.ndarray]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {key: matrix.size for key, matrix in self.matrices.items()}
+
+
+def prune(
+    teacher: Graph,
+    unfolded: Graph,
+    options: Prune,
+    *,
+    input_range: tuple[float, float],
+    means: Mapping[str, np.ndarray],
+    seed: int = 0,
+) -> Pruned:
+    """Prunes the convolution and dense kernels of `teacher`.
+
+    Args:
+        teacher: The folded graph.
+        unfolded: The separated graph with its BatchNorms; tensors of equal name hold equal values.
+        input_range: (low, high) of the model's inputs.
+        means: Tensor -> mean per channel on real inputs, for the bias correction.
+    """
+    problem, kept = _problem(teacher, unfolded, options, input_range, means, seed)
+    if not problem.matrices:
+        return Pruned(teacher, {}, options.method, kept, {})
+    names = ("obs", "energy", "global_unfolded", "erk") if options.method == "auto" else (options.method,)
+    candidates = {}
+    for name in names:
+        weights = _METHODS[name](problem)
+        masks = {key: values != 0 for key, values in weights.items()}
+        if options.refit if options.refit is not None else name == "obs":
+            weights = _refitted(problem, masks)
+        if options.restore is not True:
+            candidates[name] = _student(problem, weights)
+        if options.restore is True or (options.restore == "auto" and options.inputs == "normalized"):
+            candidates[f"{name}, variances restored"] = _student(problem, _restored(problem, weights))
+    discrepancies = {}
+    if len(candidates) > 1:
+        images = make_inputs(teacher, _JUDGING_IMAGES, input_range, seed=seed + _JUDGING_SEED)
+        reference = _decisions(teacher, images)
+        discrepancies = {
+            name: sum(
+                output_discrepancy(np.nan_to_num(found), wanted)
+                for found, wanted in zip(_decisions(graph, images), reference, strict=True)
+            )
+            for name, (graph, _) in candidates.items()
+        }
+        taken = min(discrepancies, key=discrepancies.get)
+    else:
+        taken = next(iter(candidates))
+    graph, uncorrected = candidates[taken]
+    masks = {key: output_last(kernel_of(graph.layers[key]), layout_of(graph.layers[key])) != 0 for key in problem.sizes}
+    kept |= {key: f"bias not corrected after pruning: {reason}" for key, reason in uncorrected.items() if key in masks}
+    return Pruned(graph, masks, taken, kept, discrepancies)
+
+
+def _problem(
+    teacher: Graph, unfolded: Graph, options: Prune, input_range: tuple[float, float], means: Mapping, seed: int
+) -> tuple[_Problem, dict[str, str]]:
+    keys = {node.layer: None for node in teacher.nodes if layout_of(teacher.layer_of(node))}
+    kept, matrices, shapes, before = {}, {}, {}, {}
+    for key in keys:
+        layer = teacher.layers[key]
+        layout = layout_of(layer)
+        if layout.kind == "depthwise" and not options.depthwise:
+            kept[key] = "not pruned: depthwise kernels stay dense"
+            continue
+        kernel = kernel_of(layer)
+        matrices[key], shapes[key] = output_last(kernel, layout), kernel.shape
+        former = unfolded.layers.get(key)
+        same = former is not None and layout_of(former) == layout and kernel_of(former).shape == kernel.shape
+        before[key] = output_last(kernel_of(former), layout) if same else matrices[key]
+    needs_inputs = options.method in ("auto", "obs", "str", "budget", "energy") or options.refit or options.restore
+    covariances: dict[str, np.ndarray] = {}
+    if needs_inputs and matrices:
+        covariances = input_covariances(
+            unfolded,
+            teacher,
+            input_range,
+            inputs=options.inputs,
+            activations=options.activations,
+            images=options.images,
+            seed=seed,
+        )
+    for key in matrices:
+        if needs_inputs and key not in covariances:
+            kept[key] = "pruned by magnitude: the covariance of its input is too large or not known"
+    found = {key: values for key, values in covariances.items() if key in matrices}
+    return _Problem(teacher, options, matrices, before, shapes, found, means), kept
+
+
+# Methods: a problem -> the weights of each layer, zeros where they were dropped -----------------------------------------
+
+
+def _energy(problem: _Problem) -> dict[str, np.ndarray]:
+    return _masked(problem, largest_of_all(_energy_scores(problem), problem.options.sparsity))
+
+
+def _global(problem: _Problem) -> dict[str, np.ndarray]:
+    return _masked(problem, largest_of_all(_magnitudes(problem.matrices), problem.options.sparsity))
+
+
+def _global_unfolded(problem: _Problem) -> dict[str, np.ndarray]:
+    return _masked(problem, largest_of_all(_magnitudes(problem.unfolded), problem.options.sparsity))
+
+
+def _uniform(problem: _Problem) -> dict[str, np.ndarray]:
+    return _largest(problem, uniform(problem.sizes, problem.options.sparsity))
+
+
+def _erk(problem: _Problem) -> dict[str, np.ndarray]:
+    return _largest(problem, erk(problem.shapes, problem.options.sparsity))
+
+
+def _erk_lwdf(problem: _Problem) -> dict[str, np.ndarray]:
+    return _largest(problem, erk_lwdf(problem.shapes, problem.options.sparsity))
+
+
+def _obs(problem: _Problem) -> dict[str, np.ndarray]:
+    counts = _counts(largest_of_all(_energy_scores(problem), problem.options.sparsity))
+    by_magnitude = largest_of_each(_magnitudes(problem.matrices), counts)
+    masks = {
+        key: choose_support(matrix, problem.covariances[key], counts[key])
+        if key in problem.covariances
+        else by_magnitude[key]
+        for key, matrix in problem.matrices.items()
+    }
+    return _masked(problem, masks)
+
+
+def _str(problem: _Problem) -> dict[str, np.ndarray]:
+    options, found = problem.options, {}
+    counts = None
+    if options.strength is None:
+        counts = _counts(largest_of_all(_energy_scores(problem), options.sparsity))
+    for key, matrix in problem.matrices.items():
+        covariance = problem.covariances.get(key)
+        if covariance is None:
+            found[key] = matrix
+        elif counts is None:
+            found[key] = train_with_strength(matrix, covariance, options.strength)
+        else:
+            found[key] = train_to_count(matrix, covariance, counts[key])
+    return found
+
+
+def _budget(problem: _Problem) -> dict[str, np.ndarray]:
+    return _largest(problem, {key: np.count_nonzero(values) for key, values in _str(problem).items()})
+
+
+_METHODS = {
+    "obs": _obs,
+    "str": _str,
+    "energy": _energy,
+    "global": _global,
+    "global_unfolded": _global_unfolded,
+    "uniform": _uniform,
+    "erk": _erk,
+    "erk_lwdf": _erk_lwdf,
+    "budget": _budget,
+}
+
+
+def _energy_scores(problem: _Problem) -> dict[str, np.ndarray]:
+    """`second_order.energy_scores`; inputs of equal variance where nothing is known of them."""
+    scores = {}
+    for key, matrix in problem.matrices.items():
+        if key in problem.covariances:
+            scores[key] = energy_scores(matrix, problem.covariances[key])
+        else:
+            squares = np.square(matrix.astype(np.float64))
+            scores[key] = squares / max(squares.sum(), 1e-30)
+    return scores
+
+
+def _magnitudes(matrices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key: np.abs(matrix) for key, matrix in matrices.items()}
+
+
+def _counts(masks: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {key: int(np.count_nonzero(mask)) for key, mask in masks.items()}
+
+
+def _masked(problem: _Problem, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key: matrix * masks[key] for key, matrix in problem.matrices.items()}
+
+
+def _largest(problem: _Problem, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
+    return _masked(problem, largest_of_each(_magnitudes(problem.matrices), counts))
+
+
+# After pruning ----------------------------------------------------------------------------------------------------------
+
+
+def _refitted(problem: _Problem, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        key: refit(matrix, masks[key], problem.covariances[key]) if key in problem.covariances else matrix * masks[key]
+        for key, matrix in problem.matrices.items()
+    }
+
+
+def _restored(problem: _Problem, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`weights` with each output channel scaled such that its variance is again that of the float layer."""
+    found = {}
+    for key, values in weights.items():
+        found[key] = values
+        if key not in problem.covariances:
+            continue
+        wanted = output_variance(problem.matrices[key], problem.covariances[key])
+        present = output_variance(values, problem.covariances[key])
+        ratio = np.sqrt(wanted / np.where(present > 0, present, 1)) ** _RESTORED
+        gain = np.where(present > 0, np.clip(ratio, 1 / _MOST_RESTORED, _MOST_RESTORED), 1)
+        found[key] = (values * gain).astype(values.dtype)
+    return found
+
+
+def _student(problem: _Problem, weights: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
+    """The teacher with these kernels and, if asked for, corrected biases; and why which bias was not."""
+    graph = problem.teacher.copy()
+    for key, values in weights.items():
+        layer = graph.layers[key]
+        graph.layers[key] = with_kernel(layer, from_output_last(values, problem.shapes[key], layout_of(layer)))
+    if not problem.options.correct:
+        return graph, {}
+    return correct_biases(graph, problem.teacher, problem.means)
+
+
+def _decisions(graph: Graph, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The graph's results before softmax and the like, one array (n, ...) each."""
+    shortened = dataclasses.replace(graph.copy(), outputs=decision_tensors(graph) or list(graph.outputs))
+    shortened.drop_unread()
+    step = batch_size(graph)
+    parts = [shortened.predict([array[at : at + step] for array in images]) for at in range(0, len(images[0]), step)]
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
