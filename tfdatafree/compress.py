@@ -35,6 +35,7 @@ from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
 from tfdatafree.progress import Progress
 from tfdatafree.recipe import Quantize, Recipe, get_recipe
 from tfdatafree.report import LayerRow, Report
+from tfdatafree.simulate import simulate
 from tfdatafree.visitors.absorb_bias import absorb_biases
 from tfdatafree.visitors.constant_channels import freeze_constant_channels
 from tfdatafree.visitors.equalize import equalize_unfolded
@@ -78,7 +79,8 @@ def compress(
         verbose: 0 hides the progress bar.
 
     Returns:
-        A Compressed: `.tflite`, `.model`, `.report`, `.predict(x)`, `.save(path)`.
+        A Compressed: `.tflite`, `.model`, `.report`, `.predict(x)`, `.save(path)`. Without a file where the recipe is
+        simulated only (`Quantize.simulated`).
 
     Raises:
         LoadError: The path holds no Keras model.
@@ -123,6 +125,7 @@ def compress(
                 teacher,
                 bits=options.weight_bits,
                 per_channel=options.per_channel,
+                symmetric=options.symmetric_weights,
                 covariances=observed.covariances if options.rounding == "feedback" else None,
             )
             if options.bias_correction:
@@ -131,7 +134,8 @@ def compress(
             ranges = _ranges(teacher, observed, options, executor)
             ranges |= _input_ranges(teacher, found, observed, representative_data is not None)
         with progress.stage("export and verify"):
-            built = build_integer_file(student, teacher, kernels, ranges, inputs, options)
+            build = simulate if options.simulated else build_integer_file
+            built = build(student, teacher, kernels, ranges, inputs, options)
     finally:
         progress.close()
     seconds = time.perf_counter() - started
@@ -239,10 +243,11 @@ def _report(
         input_range=_range_text(found),
         generated=generated,
         float_bytes=_float_bytes(source),
-        bytes=len(built.content),
+        bytes=len(built.content or b""),
         seconds=seconds,
         integer_only=not built.kept_float,
         requantized=built.requantized,
+        simulated=recipe.quantize.simulated,
         layers=tuple(_rows(built)),
         kept=kept | built.kept_float,
         notes=notes,

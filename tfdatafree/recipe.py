@@ -23,8 +23,11 @@ class Quantize:
 
     Attributes:
         weight_bits: 8, or 4 to 7: a coarser grid, stored in int8.
-        activation_bits: 8, or 16 ("int16x8": symmetric int16 activations, int64 biases).
+        activation_bits: 8, or 16 ("int16x8": symmetric int16 activations, int64 biases). 4 to 7 are simulated only:
+            no integer runtime has them, and there will be no file.
         per_channel: One weight step per output channel; False gives one per tensor, which several NPUs want.
+        symmetric_weights: Weight grids around 0, as TFLite stores them. False: from the smallest to the largest weight,
+            as papers on low bit widths have it; simulated only.
         rounding: "feedback": each weight is rounded with regard to what the others lost, by the covariance of generated
             layer inputs (GPTQ); "nearest".
         ranges: How an activation range is chosen from the samples of its tensor. "min_max"; "search", the grid search of
@@ -39,6 +42,7 @@ class Quantize:
     weight_bits: int = 8
     activation_bits: int = 8
     per_channel: bool = True
+    symmetric_weights: bool = True
     rounding: Literal["feedback", "nearest"] = "feedback"
     ranges: RangeMethod = "min_max"
     range_source: RangeSource = "images"
@@ -47,16 +51,24 @@ class Quantize:
 
     def __post_init__(self):
         _choose(self, "weight_bits", (4, 5, 6, 7, 8))
-        _choose(self, "activation_bits", (8, 16))
+        _choose(self, "activation_bits", (4, 5, 6, 7, 8, 16))
         _choose(self, "per_channel", (True, False))
+        _choose(self, "symmetric_weights", (True, False))
         _choose(self, "rounding", ("feedback", "nearest"))
         _choose(self, "ranges", ("min_max", "search", "percentile", "k_sigma"))
         _choose(self, "range_source", ("images", "gaussian"))
         _choose(self, "bias_correction", (True, False))
         if self.edge_dtype is None:
-            object.__setattr__(self, "edge_dtype", "int8" if self.activation_bits == 8 else "int16")
-        allowed = ("int8", "uint8", "float32") if self.activation_bits == 8 else ("int16", "float32")
+            object.__setattr__(self, "edge_dtype", "int8" if self.activation_bits <= 8 else "int16")
+        allowed = ("int8", "uint8", "float32") if self.activation_bits <= 8 else ("int16", "float32")
         _choose(self, "edge_dtype", allowed)
+
+    @property
+    def simulated(self) -> str | None:
+        """Why no integer file can hold this, so that it is only simulated; None where a file can."""
+        if self.activation_bits not in (8, 16):
+            return f"TFLite stores activations in 8 or 16 bits, not {self.activation_bits}"
+        return None if self.symmetric_weights else "TFLite stores symmetric weights only"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Weights onto their integer grids, and the shift of each output's mean that this causes taken back by the bias.
 
 W_q = S * clip(round(W / S)), to nearest or with error feedback (`feedback.py`);
-one S per output channel (or per tensor), S = max|W| / (2^(bits-1) - 1)
+one S per output channel (or per tensor), S = max|W| / (2^(bits-1) - 1); asymmetric (simulated only): from min W to max W
 b  -= (W_q - W) E[x]                                                        (Nagel et al. 2019, section 4.2, analytic)
 so that the mean of every output channel over inputs of mean E[x] is that of the float layer.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from tfdatafree.graph import Graph, Layer
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, mean_response, output_last, with_kernel
-from tfdatafree.numerics.affine import Quantizer, weight_quantizer
+from tfdatafree.numerics.affine import Quantizer, asymmetric_weight_quantizer, weight_quantizer
 from tfdatafree.optimizers.feedback import round_with_feedback
 from tfdatafree.visitors.fold_batchnorm import with_bias
 
@@ -26,21 +26,31 @@ class IntegerKernel:
     quantizer: Quantizer
 
 
-def round_kernel(layer: Layer, *, bits: int, per_channel: bool, covariance: np.ndarray | None = None) -> IntegerKernel:
+def round_kernel(
+    layer: Layer, *, bits: int, per_channel: bool, symmetric: bool = True, covariance: np.ndarray | None = None
+) -> IntegerKernel:
     """Integers of the layer's kernel: the nearest, or with error feedback where the input's covariance is known."""
     matrix = output_last(kernel_of(layer), layout_of(layer))
-    quantizer = weight_quantizer(matrix, bits, 1 if per_channel else None)
+    quantizer = (weight_quantizer if symmetric else asymmetric_weight_quantizer)(
+        matrix, bits, 1 if per_channel else None
+    )
     if covariance is None:
         return IntegerKernel(quantizer.quantize(matrix), quantizer)
     return IntegerKernel(round_with_feedback(matrix, covariance, quantizer), quantizer)
 
 
 def quantize_weights(
-    graph: Graph, *, bits: int, per_channel: bool, covariances: Mapping[str, np.ndarray] | None = None
+    graph: Graph,
+    *,
+    bits: int,
+    per_channel: bool,
+    symmetric: bool = True,
+    covariances: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Graph, dict[str, IntegerKernel]]:
     """The graph with every kernel on its grid, and the integers by layer key.
 
     Args:
+        symmetric: Zero point 0, as TFLite wants; False for simulations of grids from the smallest to the largest weight.
         covariances: Layer key -> covariance of its input patches, (groups, inputs, inputs); these layers are rounded
             with error feedback, the others to nearest.
     """
@@ -50,7 +60,9 @@ def quantize_weights(
         layout = layout_of(layer)
         if layout is None:
             continue
-        kernels[key] = round_kernel(layer, bits=bits, per_channel=per_channel, covariance=covariances.get(key))
+        kernels[key] = round_kernel(
+            layer, bits=bits, per_channel=per_channel, symmetric=symmetric, covariance=covariances.get(key)
+        )
         rounded = kernels[key].quantizer.dequantize(kernels[key].values)
         graph.layers[key] = with_kernel(layer, from_output_last(rounded, kernel_of(layer).shape, layout))
     return graph, kernels
