@@ -70,12 +70,40 @@ def from_output_last(matrix: np.ndarray, shape: tuple[int, ...], layout: Layout)
 
 
 def scale_inputs(kernel: np.ndarray, layout: Layout, factor: np.ndarray) -> np.ndarray:
-    """The kernel that acts on x as `kernel` acts on x * factor; factor: (in,). Grouped kernels are not for this."""
-    if layout.kind == "depthwise":
-        return kernel * factor[:, None]
+    """The kernel that acts on x as `kernel` acts on x * factor; factor: (in,), of all groups of a grouped kernel."""
     if layout.kind == "transpose":
         return kernel * factor
-    return kernel * factor[:, None]
+    rows = kernel.shape[-2]
+    if len(factor) == rows:
+        return kernel * factor[:, None]
+    groups = len(factor) // rows
+    return kernel * np.repeat(factor.reshape(groups, rows).T, kernel.shape[-1] // groups, axis=1)
+
+
+def scale_outputs(kernel: np.ndarray, layout: Layout, factor: np.ndarray) -> np.ndarray:
+    """The kernel whose output channels are those of `kernel` times factor; factor: (out,)."""
+    return from_output_last(output_last(kernel, layout) * factor, kernel.shape, layout)
+
+
+def input_channels(layer: Layer) -> int:
+    """Channels that the layer reads, of all groups together."""
+    kernel, kind = kernel_of(layer), layout_of(layer).kind
+    if kind == "transpose":
+        return kernel.shape[-1]
+    return kernel.shape[-2] * (getattr(layer.operation, "groups", 1) if kind == "conv" else 1)
+
+
+def largest_between_channels(layer: Layer) -> np.ndarray:
+    """max|W| over the spatial axes: float64 (groups, inputs of one, outputs of one); a depthwise input is a group."""
+    kernel, layout = kernel_of(layer), layout_of(layer)
+    largest = np.abs(kernel).max(axis=tuple(range(layout.rank))) if layout.rank else np.abs(kernel)
+    largest = largest.astype(np.float64)
+    if layout.kind == "transpose":
+        return largest.T[None]
+    if layout.kind == "depthwise":
+        return largest[:, None, :]
+    groups = input_channels(layer) // largest.shape[0]
+    return np.moveaxis(largest.reshape(largest.shape[0], groups, -1), 1, 0)
 
 
 def mean_response(layer: Layer, kernel: np.ndarray, mean: np.ndarray) -> np.ndarray:

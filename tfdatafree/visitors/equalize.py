@@ -13,20 +13,25 @@ smaller power leaves the activations' own ranges more alike. Rounds are repeated
 ReLU6 and other caps are not homogeneous: scaling a channel moves its cap. Such groups are left alone, and say so.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
 
 from tfdatafree.graph import Graph, Layer, Node, new_layer
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, scale_inputs, with_kernel
+from tfdatafree.visitors.assumption_free import (
+    LARGEST_SCALE,
+    MOST_ROUNDS,
+    TOLERANCE,
+    Buffers,
+    equalize_assumption_free,
+    insert_buffers,
+    remove_buffers,
+)
 from tfdatafree.visitors.fold_batchnorm import fold, is_batchnorm
 from tfdatafree.visitors.separate import separate
 
-TOLERANCE = 1e-3
-_MOST_ROUNDS = 50
-# Scales beyond this say that a channel is dead on one side; moving weights for it would only ruin the other.
-_LARGEST_SCALE = 1e3
 # Operations with one input that scale with it, channel by channel.
 _HOMOGENEOUS = (
     keras.layers.LeakyReLU,
@@ -56,12 +61,18 @@ class Equalized:
         rounds: Rounds until the mean of the scales was within TOLERANCE of 1.
         scales: Group (named after its first producing layer) -> (channels,) product of its scales.
         kept: Layer -> why its outputs were left alone.
+        buffers: With `assumption_free`, layer -> (v_i, v_o): what its inputs and its outputs are multiplied by.
     """
 
     model: keras.Model
     rounds: int
     scales: dict[str, np.ndarray]
     kept: dict[str, str]
+    buffers: Buffers = field(default_factory=dict)
+
+    def folded(self) -> keras.Model:
+        """`model`, with the weights that it holds now, with its buffers multiplied into kernels and biases."""
+        return remove_buffers(Graph.from_keras(self.model), self.buffers).to_keras()
 
 
 @dataclass(frozen=True)
@@ -72,14 +83,21 @@ class Group:
     consumers: tuple[Node, ...]
 
 
-def equalize(model: keras.Model, *, power: float = 1.0) -> Equalized:
+def equalize(model: keras.Model, *, power: float = 1.0, assumption_free: bool = False) -> Equalized:
     """A model with the same outputs whose kernels are equalized across layers (BatchNorm folded first).
 
     Args:
         model: A Functional or Sequential model; it is not changed.
         power: Part of the way to equal maxima, 0 < power <= 1.
+        assumption_free: Equalize across any activation, with buffers that keep every layer's output: the kernels can be
+            pruned or rounded as they stand in the model, and `Equalized.folded` then takes the buffers out.
     """
     graph, _ = fold(separate(Graph.from_keras(model)))
+    if assumption_free:
+        if power != 1:
+            raise ValueError(f"power is {power}; assumption_free equalization goes the whole way, leave power at 1.")
+        graph, buffers, rounds, kept = equalize_assumption_free(graph)
+        return Equalized(insert_buffers(graph, buffers).to_keras(), rounds, {}, kept, buffers)
     graph, rounds, scales, kept = equalize_graph(graph, power=power)
     return Equalized(graph.to_keras(), rounds, scales, kept)
 
@@ -93,7 +111,7 @@ def equalize_graph(graph: Graph, *, power: float = 1.0) -> tuple[Graph, int, dic
     scales: dict[str, np.ndarray] = {}
     # A part of the way per round would, over the rounds, become the whole way: partial equalization is one round.
     rounds = 0
-    for rounds in range(1, (_MOST_ROUNDS if power == 1 else 1) + 1):
+    for rounds in range(1, (MOST_ROUNDS if power == 1 else 1) + 1):
         means = []
         for group in groups:
             scale = _scale(graph, group, power)
@@ -205,7 +223,7 @@ def _scale(graph: Graph, group: Group, power: float) -> np.ndarray:
     alive = (written > 0) & (read > 0)
     ratio = np.where(alive, read, 1.0) / np.where(alive, written, 1.0)
     scale = np.power(ratio, power / 2)
-    return np.where((scale > 1 / _LARGEST_SCALE) & (scale < _LARGEST_SCALE), scale, 1.0)
+    return np.where((scale > 1 / LARGEST_SCALE) & (scale < LARGEST_SCALE), scale, 1.0)
 
 
 def _apply(graph: Graph, group: Group, scale: np.ndarray) -> None:
