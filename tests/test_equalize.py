@@ -50,7 +50,8 @@ BETWEEN = {
     "nothing": (),
     "padding": (lambda: L.ZeroPadding2D(1),),
     "pooling": (lambda: L.MaxPooling2D(2), lambda: L.AveragePooling2D(1)),
-    "dropout": (lambda: L.Dropout(0.5),),
+    "dropout": (lambda: L.Dropout(0.5), lambda: L.SpatialDropout2D(0.5), lambda: L.GaussianNoise(1.0)),
+    "nothing at all": (lambda: L.Identity(), lambda: L.ActivityRegularization(0.1)),
 }
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from keras import layers as L
 from normal_moments import activation_moments, moments_by_quadrature
+from scipy import special
 from tiny_models import MODELS, image, randomized, separated
 
 from tfdatafree.generators.layerwise import gaussian_walk
@@ -75,12 +76,37 @@ def test_an_activation_has_the_moments_of_the_clipped_normal(name, before, after
     np.testing.assert_allclose(found[after].var(axis=0), variance, rtol=5e-3)
 
 
-def test_a_smooth_activation_has_the_moments_of_its_function():
-    bn = separated("hard_swish").layer_of(separated("hard_swish").node("a_bn"))
-    mean, variance = moments_by_quadrature(lambda x: x * np.clip(x + 3, 0, 6) / 6, *output_moments(bn))
-    found = walked("hard_swish")["a_hard_swish"]
+def test_slopes_per_channel_have_the_moments_of_the_clipped_normal():
+    x = image()
+    y = L.PReLU(shared_axes=[1, 2], name="prelu")(L.BatchNormalization(name="bn")(L.Conv2D(6, 3, name="conv")(x)))
+    graph = graph_of(x, L.Conv2D(2, 1, name="head")(y))
+    slope = graph.layers["prelu"].weight("alpha").reshape(-1)
+    assert np.ptp(slope) > 0.1
+    mean, variance = activation_moments("relu", *output_moments(graph.layers["bn"]), negative_slope=slope)
+    found = walked(graph)["prelu"]
     np.testing.assert_allclose(found.mean(axis=0), mean, atol=2e-3)
-    np.testing.assert_allclose(found.var(axis=0), variance, rtol=1e-2)
+    np.testing.assert_allclose(found.var(axis=0), variance, rtol=5e-3)
+
+
+SMOOTH = {
+    "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "swish": lambda x: x * special.expit(x),
+    "gelu": lambda x: x * special.ndtr(x),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_a_smooth_activation_has_the_moments_of_its_function(name):
+    graph, found = separated(name), walked(name)
+    bn = next(node for node in graph.nodes if is_batchnorm(graph.layer_of(node)))
+    # The last tensor of the same size before weights come again is the activation's.
+    after = graph.nodes[graph.nodes.index(bn) + 1 :]
+    until = next(i for i, node in enumerate(after) if graph.layer_of(node).weights)
+    activated = [n.output for n in after[:until] if graph.specs[n.output] == graph.specs[bn.output]][-1]
+    mean, variance = moments_by_quadrature(SMOOTH[name], *output_moments(graph.layer_of(bn)))
+    np.testing.assert_allclose(found[activated].mean(axis=0), mean, atol=2e-3)
+    np.testing.assert_allclose(found[activated].var(axis=0), variance, rtol=1e-2)
 
 
 def test_branches_are_added_joined_and_multiplied():

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+import tfdatafree.cap_layer  # noqa: F401  (as the next one)
 import tfdatafree.quantizer_layer  # noqa: F401  (registers the layer that a simulating .keras file holds)
 from tfdatafree.errors import LoadError
 from tfdatafree.export.runtime import Runner

@@ -28,7 +28,9 @@ from tfdatafree.generators.representative import take_inputs
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
 from tfdatafree.load import load
-from tfdatafree.optimizers.activation_ranges import between, choose_ranges, widest
+from tfdatafree.numerics.metrics import relative_error
+from tfdatafree.optimizers.activation_ranges import between, choose_ranges, widest, within_caps
+from tfdatafree.optimizers.empirical_bias import correct_biases_on_inputs
 from tfdatafree.optimizers.headroom import decision_tensors
 from tfdatafree.optimizers.ranges import Range
 from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
@@ -47,6 +49,9 @@ from tfdatafree.visitors.separate import separate
 from tfdatafree.visitors.split_normalization import split_normalization
 
 TARGETS = ("generic",)
+
+# Generated inputs on which float outputs are compared.
+_COMPARED = 8
 
 
 def compress(
@@ -100,6 +105,7 @@ def compress(
             unfolded = merge_twins(split_normalization(globalize_pooling(separate(source))))
             _require_quantizable(unfolded)
         with progress.stage("fold BatchNorm"):
+            original = unfolded
             unfolded, preconditioning = _precondition(unfolded, recipe)
             teacher, kept = fold(unfolded)
             teacher = fold_scales(teacher)
@@ -112,6 +118,8 @@ def compress(
             else:
                 inputs = take_inputs(representative_data, teacher)
                 generated = f"{len(inputs[0])} representative inputs given by the user, and BatchNorm statistics"
+        if recipe.equalize and recipe.equalize_caps in ("limit", "drop"):
+            preconditioning.notes[source.name] = _moved(original, teacher, inputs, recipe.equalize_caps)
         if recipe.quantize is None:
             with progress.stage("export"):
                 content = convert(teacher, [array[:1] for array in inputs], float16=recipe.float16).content
@@ -129,7 +137,10 @@ def compress(
                 covariances=observed.covariances if options.rounding == "feedback" else None,
             )
             if options.bias_correction:
-                student, uncorrected = correct_biases(student, teacher, observed.means)
+                if options.bias_correction == "empirical":
+                    student, uncorrected = correct_biases_on_inputs(student, teacher, inputs)
+                else:
+                    student, uncorrected = correct_biases(student, teacher, observed.means)
                 kept |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
             ranges = _ranges(teacher, observed, options, executor)
             ranges |= _input_ranges(teacher, found, observed, representative_data is not None)
@@ -159,13 +170,21 @@ def _precondition(unfolded: Graph, recipe: Recipe) -> tuple[Graph, _Precondition
         for name, count in frozen.items():
             notes[name] = f"{count} channel(s) made constant: they move by less than the 8-bit grid"
     if recipe.equalize:
-        unfolded, reasons = equalize_unfolded(unfolded)
+        unfolded, reasons = equalize_unfolded(unfolded, power=recipe.equalize_power, caps=recipe.equalize_caps)
         kept |= {name: f"not equalized: {reason}" for name, reason in reasons.items()}
     if recipe.absorb_bias:
         unfolded, moved, reasons = absorb_biases(unfolded)
         notes |= {name: f"high biases of {count} channel(s) moved into the next layer" for name, count in moved.items()}
         kept |= {name: f"high biases stay: {reason}" for name, reason in reasons.items()}
     return unfolded, _Preconditioning(notes, kept)
+
+
+def _moved(original: Graph, teacher: Graph, inputs: list[np.ndarray], caps: str) -> str:
+    """How far preconditioning, which trusted BatchNorm statistics about caps, moved the float outputs."""
+    some = [array[:_COMPARED] for array in inputs]
+    pairs = zip(fold(original)[0].predict(some), teacher.predict(some), strict=True)
+    change = max(relative_error(after, before) for before, after in pairs)
+    return f"with equalize_caps={caps!r} the float outputs move by {change:.1%} on {len(some[0])} generated inputs"
 
 
 def _require_quantizable(graph: Graph) -> None:
@@ -195,7 +214,8 @@ def _ranges(graph: Graph, observed: Observed, options: Quantize, executor: Execu
     ]
     ranges = functools.reduce(between, estimates)
     widened = functools.reduce(widest, estimates)
-    return ranges | {tensor: widened[tensor] for tensor in decision_tensors(graph) if tensor in widened}
+    ranges |= {tensor: widened[tensor] for tensor in decision_tensors(graph) if tensor in widened}
+    return within_caps(graph, ranges)
 
 
 def _input_ranges(graph: Graph, found: InputRange, observed: Observed, from_user: bool) -> dict[str, Range]:

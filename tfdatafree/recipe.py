@@ -3,11 +3,13 @@
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 RangeMethod = Literal["min_max", "search", "percentile", "k_sigma"]
 RangeSource = Literal["images", "gaussian"]
 EdgeDtype = Literal["int8", "uint8", "int16", "float32"]
+Caps = Literal["keep", "limit", "channel", "drop"]
+CAPS: tuple[Caps, ...] = get_args(Caps)
 
 
 def _choose(owner: object, name: str, choices: tuple) -> None:
@@ -35,7 +37,9 @@ class Quantize:
             means (Nagel et al. 2019).
         range_source: What the samples are. "images": procedural images passed through the float model;
             "gaussian": layer-wise samples from BatchNorm statistics (Horton et al. 2021, eq. 10-12).
-        bias_correction: Take the mean shift that weight rounding causes back out of the biases.
+        bias_correction: How the mean shift that weight rounding causes is taken back out of the biases. "analytic" (or
+            True): from the means that BatchNorm statistics give each layer's input; "empirical": as seen on generated
+            inputs, layer by layer behind the rounded layers before it; False: not at all.
         edge_dtype: Type of the file's inputs and outputs.
     """
 
@@ -46,7 +50,7 @@ class Quantize:
     rounding: Literal["feedback", "nearest"] = "feedback"
     ranges: RangeMethod = "min_max"
     range_source: RangeSource = "images"
-    bias_correction: bool = True
+    bias_correction: Literal["analytic", "empirical"] | bool = "analytic"
     edge_dtype: EdgeDtype | None = None
 
     def __post_init__(self):
@@ -57,7 +61,9 @@ class Quantize:
         _choose(self, "rounding", ("feedback", "nearest"))
         _choose(self, "ranges", ("min_max", "search", "percentile", "k_sigma"))
         _choose(self, "range_source", ("images", "gaussian"))
-        _choose(self, "bias_correction", (True, False))
+        if self.bias_correction is True:
+            object.__setattr__(self, "bias_correction", "analytic")
+        _choose(self, "bias_correction", ("analytic", "empirical", False))
         if self.edge_dtype is None:
             object.__setattr__(self, "edge_dtype", "int8" if self.activation_bits <= 8 else "int16")
         allowed = ("int8", "uint8", "float32") if self.activation_bits <= 8 else ("int16", "float32")
@@ -99,6 +105,11 @@ class Recipe:
         quantize: None leaves the file in float.
         float16: Store float weights as float16; only without `quantize`.
         equalize: Even out kernels across layers first, where that keeps the function (Nagel et al. 2019, section 4.1).
+        equalize_power: Part of the way to equal kernels, above 0 and at most 1; less leaves activation ranges more alike.
+        equalize_caps: What becomes of ReLU6 and other caps. "keep": not equalized across; "channel": one cap per channel,
+            exact, one MINIMUM operator each; "limit": scales that BatchNorm statistics say do not reach the cap; "drop":
+            caps that they say are not reached are taken out. The last two change the float function; the report says
+            by how much.
         absorb_bias: Move high biases through ReLU into the next layer (Nagel et al. 2019, section 4.1.3).
         generate: Inputs for ranges and corrections.
     """
@@ -107,12 +118,17 @@ class Recipe:
     quantize: Quantize | None = Quantize()
     float16: bool = False
     equalize: bool = False
+    equalize_power: float = 1.0
+    equalize_caps: Caps = "keep"
     absorb_bias: bool = False
     generate: Generate = Generate()
 
     def __post_init__(self):
         if self.float16 and self.quantize is not None:
             raise ValueError("float16 is for float files; set quantize=None, or leave float16 out.")
+        _choose(self, "equalize_caps", CAPS)
+        if not 0 < self.equalize_power <= 1:
+            raise ValueError(f"equalize_power is {self.equalize_power}; choose a number above 0 and at most 1.")
 
     def to_dict(self) -> dict:
         """Plain values, as in the JSON record."""

@@ -52,6 +52,12 @@ def number_of_batches(graph: Graph, n: int) -> int:
     return -(-n // batch_size(graph))
 
 
+def one_batch(graph: Graph, inputs: Sequence[np.ndarray]) -> list[tf.Tensor]:
+    """The inputs as one batch, fewer of them where that would take too much memory."""
+    count = max(_FEWEST_NORMALIZED, _NORMALIZED_BYTES // _largest_activation(graph))
+    return [tf.convert_to_tensor(array[:count]) for array in inputs]
+
+
 def normalized_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """`image_walk` on an unfolded graph with each BatchNorm's input standardised over the batch.
 
@@ -59,8 +65,7 @@ def normalized_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tupl
     images are passed through: their spatial and cross-channel structure is kept, their first two moments are put right.
     All inputs pass as one batch, fewer of them where that would take too much memory.
     """
-    count = max(_FEWEST_NORMALIZED, _NORMALIZED_BYTES // _largest_activation(graph))
-    batch = [tf.convert_to_tensor(array[:count]) for array in inputs]
+    batch = one_batch(graph, inputs)
 
     def call(node: Node, live: Mapping[str, Any]) -> tuple:
         layer = graph.layer_of(node)

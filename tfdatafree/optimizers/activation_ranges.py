@@ -6,6 +6,7 @@ from concurrent.futures import Executor
 
 import numpy as np
 
+from tfdatafree.cap_layer import ChannelCap
 from tfdatafree.generators.statistics import Statistics
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
@@ -58,6 +59,19 @@ def widest(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
         tensor: Range(min(r.low, b[tensor].low), max(r.high, b[tensor].high)) if tensor in b else r
         for tensor, r in a.items()
     }
+
+
+def within_caps(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """`ranges` that end at the largest cap where nothing but a ChannelCap reads the tensor: what saturates is capped."""
+    ranges, consumers = dict(ranges), graph.consumers()
+    for node in graph.nodes:
+        operation = graph.operation_of(node)
+        if not isinstance(operation, ChannelCap):
+            continue
+        source = node.inputs[0]
+        if source in ranges and consumers[source] == [node]:
+            ranges[source] = Range(ranges[source].low, min(ranges[source].high, float(operation.caps.max())))
+    return ranges
 
 
 def _mean(first: float, second: float) -> float:

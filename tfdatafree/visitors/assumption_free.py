@@ -34,7 +34,8 @@ from tfdatafree.linear import (
 )
 
 TOLERANCE = 1e-3
-MOST_ROUNDS = 50
+# Differences of size between whole layers, harmless by themselves, need many rounds to travel along a deep network.
+_MOST_ROUNDS = 500
 # Scales beyond this say that a channel is dead on one side; moving weights for it would only ruin the other.
 LARGEST_SCALE = 1e3
 
@@ -88,7 +89,7 @@ def equalize_assumption_free(graph: Graph) -> tuple[Graph, Buffers, int, dict[st
         for key, layer in weighted.items()
     }
     rounds = 0
-    for rounds in range(1, MOST_ROUNDS + 1):
+    for rounds in range(1, _MOST_ROUNDS + 1):
         found = [_equalize_pair(pair, largest, scales) for pair in pairs]
         if not found or abs(np.concatenate(found).mean() - 1) < TOLERANCE:
             break

@@ -10,7 +10,8 @@ so that the outputs of every B are what they were, for every input. At power 1 b
 s = sqrt(r_A r_B) / r_A of Horton et al. 2021, eq. 4-9 (there the printed indices are swapped) and Nagel et al. 2019, eq. 11; a
 smaller power leaves the activations' own ranges more alike. Rounds are repeated until the mean of all s is within 1e-3 of 1.
 
-ReLU6 and other caps are not homogeneous: scaling a channel moves its cap. Such groups are left alone, and say so.
+ReLU6 and other caps are not homogeneous: scaling a channel moves its cap. Unless told how to go about it (`caps.py`), such
+groups are left alone, and say so.
 """
 
 from dataclasses import dataclass, field
@@ -22,16 +23,17 @@ from tfdatafree.graph import Graph, Layer, Node, new_layer
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, scale_inputs, with_kernel
 from tfdatafree.visitors.assumption_free import (
     LARGEST_SCALE,
-    MOST_ROUNDS,
     TOLERANCE,
     Buffers,
     equalize_assumption_free,
     insert_buffers,
     remove_buffers,
 )
+from tfdatafree.visitors.caps import CAP_PROBABILITY, Caps, apply_scales, batchnorm_moments, find_caps
 from tfdatafree.visitors.fold_batchnorm import fold, is_batchnorm
 from tfdatafree.visitors.separate import separate
 
+_MOST_ROUNDS = 50
 # Operations with one input that scale with it, channel by channel.
 _HOMOGENEOUS = (
     keras.layers.LeakyReLU,
@@ -77,55 +79,86 @@ class Equalized:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that write and layers that read tensors with one common scale per channel."""
+    """Layers that write and layers that read tensors with one common scale per channel, and the caps between them."""
 
     producers: tuple[Node, ...]
     consumers: tuple[Node, ...]
+    caps: tuple[Node, ...] = ()
 
 
-def equalize(model: keras.Model, *, power: float = 1.0, assumption_free: bool = False) -> Equalized:
+def equalize(
+    model: keras.Model,
+    *,
+    power: float = 1.0,
+    caps: str = "keep",
+    cap_probability: float = CAP_PROBABILITY,
+    assumption_free: bool = False,
+) -> Equalized:
     """A model with the same outputs whose kernels are equalized across layers (BatchNorm folded first).
 
     Args:
         model: A Functional or Sequential model; it is not changed.
         power: Part of the way to equal maxima, 0 < power <= 1.
+        caps: What becomes of ReLU6 and other caps: "keep" does not equalize across them; "channel" gives each channel a
+            cap of its own (exact; the model then holds `ChannelCap` layers); "limit" keeps scales so small, and "drop"
+            takes the caps out only where, BatchNorm statistics say, they are next to never reached. With these two the
+            outputs are only nearly the same: compare them.
+        cap_probability: With "limit" and "drop", what next to never means, per channel and value.
         assumption_free: Equalize across any activation, with buffers that keep every layer's output: the kernels can be
             pruned or rounded as they stand in the model, and `Equalized.folded` then takes the buffers out.
     """
-    graph, _ = fold(separate(Graph.from_keras(model)))
+    unfolded = separate(Graph.from_keras(model))
+    graph, _ = fold(unfolded)
     if assumption_free:
-        if power != 1:
-            raise ValueError(f"power is {power}; assumption_free equalization goes the whole way, leave power at 1.")
+        if power != 1 or caps != "keep":
+            raise ValueError(
+                f"power is {power}, caps is {caps!r}; assumption_free equalization goes the whole way and keeps every "
+                'activation, leave power at 1 and caps at "keep".'
+            )
         graph, buffers, rounds, kept = equalize_assumption_free(graph)
         return Equalized(insert_buffers(graph, buffers).to_keras(), rounds, {}, kept, buffers)
-    graph, rounds, scales, kept = equalize_graph(graph, power=power)
+    crossed = find_caps(graph, caps, batchnorm_moments(unfolded), cap_probability)
+    graph, rounds, scales, kept = equalize_graph(graph, power=power, caps=caps, crossed=crossed)
     return Equalized(graph.to_keras(), rounds, scales, kept)
 
 
-def equalize_graph(graph: Graph, *, power: float = 1.0) -> tuple[Graph, int, dict[str, np.ndarray], dict[str, str]]:
-    """`equalize` on a folded, separated graph: (graph, rounds, scales, kept)."""
+def equalize_graph(
+    graph: Graph, *, power: float = 1.0, caps: str = "keep", crossed: Caps | None = None
+) -> tuple[Graph, int, dict[str, np.ndarray], dict[str, str]]:
+    """`equalize` on a folded, separated graph: (graph, rounds, scales, kept).
+
+    Args:
+        crossed: What `find_caps` says of the graph's caps; None leaves all of them alone.
+    """
     if not 0 < power <= 1:
         raise ValueError(f"power is {power}; choose a number above 0 and at most 1.")
-    groups, kept = find_groups(graph)
+    groups, kept = find_groups(graph, crossed)
     graph = graph.copy()
     scales: dict[str, np.ndarray] = {}
     # A part of the way per round would, over the rounds, become the whole way: partial equalization is one round.
     rounds = 0
-    for rounds in range(1, (MOST_ROUNDS if power == 1 else 1) + 1):
+    for rounds in range(1, (_MOST_ROUNDS if power == 1 else 1) + 1):
         means = []
         for group in groups:
-            scale = _scale(graph, group, power)
-            _apply(graph, group, scale)
             name = group.producers[0].name
-            scales[name] = scales.get(name, 1.0) * scale
-            means.append(scale.mean())
+            before = scales.get(name, 1.0)
+            after = before * _scale(graph, group, power)
+            for cap in group.caps:
+                after = np.clip(after, *crossed.bounds[cap.name])
+            scales[name] = after
+            _apply(graph, group, after / before)
+            means.append((after / before).mean())
         if not means or abs(np.mean(means) - 1) < TOLERANCE:
             break
+    for group in groups:
+        for cap in group.caps:
+            apply_scales(graph, cap, caps, scales[group.producers[0].name])
     return graph, rounds, scales, kept
 
 
-def find_groups(graph: Graph) -> tuple[list[Group], dict[str, str]]:
+def find_groups(graph: Graph, crossed: Caps | None = None) -> tuple[list[Group], dict[str, str]]:
     """Groups that can be equalized, and {producing layer: why its group cannot}."""
+    crossed = crossed or Caps({}, {})
     group_of = {tensor: tensor for tensor in graph.specs}
     blocked: dict[str, str] = {}
 
@@ -138,29 +171,33 @@ def find_groups(graph: Graph) -> tuple[list[Group], dict[str, str]]:
         layer = graph.layer_of(node)
         if layout_of(layer) is not None:
             continue
-        if _joins(graph, node):
+        if node.name in crossed.bounds or _joins(graph, node):
             for tensor in node.inputs:
                 group_of[root(tensor)] = root(node.output)
         else:
             reason = f"'{node.name}' ({layer.class_name}) does not scale with its input"
+            reason = crossed.kept.get(node.name, reason)
             for tensor in (*node.inputs, *node.outputs):
                 blocked.setdefault(tensor, reason)
     for tensor in graph.inputs:
         blocked.setdefault(tensor, "it holds the model's input")
     for tensor in graph.outputs:
         blocked.setdefault(tensor, "it holds an output of the model")
-    return _collect(graph, root, blocked)
+    return _collect(graph, root, blocked, crossed)
 
 
-def _collect(graph: Graph, root, blocked: dict[str, str]) -> tuple[list[Group], dict[str, str]]:
+def _collect(graph: Graph, root, blocked: dict[str, str], crossed: Caps) -> tuple[list[Group], dict[str, str]]:
     calls = graph.calls()
     producers: dict[str, list[Node]] = {}
     consumers: dict[str, list[Node]] = {}
+    caps: dict[str, list[Node]] = {}
     reasons: dict[str, str] = {}
     for tensor, reason in blocked.items():
         reasons.setdefault(root(tensor), reason)
     for node in graph.nodes:
         layer = graph.layer_of(node)
+        if node.name in crossed.bounds:
+            caps.setdefault(root(node.output), []).append(node)
         if layout_of(layer) is None:
             continue
         producers.setdefault(root(node.output), []).append(node)
@@ -181,7 +218,7 @@ def _collect(graph: Graph, root, blocked: dict[str, str]) -> tuple[list[Group], 
         if reason:
             kept.update((node.name, reason) for node in writers)
         else:
-            groups.append(Group(tuple(writers), tuple(consumers[name])))
+            groups.append(Group(tuple(writers), tuple(consumers[name]), tuple(caps.get(name, ()))))
     return groups, kept
 
 
@@ -236,15 +273,16 @@ def _apply(graph: Graph, group: Group, scale: np.ndarray) -> None:
         graph.layers[node.layer] = with_kernel(layer, scale_inputs(kernel, layout_of(layer), 1 / scale))
 
 
-def equalize_unfolded(unfolded: Graph, *, power: float = 1.0) -> tuple[Graph, dict[str, str]]:
+def equalize_unfolded(unfolded: Graph, *, power: float = 1.0, caps: str = "keep") -> tuple[Graph, dict[str, str]]:
     """Equalizes a graph that still has its BatchNorms: (the same function, {layer: why it was left alone}).
 
     The scales are those of the folded graph. A channel's scale goes into the gamma and beta of the BatchNorm that writes
     it, so that the statistics which later stages read there are those of the scaled channel.
     """
     folded, _ = fold(unfolded)
-    _, _, scales, kept = equalize_graph(folded, power=power)
-    groups, _ = find_groups(folded)
+    crossed = find_caps(folded, caps, batchnorm_moments(unfolded))
+    _, _, scales, kept = equalize_graph(folded, power=power, caps=caps, crossed=crossed)
+    groups, _ = find_groups(folded, crossed)
     graph = unfolded.copy()
     for group in groups:
         scale = scales[group.producers[0].name]
@@ -260,6 +298,8 @@ def equalize_unfolded(unfolded: Graph, *, power: float = 1.0) -> tuple[Graph, di
             layer = graph.layers[node.layer]
             kernel = kernel_of(layer).astype(np.float64)
             graph.layers[node.layer] = with_kernel(layer, scale_inputs(kernel, layout_of(layer), 1 / scale))
+        for cap in group.caps:
+            apply_scales(graph, graph.node(cap.name), caps, scale)
     return graph, kept
 
 
