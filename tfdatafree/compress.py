@@ -21,7 +21,7 @@ from tfdatafree.compressed import Compressed
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.export.build import Built, build_integer_file
 from tfdatafree.export.float_model import convert
-from tfdatafree.generators.images import make_inputs
+from tfdatafree.generators.images import make_inputs, normalized_walk
 from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
 from tfdatafree.generators.observe import Observed, observe
 from tfdatafree.generators.representative import take_inputs
@@ -30,10 +30,17 @@ from tfdatafree.linear import layout_of
 from tfdatafree.load import load
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.optimizers.activation_ranges import between, choose_ranges, widest, within_caps
+from tfdatafree.optimizers.activation_shift import activation_shifts, correct_activation_shifts
 from tfdatafree.optimizers.empirical_bias import correct_biases_on_inputs
 from tfdatafree.optimizers.headroom import decision_tensors
 from tfdatafree.optimizers.ranges import Range
-from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
+from tfdatafree.optimizers.rounding import (
+    IntegerKernel,
+    correct_biases,
+    quantize_equalized_weights,
+    quantize_weights,
+)
+from tfdatafree.placement import simulated_grids
 from tfdatafree.progress import Progress
 from tfdatafree.recipe import Quantize, Recipe, get_recipe
 from tfdatafree.report import LayerRow, Report
@@ -127,15 +134,17 @@ def compress(
             return Compressed(content, recipe, report, teacher, {})
         options = recipe.quantize
         with progress.stage("pass inputs through the layers"):
-            observed = observe(unfolded, teacher, inputs, samples=recipe.generate.samples, seed=seed)
-        with progress.stage("round weights, choose ranges"):
-            student, kernels = quantize_weights(
+            observed = observe(
+                unfolded,
                 teacher,
-                bits=options.weight_bits,
-                per_channel=options.per_channel,
-                symmetric=options.symmetric_weights,
-                covariances=observed.covariances if options.rounding == "feedback" else None,
+                inputs,
+                samples=recipe.generate.samples,
+                standard=options.range_source == "standard",
+                seed=seed,
             )
+        with progress.stage("round weights, choose ranges"):
+            student, kernels, apart = _round_weights(teacher, observed, options)
+            kept |= {name: f"not equalized: {reason}" for name, reason in apart.items()}
             if options.bias_correction:
                 if options.bias_correction == "empirical":
                     student, uncorrected = correct_biases_on_inputs(student, teacher, inputs)
@@ -144,6 +153,11 @@ def compress(
                 kept |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
             ranges = _ranges(teacher, observed, options, executor)
             ranges |= _input_ranges(teacher, found, observed, representative_data is not None)
+            if options.activation_correction:
+                grids = simulated_grids(student, ranges, options.activation_bits)
+                shifts = activation_shifts(normalized_walk(unfolded, inputs), grids)
+                student, uncorrected = correct_activation_shifts(student, shifts)
+                kept |= {key: f"activation shift not corrected: {reason}" for key, reason in uncorrected.items()}
         with progress.stage("export and verify"):
             build = simulate if options.simulated else build_integer_file
             built = build(student, teacher, kernels, ranges, inputs, options)
@@ -202,12 +216,28 @@ def _require_quantizable(graph: Graph) -> None:
                 )
 
 
+def _round_weights(
+    teacher: Graph, observed: Observed, options: Quantize
+) -> tuple[Graph, dict[str, IntegerKernel], dict[str, str]]:
+    """(the graph with rounded kernels, their integers, why layers were not equalized before rounding)."""
+    how: dict[str, Any] = {
+        "bits": options.weight_bits,
+        "per_channel": options.per_channel,
+        "symmetric": options.symmetric_weights,
+        "covariances": None if options.rounding == "nearest" else observed.covariances,
+        "adaptive": options.rounding == "adaround",
+    }
+    if options.equalized_rounding:
+        return quantize_equalized_weights(teacher, **how)
+    return *quantize_weights(teacher, **how), {}
+
+
 def _ranges(graph: Graph, observed: Observed, options: Quantize, executor: Executor | None) -> dict[str, Range]:
     """One range per tensor; from images, between those of the images as they are and put right.
 
     Decisions get the wider of the two: an output that saturates is lost, one that is too coarse only noisy.
     """
-    sources = [observed.gaussian] if options.range_source == "gaussian" else [observed.images, observed.normalized]
+    sources = [observed.images, observed.normalized] if options.range_source == "images" else [observed.gaussian]
     estimates = [
         choose_ranges(graph, source, options.ranges, bits=options.activation_bits, executor=executor)
         for source in sources

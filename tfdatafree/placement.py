@@ -49,6 +49,7 @@ _OPERATOR = {
     "Stack": "PACK",
     "Maximum": "MAXIMUM",
     "Minimum": "MINIMUM",
+    "ChannelCap": "MINIMUM",
     "Softmax": "SOFTMAX",
     "softmax": "SOFTMAX",
     "Sigmoid": "LOGISTIC",

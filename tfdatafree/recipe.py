@@ -5,8 +5,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-RangeMethod = Literal["min_max", "search", "percentile", "k_sigma"]
-RangeSource = Literal["images", "gaussian"]
+RangeMethod = Literal["min_max", "search", "percentile", "k_sigma", "aciq"]
+RangeSource = Literal["images", "gaussian", "standard"]
 EdgeDtype = Literal["int8", "uint8", "int16", "float32"]
 Caps = Literal["keep", "limit", "channel", "drop"]
 CAPS: tuple[Caps, ...] = get_args(Caps)
@@ -31,15 +31,19 @@ class Quantize:
         symmetric_weights: Weight grids around 0, as TFLite stores them. False: from the smallest to the largest weight,
             as papers on low bit widths have it; simulated only.
         rounding: "feedback": each weight is rounded with regard to what the others lost, by the covariance of generated
-            layer inputs (GPTQ); "nearest".
+            layer inputs (GPTQ); "adaround": up or down is learned for the layer's output (Nagel et al. 2020); "nearest".
+        equalized_rounding: Round weights between the buffers of assumption-free equalization (Horton et al. 2021, eq. 3-9)
+            and fold these back in afterwards: one step per tensor times a factor per channel. Simulated only.
         ranges: How an activation range is chosen from the samples of its tensor. "min_max"; "search", the grid search of
             Horton et al. 2021, figure 4; "percentile" (99.99); "k_sigma", six standard deviations around the channel
-            means (Nagel et al. 2019).
+            means (Nagel et al. 2019); "aciq", analytic clipping (Banner et al. 2019).
         range_source: What the samples are. "images": procedural images passed through the float model;
-            "gaussian": layer-wise samples from BatchNorm statistics (Horton et al. 2021, eq. 10-12).
+            "gaussian": layer-wise samples from BatchNorm statistics (Horton et al. 2021, eq. 10-12); "standard": the same
+            from N(0, 1), bias correction included, which shows what the statistics are worth.
         bias_correction: How the mean shift that weight rounding causes is taken back out of the biases. "analytic" (or
             True): from the means that BatchNorm statistics give each layer's input; "empirical": as seen on generated
             inputs, layer by layer behind the rounded layers before it; False: not at all.
+        activation_correction: Take the mean shift that rounding and clipping activations causes out of the biases, too.
         edge_dtype: Type of the file's inputs and outputs.
     """
 
@@ -47,10 +51,12 @@ class Quantize:
     activation_bits: int = 8
     per_channel: bool = True
     symmetric_weights: bool = True
-    rounding: Literal["feedback", "nearest"] = "feedback"
+    rounding: Literal["feedback", "adaround", "nearest"] = "feedback"
+    equalized_rounding: bool = False
     ranges: RangeMethod = "min_max"
     range_source: RangeSource = "images"
     bias_correction: Literal["analytic", "empirical"] | bool = "analytic"
+    activation_correction: bool = False
     edge_dtype: EdgeDtype | None = None
 
     def __post_init__(self):
@@ -58,9 +64,11 @@ class Quantize:
         _choose(self, "activation_bits", (4, 5, 6, 7, 8, 16))
         _choose(self, "per_channel", (True, False))
         _choose(self, "symmetric_weights", (True, False))
-        _choose(self, "rounding", ("feedback", "nearest"))
-        _choose(self, "ranges", ("min_max", "search", "percentile", "k_sigma"))
-        _choose(self, "range_source", ("images", "gaussian"))
+        _choose(self, "rounding", ("feedback", "adaround", "nearest"))
+        _choose(self, "equalized_rounding", (True, False))
+        _choose(self, "ranges", get_args(RangeMethod))
+        _choose(self, "range_source", get_args(RangeSource))
+        _choose(self, "activation_correction", (True, False))
         if self.bias_correction is True:
             object.__setattr__(self, "bias_correction", "analytic")
         _choose(self, "bias_correction", ("analytic", "empirical", False))
@@ -74,6 +82,8 @@ class Quantize:
         """Why no integer file can hold this, so that it is only simulated; None where a file can."""
         if self.activation_bits not in (8, 16):
             return f"TFLite stores activations in 8 or 16 bits, not {self.activation_bits}"
+        if self.equalized_rounding:
+            return "TFLite has no factors per channel on either side of a kernel"
         return None if self.symmetric_weights else "TFLite stores symmetric weights only"
 
 
