@@ -84,7 +84,7 @@ def aciq(x: np.ndarray, bits: int = 8) -> Range:
     seen = min_max(x)
     one_sided = x.min() >= 0
     values = x[x > 0] if one_sided else x
-    if not np.ptp(values) > 0:
+    if not values.size or values.min() == values.max():
         return seen
     middle = 0.0 if one_sided else float(values.mean())
     spread, sd = np.abs(values - middle).mean(), np.sqrt(np.square(values - middle).mean())
