@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from tiny_models import outputs_of, random_inputs, randomized, relative_differen
 import tfdatafree
 from tfdatafree.cap_layer import ChannelCap
 from tfdatafree.export.flatbuffer import File
+from tfdatafree.generators.procedural import procedural_images
 from tfdatafree.graph import Graph
 from tfdatafree.linear import kernel_of
+from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.optimizers.activation_ranges import within_caps
 from tfdatafree.optimizers.ranges import Range
 from tfdatafree.recipe import Generate, Quantize, Recipe
@@ -196,6 +200,38 @@ def test_the_report_says_how_far_float_outputs_moved(caps):
         assert f"equalize_caps={caps!r} the float outputs move by" in note and note.endswith("% on 4 generated inputs")
         moved.append(float(note.split("move by ")[1].split("%")[0]))
     assert moved[0] == 0 and moved[1] > 1
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_a_trained_network_keeps_its_function(zoo, power):
+    model = keras.models.load_model(zoo / "mobilenet_v1_025.keras", compile=False)
+    inputs = [procedural_images(4, model.input_shape[1:], -1, 1)]
+    result = tfdatafree.equalize(model, caps="channel", power=power)
+    assert sum(isinstance(layer, ChannelCap) for layer in result.model.layers) == 27
+    assert relative_difference(outputs_of(result.model, inputs), outputs_of(model, inputs)) < 1e-4
+
+
+@pytest.mark.zoo
+def test_a_trained_networks_file_is_integer_with_its_caps(zoo):
+    model = keras.models.load_model(zoo / "mobilenet_v1_025.keras", compile=False)
+    recipe = Recipe(
+        equalize=True,
+        equalize_caps="channel",
+        equalize_power=0.5,
+        quantize=Quantize(per_channel=False, rounding="nearest"),
+        generate=Generate(images=4),
+    )
+    result = tfdatafree.compress(model, recipe, input_range=(-1, 1), verbose=0)
+    assert result.report.integer_only
+    plain = dataclasses.replace(recipe, equalize=False)
+    inputs = procedural_images(8, model.input_shape[1:], -1, 1, seed=9)
+    wanted = model.predict(inputs, verbose=0)
+    even, uneven = (
+        relative_error(found.predict(inputs), wanted)
+        for found in (result, tfdatafree.compress(model, plain, input_range=(-1, 1), verbose=0))
+    )
+    assert even < 0.7 * uneven
 
 
 def test_wrong_options_say_what_was_wanted():

@@ -6,6 +6,7 @@
 The unfolded graph is kept beside the folded one: its BatchNorm statistics are the data.
 """
 
+import dataclasses
 import functools
 import os
 import time
@@ -126,7 +127,8 @@ def compress(
                 inputs = take_inputs(representative_data, teacher)
                 generated = f"{len(inputs[0])} representative inputs given by the user, and BatchNorm statistics"
         if recipe.equalize and recipe.equalize_caps in ("limit", "drop"):
-            preconditioning.notes[source.name] = _moved(original, teacher, inputs, recipe.equalize_caps)
+            exact, _ = _precondition(original, dataclasses.replace(recipe, equalize_caps="keep"))
+            preconditioning.notes[source.name] = _moved(exact, teacher, inputs, recipe.equalize_caps)
         if recipe.quantize is None:
             with progress.stage("export"):
                 content = convert(teacher, [array[:1] for array in inputs], float16=recipe.float16).content
@@ -193,10 +195,10 @@ def _precondition(unfolded: Graph, recipe: Recipe) -> tuple[Graph, _Precondition
     return unfolded, _Preconditioning(notes, kept)
 
 
-def _moved(original: Graph, teacher: Graph, inputs: list[np.ndarray], caps: str) -> str:
-    """How far preconditioning, which trusted BatchNorm statistics about caps, moved the float outputs."""
+def _moved(exact: Graph, teacher: Graph, inputs: list[np.ndarray], caps: str) -> str:
+    """How far equalization, which trusted BatchNorm statistics about caps, moved the float outputs."""
     some = [array[:_COMPARED] for array in inputs]
-    pairs = zip(fold(original)[0].predict(some), teacher.predict(some), strict=True)
+    pairs = zip(fold(exact)[0].predict(some), teacher.predict(some), strict=True)
     change = max(relative_error(after, before) for before, after in pairs)
     return f"with equalize_caps={caps!r} the float outputs move by {change:.1%} on {len(some[0])} generated inputs"
 

@@ -94,10 +94,9 @@ def input_channels(layer: Layer) -> int:
 
 
 def largest_between_channels(layer: Layer) -> np.ndarray:
-    """max|W| over the spatial axes: float64 (groups, inputs of one, outputs of one); a depthwise input is a group."""
+    """max|W| over the spatial axes: (groups, inputs of one, outputs of one); a depthwise input is a group."""
     kernel, layout = kernel_of(layer), layout_of(layer)
     largest = np.abs(kernel).max(axis=tuple(range(layout.rank))) if layout.rank else np.abs(kernel)
-    largest = largest.astype(np.float64)
     if layout.kind == "transpose":
         return largest.T[None]
     if layout.kind == "depthwise":

@@ -5,7 +5,7 @@ Layer by layer in execution order, with the layers before it rounded and correct
     b  -=  mean(student's output - teacher's output)          one per output channel, over inputs and pixels
 
 so that on these inputs every layer's channels have the float network's means: what earlier layers left, an activation
-or padding did to the shift and the analytic correction does not know of is seen here (Nagel et al. 2019, appendix D). It can
+or padding did to the shift and the analytic correction does not know of is seen here (Nagel et al. 2019, section 4.2). It can
 be no better than the inputs are like real ones.
 """
 
