@@ -186,3 +186,13 @@ def test_along_another_axis_channels_see_the_mixture():
     values = walked("batchnorm_on_another_axis")["bn"]
     np.testing.assert_allclose(values.mean(axis=0), mean.mean(), atol=EXACT)
     np.testing.assert_allclose(values.var(axis=0), np.mean(sd**2) + mean.var(), rtol=2e-3)
+
+
+@every_model
+def test_without_batchnorm_statistics_every_normal_is_the_standard_one(name):
+    graph = separated(name)
+    found = walked(name, 500, unknown="standard", batchnorm=False)
+    for node in graph.nodes:
+        if is_batchnorm(graph.layer_of(node)):
+            np.testing.assert_allclose(found[node.output].mean(axis=0), 0, atol=0.01)
+            np.testing.assert_allclose(found[node.output].std(axis=0), 1, atol=0.01)

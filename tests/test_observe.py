@@ -56,3 +56,11 @@ def test_covariances_are_dropped_where_folding_changed_what_a_layer_sees():
     observed = observe(unfolded, folded, make_inputs(folded, 4, (-1, 1)))
     assert not kept
     assert observed.covariances.keys() == {"a_conv", "head"}  # not "conv", which the BatchNorm was folded into
+
+
+def test_standard_inputs_know_nothing_of_the_statistics():
+    unfolded = separate(Graph.from_keras(block()))
+    folded, _ = fold(unfolded)
+    observed = observe(unfolded, folded, make_inputs(folded, 4, (-1, 1)), standard=True)
+    np.testing.assert_allclose(observed.means["bn"], 0, atol=0.01)
+    assert not observed.covariances

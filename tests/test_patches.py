@@ -2,8 +2,14 @@ import keras
 import numpy as np
 import pytest
 
-from tfdatafree.generators.patches import MOST_INPUTS, covariance_of, sample_patches, tap_covariances
-from tfdatafree.graph import Graph
+from tfdatafree.generators.patches import (
+    MOST_INPUTS,
+    covariance_of,
+    covariance_of_scaled,
+    sample_patches,
+    tap_covariances,
+)
+from tfdatafree.graph import Graph, Layer
 from tfdatafree.linear import kernel_of, layout_of, output_last
 
 LAYERS = {
@@ -78,3 +84,24 @@ def test_tap_passes_the_stream_on_and_finds_each_layer_once():
     found = {}
     assert [name for name, _ in tap_covariances(values, graph, found)] == [name for name, _ in values]
     assert {key: value.shape for key, value in found.items()} == {"first": (1, 18, 18), "second": (3, 9, 9)}
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        keras.layers.Conv2D(4, 3),
+        keras.layers.Conv2D(4, 3, groups=2),
+        keras.layers.DepthwiseConv2D(3, depth_multiplier=2),
+        keras.layers.Conv2DTranspose(4, 3),
+    ],
+)
+def test_scaling_channels_scales_their_covariance(operation):
+    random = np.random.default_rng(0)
+    x, factor = random.normal(size=(3, 6, 6, 4)).astype(np.float32), random.uniform(0.5, 3, 4)
+    operation.build(x.shape)
+    layer = Layer(operation, tuple(np.asarray(variable) for variable in operation.weights))
+    plain, scaled = (
+        covariance_of(sample_patches(values.astype(np.float32), layer, np.random.default_rng(1)))
+        for values in (x, x * factor)
+    )
+    np.testing.assert_allclose(covariance_of_scaled(plain, factor), scaled, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ from tfdatafree.recipe import PRESETS, Generate, Quantize, Recipe, get_recipe
     "options, message",
     [
         ({"weight_bits": 3}, "weight_bits is 3; choose one of 4, 5, 6, 7, 8"),
-        ({"activation_bits": 4}, "activation_bits is 4; choose one of 8, 16"),
+        ({"activation_bits": 3}, "activation_bits is 3; choose one of 4, 5, 6, 7, 8, 16"),
         ({"ranges": "minmax"}, "ranges is 'minmax'; choose one of 'min_max', 'search', 'percentile', 'k_sigma'"),
         ({"range_source": "noise"}, "range_source is 'noise'; choose one of 'images', 'gaussian'"),
         ({"per_channel": None}, "per_channel is None; choose one of True, False"),

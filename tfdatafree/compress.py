@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from tfdatafree.compressed import Compressed
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.export.build import Built, build_integer_file
 from tfdatafree.export.float_model import convert
-from tfdatafree.generators.images import make_inputs
+from tfdatafree.generators.images import make_inputs, normalized_walk
 from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
 from tfdatafree.generators.observe import Observed, observe
 from tfdatafree.generators.representative import take_inputs
@@ -31,14 +31,22 @@ from tfdatafree.linear import layout_of
 from tfdatafree.load import load
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.optimizers.activation_ranges import between, choose_ranges, widest, within_caps
+from tfdatafree.optimizers.activation_shift import activation_shifts, correct_activation_shifts
 from tfdatafree.optimizers.empirical_bias import correct_biases_on_inputs
 from tfdatafree.optimizers.headroom import decision_tensors
 from tfdatafree.optimizers.ranges import Range
-from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
+from tfdatafree.optimizers.rounding import (
+    IntegerKernel,
+    correct_biases,
+    quantize_equalized_weights,
+    quantize_weights,
+)
+from tfdatafree.placement import simulated_grids
 from tfdatafree.progress import Progress
 from tfdatafree.prune import Pruned, prune
 from tfdatafree.recipe import Quantize, Recipe, get_recipe
 from tfdatafree.report import LayerRow, Pruning, Report
+from tfdatafree.simulate import simulate
 from tfdatafree.visitors.absorb_bias import absorb_biases
 from tfdatafree.visitors.constant_channels import freeze_constant_channels
 from tfdatafree.visitors.equalize import equalize_unfolded
@@ -86,7 +94,8 @@ def compress(
         verbose: 0 hides the progress bar.
 
     Returns:
-        A Compressed: `.tflite`, `.model`, `.report`, `.predict(x)`, `.save(path)`.
+        A Compressed: `.tflite`, `.model`, `.report`, `.predict(x)`, `.save(path)`. Without a file where the recipe is
+        simulated only (`Quantize.simulated`).
 
     Raises:
         LoadError: The path holds no Keras model.
@@ -124,7 +133,14 @@ def compress(
             preconditioning.notes[source.name] = _moved(exact, teacher, inputs, recipe.equalize_caps)
         if recipe.quantize is not None or recipe.prune is not None:
             with progress.stage("pass inputs through the layers"):
-                observed = observe(unfolded, teacher, inputs, samples=recipe.generate.samples, seed=seed)
+                observed = observe(
+                    unfolded,
+                    teacher,
+                    inputs,
+                    samples=recipe.generate.samples,
+                    standard=recipe.quantize is not None and recipe.quantize.range_source == "standard",
+                    seed=seed,
+                )
         pruned = Pruned(teacher, {}, "none", {}, {})
         if recipe.prune is not None:
             with progress.stage("prune"):
@@ -138,13 +154,8 @@ def compress(
             return Compressed(content, recipe, report, pruned.graph, {})
         options = recipe.quantize
         with progress.stage("round weights, choose ranges"):
-            student, kernels = quantize_weights(
-                pruned.graph,
-                bits=options.weight_bits,
-                per_channel=options.per_channel,
-                covariances=observed.covariances if options.rounding == "feedback" else None,
-                masks=pruned.masks,
-            )
+            student, kernels, apart = _round_weights(pruned.graph, pruned.masks, observed, options)
+            kept |= {name: f"not equalized: {reason}" for name, reason in apart.items()}
             if options.bias_correction:
                 if options.bias_correction == "empirical":
                     student, uncorrected = correct_biases_on_inputs(student, pruned.graph, inputs)
@@ -153,8 +164,14 @@ def compress(
                 kept |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
             ranges = _ranges(teacher, observed, options, executor)
             ranges |= _input_ranges(teacher, found, observed, representative_data is not None)
+            if options.activation_correction:
+                grids = simulated_grids(student, ranges, options.activation_bits)
+                shifts = activation_shifts(normalized_walk(unfolded, inputs), grids)
+                student, uncorrected = correct_activation_shifts(student, shifts)
+                kept |= {key: f"activation shift not corrected: {reason}" for key, reason in uncorrected.items()}
         with progress.stage("export and verify"):
-            built = build_integer_file(student, teacher, kernels, ranges, inputs, options)
+            build = simulate if options.simulated else build_integer_file
+            built = build(student, teacher, kernels, ranges, inputs, options)
     finally:
         progress.close()
     seconds = time.perf_counter() - started
@@ -211,12 +228,29 @@ def _require_quantizable(graph: Graph) -> None:
                 )
 
 
+def _round_weights(
+    teacher: Graph, masks: Mapping[str, np.ndarray], observed: Observed, options: Quantize
+) -> tuple[Graph, dict[str, IntegerKernel], dict[str, str]]:
+    """(the graph with rounded kernels, their integers, why layers were not equalized before rounding)."""
+    how: dict[str, Any] = {
+        "bits": options.weight_bits,
+        "per_channel": options.per_channel,
+        "symmetric": options.symmetric_weights,
+        "covariances": None if options.rounding == "nearest" else observed.covariances,
+        "adaptive": options.rounding == "adaround",
+        "masks": masks,
+    }
+    if options.equalized_rounding:
+        return quantize_equalized_weights(teacher, **how)
+    return *quantize_weights(teacher, **how), {}
+
+
 def _ranges(graph: Graph, observed: Observed, options: Quantize, executor: Executor | None) -> dict[str, Range]:
     """One range per tensor; from images, between those of the images as they are and put right.
 
     Decisions get the wider of the two: an output that saturates is lost, one that is too coarse only noisy.
     """
-    sources = [observed.gaussian] if options.range_source == "gaussian" else [observed.images, observed.normalized]
+    sources = [observed.images, observed.normalized] if options.range_source == "images" else [observed.gaussian]
     estimates = [
         choose_ranges(graph, source, options.ranges, bits=options.activation_bits, executor=executor)
         for source in sources
@@ -280,10 +314,11 @@ def _report(
         input_range=_range_text(found),
         generated=generated,
         float_bytes=_float_bytes(source),
-        bytes=len(built.content),
+        bytes=len(built.content or b""),
         seconds=seconds,
         integer_only=not built.kept_float,
         requantized=built.requantized,
+        simulated=recipe.quantize.simulated,
         layers=tuple(_rows(built)),
         kept=kept | built.kept_float,
         notes=notes,

@@ -9,30 +9,45 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from tfdatafree.errors import ExportError
 from tfdatafree.export.runtime import Runner
+from tfdatafree.generators.images import batch_size
 from tfdatafree.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recipe import Recipe
 from tfdatafree.report import Report
-from tfdatafree.simulate import simulated_model
+from tfdatafree.simulate import insert_quantizers, simulated_model
 
 
 class Compressed:
     """What `tfdatafree.compress` returns.
 
     Attributes:
-        tflite: The file's bytes.
+        tflite: The file's bytes; an ExportError where the recipe is simulated only.
         recipe: The recipe that made it.
         report: One page about it; `print(compressed.report)`, `compressed.report.to_dict()`.
     """
 
-    def __init__(self, tflite: bytes, recipe: Recipe, report: Report, graph: Graph, grids: Mapping[str, Quantizer]):
-        self.tflite = tflite
+    def __init__(
+        self, tflite: bytes | None, recipe: Recipe, report: Report, graph: Graph, grids: Mapping[str, Quantizer]
+    ):
+        self._tflite = tflite
         self.recipe = recipe
         self.report = report
         self._graph = graph
         self._grids = dict(grids)
+
+    @property
+    def tflite(self) -> bytes:
+        """The file. Raises ExportError where there is none."""
+        if self._tflite is None:
+            raise ExportError(
+                f"there is no integer file: {self.recipe.quantize.simulated}. Use .model or .predict(x), which simulate "
+                "it, or a recipe with activation_bits=8 or 16 and symmetric_weights=True."
+            )
+        return self._tflite
 
     @functools.cached_property
     def model(self) -> keras.Model:
@@ -40,7 +55,7 @@ class Compressed:
         return simulated_model(self._graph, self._grids)
 
     def predict(self, x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> np.ndarray | list[np.ndarray]:
-        """Runs the file through LiteRT on real inputs, one at a time.
+        """Runs the file through LiteRT on real inputs, one at a time; where there is none, the model that simulates it.
 
         Args:
             x: Reals of shape (n, *input shape); for several inputs a list in the model's order or a dict by name.
@@ -49,9 +64,20 @@ class Compressed:
             Dequantized outputs (n, ...): an array, or a list for several outputs.
         """
         inputs = self._as_list(x)
+        if self._tflite is None:
+            return self._simulate(inputs)
         runner = Runner(self.tflite)
         rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
         outputs = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _simulate(self, inputs: list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+        graph, step = insert_quantizers(self._graph, self._grids), batch_size(self._graph)
+        parts = [
+            graph.predict([tf.convert_to_tensor(array[at : at + step], "float32") for array in inputs])
+            for at in range(0, len(inputs[0]), step)
+        ]
+        outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _as_list(self, x) -> list[np.ndarray]:
@@ -83,6 +109,7 @@ class Compressed:
 
         Raises:
             FileExistsError: `path` exists and `overwrite` is False.
+            ExportError: It should be a file, and the recipe is simulated only.
             ValueError: The ending is none of these.
         """
         path = Path(path)

@@ -5,8 +5,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-RangeMethod = Literal["min_max", "search", "percentile", "k_sigma"]
-RangeSource = Literal["images", "gaussian"]
+RangeMethod = Literal["min_max", "search", "percentile", "k_sigma", "aciq"]
+RangeSource = Literal["images", "gaussian", "standard"]
 EdgeDtype = Literal["int8", "uint8", "int16", "float32"]
 Caps = Literal["keep", "limit", "channel", "drop"]
 CAPS: tuple[Caps, ...] = get_args(Caps)
@@ -29,44 +29,66 @@ class Quantize:
 
     Attributes:
         weight_bits: 8, or 4 to 7: a coarser grid, stored in int8.
-        activation_bits: 8, or 16 ("int16x8": symmetric int16 activations, int64 biases).
+        activation_bits: 8, or 16 ("int16x8": symmetric int16 activations, int64 biases). 4 to 7 are simulated only:
+            no integer runtime has them, and there will be no file.
         per_channel: One weight step per output channel; False gives one per tensor, which several NPUs want.
+        symmetric_weights: Weight grids around 0, as TFLite stores them. False: from the smallest to the largest weight,
+            as papers on low bit widths have it; simulated only.
         rounding: "feedback": each weight is rounded with regard to what the others lost, by the covariance of generated
-            layer inputs (GPTQ); "nearest".
+            layer inputs (GPTQ); "adaround": up or down is learned for the layer's output (Nagel et al. 2020); "nearest".
+        equalized_rounding: Round weights between the buffers of assumption-free equalization (Horton et al. 2021, eq. 3-9)
+            and fold these back in afterwards: one step per tensor times a factor per channel. Simulated only.
         ranges: How an activation range is chosen from the samples of its tensor. "min_max"; "search", the grid search of
             Horton et al. 2021, figure 4; "percentile" (99.99); "k_sigma", six standard deviations around the channel
-            means (Nagel et al. 2019).
+            means (Nagel et al. 2019); "aciq", analytic clipping (Banner et al. 2019).
         range_source: What the samples are. "images": procedural images passed through the float model;
-            "gaussian": layer-wise samples from BatchNorm statistics (Horton et al. 2021, eq. 10-12).
+            "gaussian": layer-wise samples from BatchNorm statistics (Horton et al. 2021, eq. 10-12); "standard": the same
+            from N(0, 1), bias correction included, which shows what the statistics are worth.
         bias_correction: How the mean shift that weight rounding causes is taken back out of the biases. "analytic" (or
             True): from the means that BatchNorm statistics give each layer's input; "empirical": as seen on generated
             inputs, layer by layer behind the rounded layers before it; False: not at all.
+        activation_correction: Take the mean shift that rounding and clipping activations causes out of the biases, too.
         edge_dtype: Type of the file's inputs and outputs.
     """
 
     weight_bits: int = 8
     activation_bits: int = 8
     per_channel: bool = True
-    rounding: Literal["feedback", "nearest"] = "feedback"
+    symmetric_weights: bool = True
+    rounding: Literal["feedback", "adaround", "nearest"] = "feedback"
+    equalized_rounding: bool = False
     ranges: RangeMethod = "min_max"
     range_source: RangeSource = "images"
     bias_correction: Literal["analytic", "empirical"] | bool = "analytic"
+    activation_correction: bool = False
     edge_dtype: EdgeDtype | None = None
 
     def __post_init__(self):
         _choose(self, "weight_bits", (4, 5, 6, 7, 8))
-        _choose(self, "activation_bits", (8, 16))
+        _choose(self, "activation_bits", (4, 5, 6, 7, 8, 16))
         _choose(self, "per_channel", (True, False))
-        _choose(self, "rounding", ("feedback", "nearest"))
-        _choose(self, "ranges", ("min_max", "search", "percentile", "k_sigma"))
-        _choose(self, "range_source", ("images", "gaussian"))
+        _choose(self, "symmetric_weights", (True, False))
+        _choose(self, "rounding", ("feedback", "adaround", "nearest"))
+        _choose(self, "equalized_rounding", (True, False))
+        _choose(self, "ranges", get_args(RangeMethod))
+        _choose(self, "range_source", get_args(RangeSource))
+        _choose(self, "activation_correction", (True, False))
         if self.bias_correction is True:
             object.__setattr__(self, "bias_correction", "analytic")
         _choose(self, "bias_correction", ("analytic", "empirical", False))
         if self.edge_dtype is None:
-            object.__setattr__(self, "edge_dtype", "int8" if self.activation_bits == 8 else "int16")
-        allowed = ("int8", "uint8", "float32") if self.activation_bits == 8 else ("int16", "float32")
+            object.__setattr__(self, "edge_dtype", "int8" if self.activation_bits <= 8 else "int16")
+        allowed = ("int8", "uint8", "float32") if self.activation_bits <= 8 else ("int16", "float32")
         _choose(self, "edge_dtype", allowed)
+
+    @property
+    def simulated(self) -> str | None:
+        """Why no integer file can hold this, so that it is only simulated; None where a file can."""
+        if self.activation_bits not in (8, 16):
+            return f"TFLite stores activations in 8 or 16 bits, not {self.activation_bits}"
+        if self.equalized_rounding:
+            return "TFLite has no factors per channel on either side of a kernel"
+        return None if self.symmetric_weights else "TFLite stores symmetric weights only"
 
 
 @dataclass(frozen=True, kw_only=True)

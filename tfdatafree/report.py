@@ -49,7 +49,10 @@ class Pruning:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The honest page about one compression. `print` it, or take `to_dict`."""
+    """The honest page about one compression. `print` it, or take `to_dict`.
+
+    `simulated` says why there is no file (`bytes` is 0 then); None where there is one.
+    """
 
     model: str
     recipe: str
@@ -60,6 +63,7 @@ class Report:
     seconds: float
     integer_only: bool
     requantized: int
+    simulated: str | None = None
     layers: tuple[LayerRow, ...] = ()
     kept: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -75,9 +79,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{self.model}: recipe {self.recipe}", ""]
-        ratio = self.float_bytes / max(self.bytes, 1)
         lines += [
-            f"  size        {self.float_bytes:,} bytes in float -> {self.bytes:,} bytes ({ratio:.2f}x smaller)",
+            f"  size        {self.float_bytes:,} bytes in float -> {self._size()}",
             f"  operators   {self._operators()}",
             f"  input range {self.input_range}",
             f"  made from   {self.generated}",
@@ -94,6 +97,11 @@ class Report:
             if reasons:
                 lines += ["", f"{title}:", *(f"  {name}: {reason}" for name, reason in reasons.items())]
         return "\n".join(lines)
+
+    def _size(self) -> str:
+        if self.simulated:
+            return f"simulated only, no file: {self.simulated}"
+        return f"{self.bytes:,} bytes ({self.float_bytes / max(self.bytes, 1):.2f}x smaller)"
 
     def _operators(self) -> str:
         if not self.layers:

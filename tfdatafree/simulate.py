@@ -1,12 +1,20 @@
-"""The Keras model that computes what an integer file computes, in float."""
+"""The Keras model that computes what an integer file computes, in float; at bit widths, too, that no file can hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
+import numpy as np
 
+from tfdatafree.export.build import Built
+from tfdatafree.export.verify import TensorCheck, note_difference
 from tfdatafree.graph import Graph, Layer, Node, Ref
 from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.optimizers.headroom import widen_decisions
+from tfdatafree.optimizers.ranges import Range
+from tfdatafree.optimizers.rounding import IntegerKernel
+from tfdatafree.placement import simulated_grids
 from tfdatafree.quantizer_layer import Quantization
+from tfdatafree.recipe import Quantize
 
 
 def insert_quantizers(graph: Graph, grids: Mapping[str, Quantizer]) -> Graph:
@@ -32,3 +40,50 @@ def _current(graph: Graph, node: Node) -> Node:
 def simulated_model(graph: Graph, grids: Mapping[str, Quantizer]) -> keras.Model:
     """A plain Keras model of `graph` (weights already on their grids) with activations rounded to `grids`."""
     return insert_quantizers(graph, grids).to_keras()
+
+
+def simulate(
+    graph: Graph,
+    teacher: Graph,
+    kernels: Mapping[str, IntegerKernel],
+    ranges: Mapping[str, Range],
+    inputs: Sequence[np.ndarray],
+    options: Quantize,
+    *,
+    probes: int = 2,
+) -> Built:
+    """What `export.build.build_integer_file` decides and measures, without a file: its arguments and its result.
+
+    Grids stand where the file's would (`placement.py`); decisions get their headroom from the noise that this simulation
+    measures on the first `probes` inputs. Biases stay in float: a file's have 32 bits.
+    """
+    some = [array[:probes] for array in inputs]
+    grids = simulated_grids(graph, ranges, options.activation_bits)
+    checks = compare_simulation(graph, teacher, grids, some)
+    noise = {tensor: check.noise for tensor, check in checks.items()}
+    wider = widen_decisions(graph, ranges, noise, grids)
+    if wider:
+        grids = simulated_grids(graph, {**ranges, **wider}, options.activation_bits)
+        checks = compare_simulation(graph, teacher, grids, some)
+    written = {key: kernel.quantizer for key, kernel in kernels.items()}
+    return Built(None, graph, grids, checks, written, {}, {}, 0)
+
+
+def compare_simulation(
+    student: Graph, teacher: Graph, grids: Mapping[str, Quantizer], inputs: Sequence[np.ndarray]
+) -> dict[str, TensorCheck]:
+    """Runs the student with its tensors rounded to `grids` beside the float teacher, one input at a time."""
+    checks: dict[str, TensorCheck] = {}
+    for at in range(len(inputs[0])):
+        one = [array[at : at + 1] for array in inputs]
+        rounded = []
+        for tensor, array in zip(student.inputs, one, strict=True):
+            rounded.append(grids[tensor](array) if tensor in grids else array)
+            if tensor in grids:
+                note_difference(checks, tensor, 0, array, rounded[-1])
+        for (node, live), (_, reference) in zip(student.walk(rounded), teacher.walk(one), strict=True):
+            for tensor in node.outputs:
+                if tensor in grids:
+                    live[tensor] = grids[tensor](np.asarray(live[tensor]))
+                    note_difference(checks, tensor, 0, np.asarray(reference[tensor]), live[tensor])
+    return checks

@@ -28,7 +28,7 @@ class Built:
     """An integer file that was read back and found to be what was decided.
 
     Attributes:
-        content: The file.
+        content: The file; None for a simulation of what no file can hold.
         graph: The graph with the file's weights and biases, as floats.
         grids: Graph tensor -> grid of the file's integers.
         checks: Graph tensor -> parity and SQNR on the probe inputs.
@@ -38,7 +38,7 @@ class Built:
         requantized: QUANTIZE operators between integers that were added.
     """
 
-    content: bytes
+    content: bytes | None
     graph: Graph
     grids: dict[str, Quantizer]
     checks: dict[str, TensorCheck]

@@ -133,7 +133,7 @@ def compare_tensors(
             grid = grids.get(tensor)
             forced.append(array if grid is None else grid.dequantize(runner.value(index_of[tensor])))
             if grid is not None:
-                _note(checks, tensor, 0, array, forced[-1])
+                note_difference(checks, tensor, 0, array, forced[-1])
         for (node, live), (_, reference) in zip(student.walk(forced), teacher.walk(one), strict=True):
             for tensor in node.outputs:
                 if tensor not in grids:
@@ -142,11 +142,14 @@ def compare_tensors(
                 simulated = grid.quantize(np.asarray(live[tensor])).astype(np.int64)
                 lsb = int(np.abs(simulated - found).max(initial=0))
                 live[tensor] = grid.dequantize(found)
-                _note(checks, tensor, lsb, np.asarray(reference[tensor]), live[tensor])
+                note_difference(checks, tensor, lsb, np.asarray(reference[tensor]), live[tensor])
     return checks
 
 
-def _note(checks: dict[str, TensorCheck], tensor: str, lsb: int, reference: np.ndarray, found: np.ndarray) -> None:
+def note_difference(
+    checks: dict[str, TensorCheck], tensor: str, lsb: int, reference: np.ndarray, found: np.ndarray
+) -> None:
+    """Adds one probe input's difference to the check of `tensor`."""
     signal = float(np.mean(np.square(reference, dtype=np.float64)))
     noise = float(np.mean(np.square(reference.astype(np.float64) - found)))
     known = checks.get(tensor, TensorCheck(0, 0.0, 0.0, 0))

@@ -34,7 +34,12 @@ _SPATIAL = (
 
 
 def gaussian_walk(
-    graph: Graph, *, samples: int = 2000, seed: int = 0, unknown: Literal["moments", "standard"] = "moments"
+    graph: Graph,
+    *,
+    samples: int = 2000,
+    seed: int = 0,
+    unknown: Literal["moments", "standard"] = "moments",
+    batchnorm: bool = True,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (tensor, samples (rows, channels)) for every tensor of an unfolded, separated graph, in execution order.
 
@@ -42,6 +47,7 @@ def gaussian_walk(
         samples: Rows wanted.
         unknown: Distribution behind a layer that no BatchNorm follows, and of the graph's inputs: the moments that
             the kernel gives its input's, or N(0, 1).
+        batchnorm: False takes N(0, 1) behind every BatchNorm, too: what its statistics are worth shows beside it.
     """
     random = np.random.default_rng(seed)
     # All tensors have the same rows, so that an Add adds like to like.
@@ -61,6 +67,8 @@ def gaussian_walk(
         layer = graph.layer_of(node)
         source = live[node.inputs[0]] if node.inputs else None
         if is_batchnorm(layer):
+            if not batchnorm:
+                return (standard(node.output),)
             mean, sd = output_moments(layer)
             if not on_channels(graph, node):
                 # Along another axis every channel sees the mixture of all the normal distributions.

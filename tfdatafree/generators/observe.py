@@ -42,7 +42,13 @@ class Observed:
 
 
 def observe(
-    unfolded: Graph, folded: Graph, inputs: Sequence[np.ndarray], *, samples: int = 2000, seed: int = 0
+    unfolded: Graph,
+    folded: Graph,
+    inputs: Sequence[np.ndarray],
+    *,
+    samples: int = 2000,
+    standard: bool = False,
+    seed: int = 0,
 ) -> Observed:
     """Observes every tensor of a model.
 
@@ -51,6 +57,7 @@ def observe(
         folded: The graph that will be compressed; tensors of equal name hold equal values.
         inputs: Generated (or representative) inputs, one array per graph input.
         samples: Rows of the layer-wise samples.
+        standard: Layer-wise samples from N(0, 1) in place of BatchNorm statistics, and no covariances: an ablation.
     """
     batches = number_of_batches(folded, len(inputs[0]))
     images = collect(image_walk(folded, inputs), batches=batches, seed=seed)
@@ -58,7 +65,12 @@ def observe(
     normalized = collect(
         tap_covariances(normalized_walk(unfolded, inputs), unfolded, covariances, seed=seed), seed=seed
     )
-    gaussian = collect(gaussian_walk(unfolded, samples=samples, seed=seed), seed=seed)
+    walk = gaussian_walk(
+        unfolded, samples=samples, seed=seed, unknown="standard" if standard else "moments", batchnorm=not standard
+    )
+    gaussian = collect(walk, seed=seed)
+    if standard:
+        covariances.clear()
     gaussian |= {tensor: images[tensor] for tensor in folded.inputs}
     # A BatchNorm that was folded into the layer behind it changed what that layer sees.
     same = _kernel_inputs(unfolded).items() & _kernel_inputs(folded).items()

@@ -76,6 +76,14 @@ def covariance_of(patches: np.ndarray) -> np.ndarray:
     return np.swapaxes(centred, 1, 2) @ centred / np.float32(len(patches))
 
 
+def covariance_of_scaled(covariance: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """The covariance of patches whose channels are multiplied by `factor` (channels,)."""
+    groups, inputs, _ = covariance.shape
+    by_group = np.asarray(factor, np.float32).reshape(groups, -1)
+    rows = np.tile(by_group, (1, inputs // by_group.shape[1]))  # taps come before channels
+    return covariance * rows[:, :, None] * rows[:, None, :]
+
+
 def tap_covariances(
     values: Iterable[tuple[str, np.ndarray]],
     graph: Graph,

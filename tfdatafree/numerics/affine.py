@@ -199,6 +199,31 @@ def activation_quantizer(low: float, high: float, bits: int = 8, symmetric: bool
     return Quantizer(float(scale), int(zero_point), bits)
 
 
+def asymmetric_weight_quantizer(w: np.ndarray, bits: int = 8, channel_axis: int | None = None) -> Quantizer:
+    """Quantizer of `w` between its smallest and largest value, both extended to contain 0; see `nudged_grid`.
+
+    Guarantees |w - Q(w)| <= scale / 2, elementwise. For simulations: TFLite stores symmetric weights only. A channel of
+    zeros gets the step of the whole tensor.
+    Args:
+        w: Float array of any shape, finite.
+        channel_axis: One scale and zero point per index of this axis; None for one of each in all.
+    Source: Horton et al. 2021, eq. 13-14, with the zero point rounded to an integer.
+    """
+    w = np.asarray(w)
+    if not np.isfinite(w).all():
+        raise ValueError("the weights contain NaN or infinity; repair or retrain the model first.")
+    whole = activation_quantizer(float(w.min(initial=0.0)), float(w.max(initial=0.0)), bits)
+    if channel_axis is None:
+        return whole
+    other_axes = tuple(axis for axis in range(w.ndim) if axis != channel_axis % w.ndim)
+    low, high = w.min(axis=other_axes, initial=0.0), w.max(axis=other_axes, initial=0.0)
+    scale, zero_point = nudged_grid(low, high, bits)
+    empty = low == high
+    return Quantizer(
+        np.where(empty, whole.scale, scale), np.where(empty, whole.zero_point, zero_point), bits, channel_axis
+    )
+
+
 def weight_quantizer(w: np.ndarray, bits: int = 8, channel_axis: int | None = None) -> Quantizer:
     """Symmetric narrow-range quantizer of `w`: zero point 0, integers in +-(2**(bits - 1) - 1), S = max|w| / qmax.
 

@@ -10,7 +10,7 @@ from tfdatafree.cap_layer import ChannelCap
 from tfdatafree.generators.statistics import Statistics
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
-from tfdatafree.optimizers.ranges import Range, k_sigma, min_max, percentile, search_range
+from tfdatafree.optimizers.ranges import Range, aciq, k_sigma, min_max, percentile, search_range
 from tfdatafree.visitors.fold_batchnorm import is_batchnorm
 
 
@@ -27,7 +27,7 @@ def choose_ranges(
     Args:
         graph: The folded graph; statistics of tensors that it does not have (a convolution's output before its
             BatchNorm) are passed over.
-        method: "min_max", "search", "percentile" or "k_sigma".
+        method: "min_max", "search", "percentile", "k_sigma" or "aciq".
         executor: Computes the tensors of a search side by side.
     """
     statistics = {tensor: s for tensor, s in statistics.items() if tensor in graph.specs}
@@ -35,7 +35,7 @@ def choose_ranges(
         return {tensor: Range(min(s.low, 0.0), max(s.high, 0.0)) for tensor, s in statistics.items()}
     if method == "k_sigma":
         return _k_sigma_ranges(graph, statistics)
-    function = _search if method == "search" else _percentile
+    function = {"search": _search, "percentile": _percentile, "aciq": _aciq}[method]
     tensors = list(statistics)
     jobs = [(statistics[tensor], bits) for tensor in tensors]
     results = (executor.map if executor else map)(function, jobs)
@@ -82,6 +82,11 @@ def _mean(first: float, second: float) -> float:
 def _search(job: tuple[Statistics, int]) -> Range:
     statistics, bits = job
     return search_range(statistics.samples, bits, symmetric=bits == 16)
+
+
+def _aciq(job: tuple[Statistics, int]) -> Range:
+    statistics, bits = job
+    return aciq(statistics.samples, bits)
 
 
 def _percentile(job: tuple[Statistics, int]) -> Range:

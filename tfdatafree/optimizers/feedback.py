@@ -34,8 +34,8 @@ def round_with_feedback(
             (positions of a kernel too large for one covariance) each tap is rounded for itself.
         covariance: Of each group's inputs, (groups, inputs, inputs). One group for ordinary layers; for grouped and
             depthwise convolutions group g feeds the g-th part of the outputs.
-        quantizer: Grid with `channel_axis` 1 or None.
-        kept: Pruned kernels: False where the integer has to be 0; shape of `matrix`.
+        quantizer: Grid with `channel_axis` 1 or None; any zero point.
+        kept: Pruned kernels: False where the weight has to be 0; shape of `matrix`.
     """
     groups, inputs, _ = covariance.shape
     taps, outputs = len(matrix) // inputs, matrix.shape[1]
@@ -43,25 +43,30 @@ def round_with_feedback(
     # A tap's weights see the same inputs as any other's: they are rounded as further outputs.
     split = matrix.astype(np.float32).reshape(taps, inputs, groups, outputs // groups)
     weights = split.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
-    steps = np.broadcast_to(np.asarray(quantizer.scale, np.float32), (outputs,)).reshape(groups, 1, -1)
-    scale = np.tile(steps, (1, taps, 1)).reshape(groups, -1)
+
+    def per_output(values: float | np.ndarray) -> np.ndarray:
+        steps = np.broadcast_to(np.asarray(values, np.float32), (outputs,)).reshape(groups, 1, -1)
+        return np.tile(steps, (1, taps, 1)).reshape(groups, -1)
+
+    # Integers less their zero point: reals are scale times these.
+    scale = per_output(quantizer.scale)
+    lowest = per_output(quantizer.qmin - np.asarray(quantizer.zero_point))
+    highest = per_output(quantizer.qmax - np.asarray(quantizer.zero_point))
     allowed = np.ones_like(weights, bool)
     if kept is not None:
         by_tap = kept.reshape(taps, inputs, groups, outputs // groups)
         allowed = by_tap.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
     integers = np.empty_like(weights)
     if groups == 1:
-        integers[:, 0] = _round_blocked(
-            weights[:, 0], factors[0], scale[0], quantizer.qmin, quantizer.qmax, allowed[:, 0]
-        )
+        integers[:, 0] = _round_blocked(weights[:, 0], factors[0], scale[0], lowest[0], highest[0], allowed[:, 0])
     else:
         for row in range(inputs):
-            integers[row] = np.clip(np.rint(weights[row] / scale), quantizer.qmin, quantizer.qmax) * allowed[row]
+            integers[row] = np.clip(np.rint(weights[row] / scale), lowest, highest) * allowed[row]
             error = (weights[row] - integers[row] * scale) / factors[:, row, row, None]
             # (later inputs, groups, 1) times (groups, outputs per group)
             weights[row + 1 :] -= factors[:, row, row + 1 :].T[:, :, None] * error
     whole = integers.reshape(inputs, groups, taps, -1).transpose(2, 0, 1, 3)
-    return whole.reshape(matrix.shape).astype(quantizer.dtype)
+    return (whole.reshape(matrix.shape) + np.float32(quantizer.zero_point)).astype(quantizer.dtype)
 
 
 def _inverse_factors(covariance: np.ndarray, damping: float) -> np.ndarray:
@@ -85,7 +90,12 @@ def _inverse_factors(covariance: np.ndarray, damping: float) -> np.ndarray:
 
 
 def _round_blocked(
-    weights: np.ndarray, factor: np.ndarray, scale: np.ndarray, qmin: int, qmax: int, allowed: np.ndarray
+    weights: np.ndarray,
+    factor: np.ndarray,
+    scale: np.ndarray,
+    lowest: np.ndarray,
+    highest: np.ndarray,
+    allowed: np.ndarray,
 ) -> np.ndarray:
     """The recursion for one group, (inputs, outputs): row by row inside a block, block by block outside it."""
     weights = weights.copy()
@@ -94,7 +104,7 @@ def _round_blocked(
         stop = min(start + _BLOCK, len(weights))
         errors = np.empty((stop - start, weights.shape[1]), weights.dtype)
         for row in range(start, stop):
-            integers[row] = np.clip(np.rint(weights[row] / scale), qmin, qmax) * allowed[row]
+            integers[row] = np.clip(np.rint(weights[row] / scale), lowest, highest) * allowed[row]
             errors[row - start] = (weights[row] - integers[row] * scale) / factor[row, row]
             weights[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], errors[row - start])
         weights[stop:] -= factor[start:stop, stop:].T @ errors

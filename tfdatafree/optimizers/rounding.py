@@ -1,7 +1,7 @@
 """Weights onto their integer grids, and the shift of each output's mean that this causes taken back by the bias.
 
-W_q = S * clip(round(W / S)), to nearest or with error feedback (`feedback.py`);
-one S per output channel (or per tensor), S = max|W| / (2^(bits-1) - 1)
+W_q = S * clip(round(W / S)), to nearest, with error feedback (`feedback.py`) or learned (`adaround.py`);
+one S per output channel (or per tensor), S = max|W| / (2^(bits-1) - 1); asymmetric (simulated only): from min W to max W
 b  -= (W_q - W) E[x]                                                        (Nagel et al. 2019, section 4.2, analytic)
 so that the mean of every output channel over inputs of mean E[x] is that of the float layer.
 """
@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfdatafree.generators.patches import covariance_of_scaled
 from tfdatafree.graph import Graph, Layer
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, mean_response, output_last, with_kernel
-from tfdatafree.numerics.affine import Quantizer, weight_quantizer
+from tfdatafree.numerics.affine import Quantizer, asymmetric_weight_quantizer, weight_quantizer
+from tfdatafree.optimizers.adaround import round_adaptively
 from tfdatafree.optimizers.feedback import round_with_feedback
+from tfdatafree.visitors.assumption_free import equalize_assumption_free, fold_buffers
 from tfdatafree.visitors.fold_batchnorm import with_bias
 
 
@@ -31,20 +34,30 @@ def round_kernel(
     *,
     bits: int,
     per_channel: bool,
+    symmetric: bool = True,
     covariance: np.ndarray | None = None,
+    adaptive: bool = False,
     kept: np.ndarray | None = None,
 ) -> IntegerKernel:
-    """Integers of the layer's kernel: the nearest, or with error feedback where the input's covariance is known.
+    """Integers of the layer's kernel: the nearest, or where the input's covariance is known with regard to it.
 
     Args:
-        kept: Pruned kernels: False where the integer has to be 0, shape of `output_last`. (Rounding to nearest keeps
+        adaptive: Learn the rounding (AdaRound) in place of error feedback.
+        kept: Pruned kernels: False where the weight has to be 0, shape of `output_last`. (Rounding to nearest keeps
             zeros by itself.)
     """
     matrix = output_last(kernel_of(layer), layout_of(layer))
-    quantizer = weight_quantizer(matrix, bits, 1 if per_channel else None)
+    quantizer = (weight_quantizer if symmetric else asymmetric_weight_quantizer)(
+        matrix, bits, 1 if per_channel else None
+    )
     if covariance is None:
         return IntegerKernel(quantizer.quantize(matrix), quantizer)
-    return IntegerKernel(round_with_feedback(matrix, covariance, quantizer, kept=kept), quantizer)
+    if adaptive:
+        rounded = round_adaptively(matrix, covariance, quantizer)
+        rounded = rounded if kept is None else np.where(kept, rounded, quantizer.zero_point).astype(rounded.dtype)
+    else:
+        rounded = round_with_feedback(matrix, covariance, quantizer, kept=kept)
+    return IntegerKernel(rounded, quantizer)
 
 
 def quantize_weights(
@@ -52,14 +65,18 @@ def quantize_weights(
     *,
     bits: int,
     per_channel: bool,
+    symmetric: bool = True,
     covariances: Mapping[str, np.ndarray] | None = None,
+    adaptive: bool = False,
     masks: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Graph, dict[str, IntegerKernel]]:
     """The graph with every kernel on its grid, and the integers by layer key.
 
     Args:
+        symmetric: Zero point 0, as TFLite wants; False for simulations of grids from the smallest to the largest weight.
         covariances: Layer key -> covariance of its input patches, (groups, inputs, inputs); these layers are rounded
             with error feedback, the others to nearest.
+        adaptive: Learn the rounding (AdaRound) in place of error feedback.
         masks: Pruned layers: which weights stay, (rows, outputs) as in `linear.output_last`; the others stay 0.
     """
     covariances, masks = covariances or {}, masks or {}
@@ -69,11 +86,31 @@ def quantize_weights(
         if layout is None:
             continue
         kernels[key] = round_kernel(
-            layer, bits=bits, per_channel=per_channel, covariance=covariances.get(key), kept=masks.get(key)
+            layer,
+            bits=bits,
+            per_channel=per_channel,
+            symmetric=symmetric,
+            covariance=covariances.get(key),
+            adaptive=adaptive,
+            kept=masks.get(key),
         )
         rounded = kernels[key].quantizer.dequantize(kernels[key].values)
         graph.layers[key] = with_kernel(layer, from_output_last(rounded, kernel_of(layer).shape, layout))
     return graph, kernels
+
+
+def quantize_equalized_weights(
+    graph: Graph, *, covariances: Mapping[str, np.ndarray] | None = None, **options
+) -> tuple[Graph, dict[str, IntegerKernel], dict[str, str]]:
+    """`quantize_weights` between the buffers of assumption-free equalization, which are folded back in afterwards.
+
+    Each kernel is v_o W_q v_i: one step per tensor times a factor per channel. (graph, integers of W_q, why pairs of layers
+    were not equalized.)
+    """
+    equalized, buffers, _, kept = equalize_assumption_free(graph)
+    scaled = {key: covariance_of_scaled(covariance, buffers[key][0]) for key, covariance in (covariances or {}).items()}
+    student, kernels = quantize_weights(equalized, covariances=scaled, **options)
+    return fold_buffers(student, buffers), kernels, kept
 
 
 def correct_biases(graph: Graph, teacher: Graph, means: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
