@@ -17,6 +17,8 @@ from tfdatafree.linear import from_output_last, kernel_of, layout_of, mean_respo
 from tfdatafree.numerics.affine import Quantizer, asymmetric_weight_quantizer, weight_quantizer
 from tfdatafree.optimizers.adaround import round_adaptively
 from tfdatafree.optimizers.feedback import round_with_feedback
+from tfdatafree.optimizers.importance import channel_importance
+from tfdatafree.optimizers.weight_ranges import search_scale
 from tfdatafree.visitors.assumption_free import equalize_assumption_free, fold_buffers
 from tfdatafree.visitors.fold_batchnorm import with_bias
 
@@ -38,6 +40,8 @@ def round_kernel(
     covariance: np.ndarray | None = None,
     adaptive: bool = False,
     kept: np.ndarray | None = None,
+    search: bool = False,
+    importance: np.ndarray | None = None,
 ) -> IntegerKernel:
     """Integers of the layer's kernel: the nearest, or where the input's covariance is known with regard to it.
 
@@ -45,6 +49,8 @@ def round_kernel(
         adaptive: Learn the rounding (AdaRound) in place of error feedback.
         kept: Pruned kernels: False where the weight has to be 0, shape of `output_last`. (Rounding to nearest keeps
             zeros by itself.)
+        search: Choose the step by the error in the layer's output, not by the largest weight.
+        importance: Weight of each output's error, (outputs,), in a search for one step per tensor.
     """
     matrix = output_last(kernel_of(layer), layout_of(layer))
     quantizer = (weight_quantizer if symmetric else asymmetric_weight_quantizer)(
@@ -52,6 +58,8 @@ def round_kernel(
     )
     if covariance is None:
         return IntegerKernel(quantizer.quantize(matrix), quantizer)
+    if search:
+        quantizer = search_scale(matrix, covariance, quantizer, importance)
     if adaptive:
         rounded = round_adaptively(matrix, covariance, quantizer)
         rounded = rounded if kept is None else np.where(kept, rounded, quantizer.zero_point).astype(rounded.dtype)
@@ -69,6 +77,8 @@ def quantize_weights(
     covariances: Mapping[str, np.ndarray] | None = None,
     adaptive: bool = False,
     masks: Mapping[str, np.ndarray] | None = None,
+    search: bool = False,
+    variances: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Graph, dict[str, IntegerKernel]]:
     """The graph with every kernel on its grid, and the integers by layer key.
 
@@ -78,8 +88,12 @@ def quantize_weights(
             with error feedback, the others to nearest.
         adaptive: Learn the rounding (AdaRound) in place of error feedback.
         masks: Pruned layers: which weights stay, (rows, outputs) as in `linear.output_last`; the others stay 0.
+        search: Choose steps by the error in the layer's output, where its input's covariance is known.
+        variances: Tensor -> variance per channel; tells a search for one step per tensor which outputs matter.
     """
     covariances, masks = covariances or {}, masks or {}
+    ahead = channel_importance(graph, variances or {}) if search and not per_channel else {}
+    outputs = {node.layer: node.output for node in reversed(graph.nodes)}
     graph, kernels = graph.copy(), {}
     for key, layer in graph.layers.items():
         layout = layout_of(layer)
@@ -93,6 +107,8 @@ def quantize_weights(
             covariance=covariances.get(key),
             adaptive=adaptive,
             kept=masks.get(key),
+            search=search,
+            importance=ahead.get(outputs[key]),
         )
         rounded = kernels[key].quantizer.dequantize(kernels[key].values)
         graph.layers[key] = with_kernel(layer, from_output_last(rounded, kernel_of(layer).shape, layout))
