@@ -4,24 +4,44 @@ import pytest
 
 from tfdatafree.graph import Graph
 from tfdatafree.numerics.affine import activation_quantizer
-from tfdatafree.optimizers.headroom import COST_DB, LEAST, MOST, decision_tensors, headroom, widen_decisions
+from tfdatafree.optimizers.headroom import (
+    BOTTOM,
+    COST_DB,
+    LEAST,
+    MOST,
+    decision_tensors,
+    widen_decisions,
+    with_headroom,
+)
 from tfdatafree.optimizers.ranges import Range
 
 
-@pytest.mark.parametrize("noise_in_steps", [2.5, 3, 4, 5])
-def test_widening_costs_what_it_may_cost(noise_in_steps):
-    scale = 0.1
+def steps_of(range_: Range) -> float:
+    return float(activation_quantizer(range_.low, range_.high).scale)
+
+
+@pytest.mark.parametrize("low", [-1.0, -2.0, 0.0])
+@pytest.mark.parametrize("noise_in_steps", [5, 5.5])
+def test_widening_costs_what_it_may_cost(noise_in_steps, low):
+    range_ = Range(low, 4.0)
+    scale = steps_of(range_)
     propagated = (noise_in_steps * scale) ** 2
-    factor = headroom(propagated + scale**2 / 12, scale)
-    assert LEAST < factor < MOST
-    after = propagated + (factor * scale) ** 2 / 12
-    assert 10 * np.log10(after / propagated) == pytest.approx(COST_DB, rel=1e-6)
+    wider = with_headroom(range_, propagated + scale**2 / 12, scale)
+    assert LEAST * range_.high < wider.high < MOST * range_.high
+    assert wider.low == BOTTOM * low
+    after = propagated + steps_of(wider) ** 2 / 12
+    assert 10 * np.log10(after / propagated) == pytest.approx(COST_DB, rel=1e-4)
 
 
-def test_factor_is_bounded_and_grows_with_the_noise():
-    factors = [headroom(noise, 0.1) for noise in (0.0, 1e-3, 5e-2, 1e-1, 1e6)]
-    assert factors == sorted(factors)
-    assert factors[0] == LEAST and factors[-1] == MOST and LEAST < factors[2] < MOST
+def test_headroom_is_bounded_and_grows_with_the_noise():
+    range_ = Range(-1.0, 4.0)
+    tops = [with_headroom(range_, noise, 5 / 255).high / 4 for noise in (0.0, 1e-4, 5e-3, 1e-2, 1e6)]
+    assert tops == sorted(tops)
+    assert tops[0] == LEAST and tops[-1] == MOST and LEAST < tops[2] < MOST
+
+
+def test_outputs_that_are_never_positive_keep_their_top():
+    assert with_headroom(Range(-4.0, 0.0), 1.0, 4 / 255) == Range(-4 * BOTTOM, 0.0)
 
 
 def classifier(*tail):
@@ -56,4 +76,4 @@ def test_only_decisions_are_widened():
     ranges = {"conv": Range(-1, 1), "logits": Range(-2, 4)}
     grids = {name: activation_quantizer(r.low, r.high) for name, r in ranges.items()}
     widened = widen_decisions(graph, ranges, {"conv": 1.0, "logits": 1e9}, grids)
-    assert widened == {"logits": Range(-2 * MOST, 4 * MOST)}
+    assert widened == {"logits": Range(-2 * BOTTOM, 4 * MOST)}

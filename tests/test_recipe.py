@@ -77,3 +77,8 @@ def test_recipes_are_frozen_and_become_plain_values():
         assert json.loads(json.dumps(recipe.to_dict())) == recipe.to_dict()
         with pytest.raises(dataclasses.FrozenInstanceError):
             recipe.name = "other"
+
+
+def test_a_search_for_weight_ranges_needs_what_layers_see():
+    with pytest.raises(ValueError, match=r"weight_ranges='search' .* rounding='nearest' .* choose rounding='feedback'"):
+        Quantize(weight_ranges="search", rounding="nearest")

@@ -34,7 +34,7 @@ from tfdatafree.optimizers.activation_ranges import between, choose_ranges, wide
 from tfdatafree.optimizers.activation_shift import activation_shifts, correct_activation_shifts
 from tfdatafree.optimizers.empirical_bias import correct_biases_on_inputs
 from tfdatafree.optimizers.headroom import decision_tensors
-from tfdatafree.optimizers.ranges import Range
+from tfdatafree.optimizers.ranges import Range, of_levels
 from tfdatafree.optimizers.rounding import (
     IntegerKernel,
     correct_biases,
@@ -163,7 +163,7 @@ def compress(
                     student, uncorrected = correct_biases(student, pruned.graph, observed.means)
                 kept |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
             ranges = _ranges(teacher, observed, options, executor)
-            ranges |= _input_ranges(teacher, found, observed, representative_data is not None)
+            ranges |= _input_ranges(teacher, found, observed, options, representative_data is not None)
             if options.activation_correction:
                 grids = simulated_grids(student, ranges, options.activation_bits)
                 shifts = activation_shifts(normalized_walk(unfolded, inputs), grids)
@@ -239,6 +239,8 @@ def _round_weights(
         "covariances": None if options.rounding == "nearest" else observed.covariances,
         "adaptive": options.rounding == "adaround",
         "masks": masks,
+        "search": options.weight_ranges == "search",
+        "variances": {tensor: s.variance for tensor, s in observed.normalized.items()},
     }
     if options.equalized_rounding:
         return quantize_equalized_weights(teacher, **how)
@@ -261,11 +263,14 @@ def _ranges(graph: Graph, observed: Observed, options: Quantize, executor: Execu
     return within_caps(graph, ranges)
 
 
-def _input_ranges(graph: Graph, found: InputRange, observed: Observed, from_user: bool) -> dict[str, Range]:
+def _input_ranges(
+    graph: Graph, found: InputRange, observed: Observed, options: Quantize, from_user: bool
+) -> dict[str, Range]:
     """The input tensors' ranges: what the user or the model says, or the extremes of the user's own inputs."""
     if from_user and found.origin != "given":
         return {tensor: Range(observed.images[tensor].low, observed.images[tensor].high) for tensor in graph.inputs}
-    return {tensor: Range(found.low, found.high) for tensor in graph.inputs}
+    given = of_levels(found.low, found.high) if options.activation_bits == 8 else Range(found.low, found.high)
+    return dict.fromkeys(graph.inputs, given)
 
 
 def _float_bytes(graph: Graph) -> int:

@@ -34,6 +34,8 @@ class Quantize:
         per_channel: One weight step per output channel; False gives one per tensor, which several NPUs want.
         symmetric_weights: Weight grids around 0, as TFLite stores them. False: from the smallest to the largest weight,
             as papers on low bit widths have it; simulated only.
+        weight_ranges: What the largest weight integer stands for. "max": the largest weight; "search": what makes the
+            smallest error in the layer's output, each output counting by what the next layers make of it.
         rounding: "feedback": each weight is rounded with regard to what the others lost, by the covariance of generated
             layer inputs (GPTQ); "adaround": up or down is learned for the layer's output (Nagel et al. 2020); "nearest".
         equalized_rounding: Round weights between the buffers of assumption-free equalization (Horton et al. 2021, eq. 3-9)
@@ -55,6 +57,7 @@ class Quantize:
     activation_bits: int = 8
     per_channel: bool = True
     symmetric_weights: bool = True
+    weight_ranges: Literal["max", "search"] = "max"
     rounding: Literal["feedback", "adaround", "nearest"] = "feedback"
     equalized_rounding: bool = False
     ranges: RangeMethod = "min_max"
@@ -68,7 +71,13 @@ class Quantize:
         _choose(self, "activation_bits", (4, 5, 6, 7, 8, 16))
         _choose(self, "per_channel", (True, False))
         _choose(self, "symmetric_weights", (True, False))
+        _choose(self, "weight_ranges", ("max", "search"))
         _choose(self, "rounding", ("feedback", "adaround", "nearest"))
+        if self.weight_ranges == "search" and self.rounding == "nearest":
+            raise ValueError(
+                "weight_ranges='search' weighs errors by what layers see, which rounding='nearest' does not look at; "
+                "choose rounding='feedback' or 'adaround', or weight_ranges='max'."
+            )
         _choose(self, "equalized_rounding", (True, False))
         _choose(self, "ranges", get_args(RangeMethod))
         _choose(self, "range_source", get_args(RangeSource))
@@ -221,7 +230,7 @@ PRESETS: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="int8"),
-        Recipe(name="int8_per_tensor", quantize=Quantize(per_channel=False)),
+        Recipe(name="int8_per_tensor", equalize=True, quantize=Quantize(per_channel=False, weight_ranges="search")),
         Recipe(name="int16x8", quantize=Quantize(activation_bits=16)),
         Recipe(name="float16", quantize=None, float16=True),
         Recipe(

@@ -2,12 +2,14 @@
 
 Generated inputs excite a classifier less than the real ones it was trained on, and an output that leaves its range
 saturates: classes tie and the decision is lost. A range that is too wide costs only resolution, and an output tensor
-already carries the noise of every layer before it. So with propagated noise power n and step S the range is scaled by
+already carries the noise of every layer before it. Decisions are made at the top, so that is where the room is: with
+propagated noise power n, step S and range [l, h] of N = (h - l) / S steps the new range is
 
-    m = sqrt(12 n (10^(d / 10) - 1)) / S,     1.5 <= m <= 4,     d = 0.2 dB
+    [5/4 l, m h],     5/4 |l| + m h = N sqrt(12 n (10^(d / 10) - 1)),     1.5 <= m <= 4,     d = 0.1 dB
 
-so that the rounding noise (m S)^2 / 12 of the widened grid raises the output's noise by at most d decibels, or where that
-leaves less, by half as much again: saturation costs more than 0.6 bits of resolution.
+so that the rounding noise of the wider grid raises the output's noise by at most d decibels, or where that leaves less than
+m = 1.5, by half as much again: saturation costs more than 0.6 bits of resolution. The bottom, where only the least likely
+classes are told apart, gets a quarter.
 """
 
 from collections.abc import Mapping
@@ -19,17 +21,20 @@ from tfdatafree.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.optimizers.ranges import Range
 
-COST_DB = 0.2
+COST_DB = 0.1
 LEAST, MOST = 1.5, 4.0
+BOTTOM = 1.25
 # Layers that squash their input into a built-in range, or only move it: the decision is taken before them.
 _BOUNDED = ("softmax", "sigmoid", "tanh", "hard_sigmoid", "relu6", "log_softmax")
 _MOVES = (keras.layers.Identity, keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute, keras.layers.Softmax)
 
 
-def headroom(noise: float, scale: float) -> float:
-    """Factor m by which a range may be widened; `noise` is the mean square error of its tensor, own rounding included."""
+def with_headroom(range_: Range, noise: float, scale: float) -> Range:
+    """The range [5/4 l, m h]; `noise` is the mean square error of its tensor on a grid of step `scale`, rounding included."""
     propagated = max(noise - scale**2 / 12, 0.0)
-    return float(np.clip(np.sqrt(12 * propagated * (10 ** (COST_DB / 10) - 1)) / scale, LEAST, MOST))
+    width = (range_.high - range_.low) / scale * np.sqrt(12 * propagated * (10 ** (COST_DB / 10) - 1))
+    top = (width + BOTTOM * range_.low) / max(range_.high, 1e-30)
+    return Range(BOTTOM * range_.low, float(np.clip(top, LEAST, MOST)) * range_.high)
 
 
 def decision_tensors(graph: Graph) -> list[str]:
@@ -75,6 +80,5 @@ def widen_decisions(
     for tensor in decision_tensors(graph):
         if tensor not in noise or tensor not in ranges:
             continue
-        factor = headroom(noise[tensor], float(grids[tensor].scale))
-        widened[tensor] = Range(ranges[tensor].low * factor, ranges[tensor].high * factor)
+        widened[tensor] = with_headroom(ranges[tensor], noise[tensor], float(grids[tensor].scale))
     return widened

@@ -37,6 +37,20 @@ def min_max(x: np.ndarray) -> Range:
     return Range(min(x.min(), 0.0), max(x.max(), 0.0))
 
 
+def of_levels(low: float, high: float) -> Range:
+    """Range whose 8-bit grid comes nearest to the levels low + k (high - low) / 255, k = 0..255, of an 8-bit image.
+
+    The plain grid of [-1, 1] has its steps halfway between these levels, because 0.0 must be exact: every pixel is half a
+    step off, and it is left to chance which way. A step wider by up to a hundredth spreads the levels over the steps.
+    """
+    levels = np.linspace(low, high, 256)
+    candidates = [Range(low * stretch, high * stretch) for stretch in 1 + np.arange(11) / 1024]
+    scale, zero_point = nudged_grid([r.low for r in candidates], [r.high for r in candidates])
+    steps = np.clip(np.rint(levels[:, None] / scale), -128 - zero_point, 127 - zero_point)
+    errors = np.mean(np.square(levels[:, None] - steps * scale), axis=0)
+    return candidates[int(np.argmin(errors))]
+
+
 def percentile(x: np.ndarray, percent: float = 99.99) -> Range:
     """Range between the (100 - percent)-th and the percent-th percentile of `x`, extended to contain 0.
 
