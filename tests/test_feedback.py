@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tfdatafree.numerics.affine import weight_quantizer
-from tfdatafree.optimizers.feedback import round_with_feedback
+from tfdatafree.optimizers.feedback import DAMPING, round_with_feedback
 
 
 def correlated(random, size, groups=1):
@@ -45,7 +45,7 @@ def test_block_by_block_equals_one_block():
     matrix = random.normal(size=(130, 4)).astype(np.float64)
     covariance = correlated(random, 130)
     quantizer = weight_quantizer(matrix, 4, 1)
-    damped = covariance[0] + 0.1 * np.diag(covariance[0]).mean() * np.eye(130)
+    damped = covariance[0] + DAMPING * np.diag(covariance[0]).mean() * np.eye(130)
     weights, expected = matrix.copy(), np.empty(matrix.shape)
     remaining = np.linalg.inv(damped)
     for row in range(130):

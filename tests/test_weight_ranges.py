@@ -6,6 +6,7 @@ from tiny_models import MODELS, separated
 
 from tfdatafree.linear import kernel_of, layout_of
 from tfdatafree.numerics.affine import weight_quantizer
+from tfdatafree.optimizers.feedback import DAMPING
 from tfdatafree.optimizers.importance import channel_importance
 from tfdatafree.optimizers.rounding import quantize_weights
 from tfdatafree.optimizers.weight_ranges import FRACTIONS, output_errors, search_scale
@@ -39,7 +40,7 @@ def test_no_fraction_of_the_step_is_better_than_the_chosen_one(channel_axis, bit
 def test_errors_are_the_variance_that_a_change_makes():
     matrix, covariance = layer(inputs=3, outputs=2)
     x = np.random.default_rng(1).multivariate_normal(np.zeros(3), covariance[0], size=200_000)
-    ridge = 0.1 * np.trace(covariance[0]) / 3 * np.sum(np.square(matrix), axis=0)
+    ridge = DAMPING * np.trace(covariance[0]) / 3 * np.sum(np.square(matrix), axis=0)
     np.testing.assert_allclose(output_errors(matrix, covariance), (x @ matrix).var(axis=0) + ridge, rtol=0.02)
 
 

@@ -14,7 +14,7 @@ from scipy import linalg
 from tfdatafree.numerics.affine import Quantizer
 
 # Part of the mean variance added to every input's own: keeps rounding from trusting covariances of few samples.
-DAMPING = 0.1
+DAMPING = 0.3
 # Inputs rounded before the weights of all later ones are brought up to date at once.
 _BLOCK = 64
 
