@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 RangeMethod = Literal["min_max", "search", "percentile", "k_sigma"]
 RangeSource = Literal["images", "gaussian"]
@@ -11,7 +11,7 @@ EdgeDtype = Literal["int8", "uint8", "int16", "float32"]
 PruneMethod = Literal[
     "auto", "obs", "str", "energy", "global", "global_unfolded", "uniform", "erk", "erk_lwdf", "budget"
 ]  # fmt: skip
-PRUNE_METHODS = PruneMethod.__args__
+PRUNE_METHODS: tuple[str, ...] = get_args(PruneMethod)
 
 
 def _choose(owner: object, name: str, choices: tuple) -> None:
