@@ -43,7 +43,7 @@ from tfdatafree.optimizers.rounding import (
 )
 from tfdatafree.placement import simulated_grids
 from tfdatafree.progress import Progress
-from tfdatafree.prune import Pruned, prune
+from tfdatafree.pruning import Pruned, prune
 from tfdatafree.recipe import Quantize, Recipe, get_recipe
 from tfdatafree.report import LayerRow, Pruning, Report
 from tfdatafree.simulate import simulate
