@@ -101,8 +101,10 @@ def _lead(report: Report) -> str:
     made = f"Compressed with the recipe <b>{_escape(report.recipe)}</b>, from {_escape(report.generated)}."
     if report.simulated:
         return f"{made} It is a simulation only, without a file: {_escape(report.simulated)}."
-    times = f"<b>{report.float_bytes / max(report.bytes, 1):.1f} times smaller</b>"
     integers = "; it computes in integers only" if report.integer_only else ""
+    if report.bytes >= report.float_bytes:
+        return f"{made} The file describes the network, too, which takes more bytes than so few weights{integers}."
+    times = f"<b>{report.float_bytes / report.bytes:.1f} times smaller</b>"
     return f"{made} The file is {times} than the weights in float{integers}."
 
 
@@ -145,11 +147,11 @@ def _size_tile(title: str, before: int, after: int) -> str:
 
 
 def _size(count: int) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000 or unit == "MB":
-            return f"{count:.3g} {unit}" if count < 1000 else f"{count:,.0f} {unit}"
-        count = count / 1000
-    raise AssertionError(count)
+    """Three digits, as a phone's settings show sizes."""
+    if count < 1000:
+        return f"{count} bytes"
+    unit, name = (1e3, "kB") if count < 999_500 else (1e6, "MB")
+    return f"{count / unit:#.3g}".rstrip(".") + f" {name}" if count < 999.5 * unit else f"{count / unit:,.0f} {name}"
 
 
 def _facts(report: Report) -> str:

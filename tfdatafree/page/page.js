@@ -202,7 +202,8 @@
     const layer = layers[at], row = rows[at];
     row.classList.add("chosen");
     paint();
-    $("detail-name").textContent = layer.name;
+    $("detail-name").textContent = $("caption-name").textContent = layer.name;
+    $("caption-text").textContent = `${layer.operation}, ${decibel(layer)}`;
     $("detail-operation").textContent = `${layer.operation}, ${layer.shape}`;
     const links = (found) => found.map((other) => {
       const button = el("button", layers[other].name, { type: "button" });
@@ -296,6 +297,7 @@
       const [limit, cut] = top(share);
       figure.x_range.setv({ start: ends[0] - margin, end: ends[1] + margin, reset_start: ends[0] - margin, reset_end: ends[1] + margin });
       figure.y_range.setv({ start: 0, end: limit, reset_start: 0, reset_end: limit });
+      shade();
       $("values-hint").textContent = (levels <= 256
         ? `Each thin line is one of the ${levels} values that the integers can take; zoom in to see them. `
         : `The integers can take ${levels.toLocaleString("en")} values between the two lines. `)
@@ -314,7 +316,14 @@
         + (layer.weight_scales === 1 ? "A weight is its integer times the step. " : "A weight is its integer times its output channel's step. ")
         + (cut === null ? "" : `The tallest bar, at ${integer[counts.indexOf(Math.max(...counts))]}, goes on to ${cut.toFixed(0)} %.`);
     }
-    const names = Object.keys(page.plots);
+    // Far away the lines of a fine grid would hide what they stand on.
+    const names = Object.keys(page.plots), valueRange = figures[names.indexOf("values")].x_range;
+    const shade = () => {
+      const step = (layers[chosen].step * figures[names.indexOf("values")].inner_width) / (valueRange.end - valueRange.start);
+      get("values_steps").glyph.setv({ line_alpha: Math.min(0.7, Math.max(0.12, step / 12)) });
+    };
+    valueRange.properties.end.change.connect(shade);
+    valueRange.properties.start.change.connect(shade);
     const finite = layers.map((layer) => layer.sqnr).filter((value) => value !== null), highest = Math.max(1, ...finite);
     const heights = layers.map((layer) => layer.sqnr === null ? 1.05 * highest : layer.sqnr);
     const colours = () => layers.map((layer) => colourOf(layer, metrics.sqnr));

@@ -65,6 +65,7 @@ def _figure(height: int, x_label: str, y_label: str, tools: Sequence[Any], **opt
         **options,
     )
     plot.toolbar.logo = None
+    plot.border_line_color = None
     plot.xgrid.visible = False
     plot.y_range.start = 0
     return plot
@@ -125,7 +126,9 @@ def _profile() -> Any:
     links = ColumnDataSource({name: [] for name in ("x0", "y0", "x1", "y1")}, name="profile_links")
     hover = HoverTool(tooltips=[("layer", "@name"), ("operation", "@operation"), ("SQNR", "@sqnr")])
     tools = [*_zoom_tools(hover), TapTool()]
-    plot = _figure(250, "tensor, from input to output", "SQNR in dB", tools, x_range=Range1d(0, 1), y_range=Range1d(0, 1))
+    plot = _figure(
+        250, "tensor, from input to output", "SQNR in dB", tools, x_range=Range1d(0, 1), y_range=Range1d(0, 1)
+    )
     plot.segment("x0", "y0", "x1", "y1", source=links, line_width=1.2, line_alpha=0.55, name="profile_lines")
     points = plot.scatter(
         "x",
