@@ -80,7 +80,7 @@ class Report:
         simulated: Why there is no file (`bytes` is 0 then); None where there is one.
         float_gzip_bytes, gzip_bytes: The float weights, and the file, behind gzip.
         npu_bytes: The file compiled for an NPU; None where nobody did that.
-        outputs: Result against the user's float model, on `compared` generated inputs.
+        outputs: Result against the user's float model, on `compared` generated (or representative) inputs.
         call: Arguments of `compress` that decided the result besides the recipe, as plain values.
     """
 
@@ -135,6 +135,11 @@ class Report:
                 lines += ["", f"{title}:", *(f"  {name}: {reason}" for name, reason in reasons.items())]
         return "\n".join(lines)
 
+    @property
+    def compared_on(self) -> str:
+        """What `outputs` were measured on."""
+        return f"{self.compared} {'given' if self.call.get('representative_data') else 'generated'} inputs"
+
     def fidelity(self) -> list[str]:
         """One line per output: how near it is to the float model's."""
         lines = []
@@ -142,8 +147,7 @@ class Report:
             name = f"'{output.name}': " if len(self.outputs) > 1 else ""
             same = "" if output.agreement is None else f", {100 * output.agreement:.1f} % have the same argmax"
             lines.append(
-                f"{name}discrepancy {output.output_discrepancy:.4f} on {self.compared} generated inputs "
-                f"(0 best, 2 worst){same}"
+                f"{name}discrepancy {output.output_discrepancy:.4f} on {self.compared_on} (0 best, 2 worst){same}"
             )
         return lines
 

@@ -42,8 +42,9 @@ _GLOSSARY = (
      "noise; 40 dB: a hundredth."),
     ("Output discrepancy", "|| F/||F|| - F~/||F~|| || of the outputs F in float and F~ compressed, mean over the generated "
      "inputs: 0 is the same direction, 2 the opposite one."),
-    ("Agreement", "Share of the generated inputs for which both models put the same class first. Generated inputs look like "
-     "no class in particular, so that many of their decisions are close: on real inputs expect more agreement, not less."),
+    ("Agreement", "Share of the inputs for which both models put the same class first. Generated inputs look like no class in "
+     "particular, so that many decisions on them are close and easily turned; on real inputs measure it with tfdatafree "
+     "compare."),
     ("Grid, step", "Integers stand for evenly spaced reals; the step is their distance. What lies outside of them is clipped, "
      "what lies between them is rounded."),
     ("Weights, integers", "A kernel has one step, or one per output channel. Integers far from 0 that no weight uses are bits "
@@ -117,14 +118,14 @@ def _tiles(report: Report) -> Iterable[str]:
             yield _size_tile("Compiled for the NPU", report.float_bytes, report.npu_bytes)
     for output in report.outputs:
         of = f" of {output.name}" if len(report.outputs) > 1 else ""
-        small = f"0: same as float, 2: opposite; on {report.compared} generated inputs"
+        small = f"0: same as float, 2: opposite; on {report.compared_on}"
         yield _tile(f"Output discrepancy{of}", f"{output.output_discrepancy:.4f}", small)
         if output.agreement is not None:
             same = round(output.agreement * report.compared)
             yield _tile(
                 f"Agreement{of}",
                 f"{100 * output.agreement:.1f} %",
-                f"same first class as float on {same} of {report.compared} generated inputs",
+                f"same first class as float on {same} of {report.compared_on}",
                 output.agreement,
             )
     if report.pruning is not None:
