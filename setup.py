@@ -24,7 +24,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["tfdatafree", "tfdatafree.*"]),
-    package_data={"tfdatafree.demo": ["digits.keras"]},
+    package_data={"tfdatafree.demo": ["digits.keras"], "tfdatafree.page": ["*.html", "*.css", "*.js"]},
     entry_points={"console_scripts": ["tfdatafree = tfdatafree.cli:main"]},
     install_requires=[
         "absl-py",
@@ -40,10 +40,11 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["hypothesis", "mypy", "pillow", "pytest", "ruff"],
+        "test": ["bokeh>=3.4", "hypothesis", "mypy", "pillow", "playwright", "pytest", "ruff"],
         "notebook": ["ipykernel", "nbclient"],
         "npu": ["ethos-u-vela"],
-        "report": ["matplotlib"],
+        "report": ["bokeh>=3.4"],
+        "plots": ["matplotlib"],
         "distributed": ["dask[distributed]"],
     },
     classifiers=[

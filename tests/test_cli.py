@@ -142,7 +142,7 @@ def test_version(capsys):
         (("compress", MODEL, "-o", "out.tflite", "--input_shape=9,9,1"), r"input_shape is \(9, 9, 1\).*\(8, 8, 1\)"),
         (("compress", MODEL), "no output; add -o"),
         (("compress", MODEL, "-o", "out.lite"), "output is 'out.lite'.*ends in .tflite"),
-        (("compress", MODEL, "-o", "out.tflite", "--report=out.txt"), "report is 'out.txt'.*ends in .json"),
+        (("compress", MODEL, "-o", "out.tflite", "--report=out.txt"), "report is 'out.txt'.*ends in .html or .json"),
         (("compress", MODEL, "-o", "none/out.tflite"), "the folder 'none' does not exist"),
         (("demo", "-o", "none/out.tflite"), "the folder 'none' does not exist"),
         (("compress", MODEL, "-o", "out.tflite", "--overwrite", f"--simulated={MODEL}"), "the model itself"),

@@ -284,7 +284,7 @@ def test_saving_writes_whole_files_and_does_not_replace_them(tmp_path):
     result.save(str(tmp_path / "m.tflite"), overwrite=True)
     record = json.loads(result.save(tmp_path / "m.json").read_text())
     assert record["recipe"]["quantize"]["weight_bits"] == 8 and record["report"]["model"] == "plain"
-    with pytest.raises(ValueError, match=r"ends in '.txt'; choose .tflite, .keras or .json"):
+    with pytest.raises(ValueError, match=r"ends in '.txt'; choose .tflite, .keras, .json or .html"):
         result.save(tmp_path / "m.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.json", "m.tflite"]
 

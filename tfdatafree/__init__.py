@@ -9,7 +9,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from tfdatafree.errors import ExportError, LoadError, TfdatafreeError, UnsupportedModelError
+from tfdatafree.errors import ExportError, LoadError, MissingPackageError, TfdatafreeError, UnsupportedModelError
 from tfdatafree.recipe import PRESETS, Generate, Prune, Quantize, Recipe
 
 __version__ = "0.1.0"
@@ -20,6 +20,7 @@ __all__ = [
     "ExportError",
     "Generate",
     "LoadError",
+    "MissingPackageError",
     "Prune",
     "Quantize",
     "Recipe",

@@ -24,6 +24,7 @@ from absl import logging as absl_logging
 
 from tfdatafree import __version__
 from tfdatafree.errors import LoadError, TfdatafreeError
+from tfdatafree.page.plots import require_bokeh
 from tfdatafree.recipe import PRESETS, PRUNE_METHODS, Prune, PruneMethod
 
 _NAME = "tfdatafree"
@@ -92,7 +93,7 @@ def _define_compress(options: _Flags) -> None:
     options.add("sparsity", None, "Part of the convolution and dense weights to make zero, e.g. 0.6.", meta="PART")
     options.add("prune", None, f"How zeros are chosen (default auto): {', '.join(PRUNE_METHODS)}.", meta="METHOD")
     options.add("target", "generic", "Device to write for.", meta="NAME")
-    options.add("report", None, "Also write recipe and report here.", meta="FILE.json")
+    options.add("report", None, "Also write the report here: a page to look at, or JSON.", meta="FILE.html|.json")
     options.add("simulated", None, "Also write a Keras model that computes the same integers.", meta="FILE.keras")
     options.add("seed", 0, "The same seed gives the same bytes.", meta="N", lower=0)
     options.add("overwrite", False, "Replace output files that exist.")
@@ -109,10 +110,12 @@ def _compress(values: flags.FlagValues, model: str) -> None:
     input_shape = _numbers("input_shape", values.input_shape, int, "224,224,3")
     _require_file(model)
     outputs = []
-    for name, ending in (("output", ".tflite"), ("report", ".json"), ("simulated", ".keras")):
+    for name, endings in (("output", (".tflite",)), ("report", (".html", ".json")), ("simulated", (".keras",))):
         if getattr(values, name) is not None:
             outputs.append(Path(getattr(values, name)))
-            _require_writable(name, outputs[-1], ending, model, values.overwrite)
+            _require_writable(name, outputs[-1], endings, model, values.overwrite)
+    if any(path.suffix == ".html" for path in outputs):
+        require_bokeh()
     from tfdatafree.compress import compress
 
     compressed = compress(
@@ -204,7 +207,7 @@ def _define_demo(options: _Flags) -> None:
 
 def _demo(values: flags.FlagValues) -> None:
     output = Path(values.output)
-    _require_writable("output", output, ".tflite", None, overwrite=True)
+    _require_writable("output", output, (".tflite",), None, overwrite=True)
     from tfdatafree.compress import compress
     from tfdatafree.demo import load_demo
 
@@ -383,10 +386,10 @@ def _require_file(path: str) -> None:
         raise LoadError(f"'{path}' does not exist.")
 
 
-def _require_writable(name: str, path: Path, ending: str, model: str | None, overwrite: bool) -> None:
+def _require_writable(name: str, path: Path, endings: tuple[str, ...], model: str | None, overwrite: bool) -> None:
     """Raises before the work what would otherwise fail after it."""
-    if path.suffix != ending:
-        raise ValueError(f"{name} is '{path}'; give a name that ends in {ending}.")
+    if path.suffix not in endings:
+        raise ValueError(f"{name} is '{path}'; give a name that ends in {' or '.join(endings)}.")
     if path.is_dir():
         raise IsADirectoryError(f"{name} '{path}' is a directory; give the name of a file.")
     if model is not None and path.exists() and os.path.samefile(path, model):

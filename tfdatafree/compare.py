@@ -13,30 +13,13 @@ import tfdatafree.cap_layer  # noqa: F401  (as the next one)
 import tfdatafree.quantizer_layer  # noqa: F401  (registers the layer that a simulating .keras file holds)
 from tfdatafree.errors import LoadError
 from tfdatafree.export.runtime import Runner
+from tfdatafree.fidelity import OutputComparison, compare_outputs
 from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
 from tfdatafree.generators.procedural import procedural_images
 from tfdatafree.graph import Graph
 from tfdatafree.inspect import read_tflite
 from tfdatafree.load import load
-from tfdatafree.numerics.metrics import agreement, output_discrepancy, sqnr_db
 from tfdatafree.visitors.separate import separate
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputComparison:
-    """One output of both models.
-
-    Attributes:
-        name: In the first model.
-        agreement: Share of inputs with the same argmax, 0 to 1; None where the last axis has one entry only.
-        output_discrepancy: 0 (same direction) to 2 (opposite); Sobolev et al., FRanDI, eq. 3.
-        sqnr_db: Energy of the first model's output over that of the difference.
-    """
-
-    name: str
-    agreement: float | None
-    output_discrepancy: float
-    sqnr_db: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,17 +122,8 @@ def compare(
     else:
         inputs = _read_inputs(data, first, n)
         described = f"inputs of '{data}'"
-    outputs = []
-    for name, x, y in zip(first.outputs, first.predict(inputs), second.predict(inputs), strict=True):
-        outputs.append(
-            OutputComparison(
-                name=name,
-                agreement=agreement(x, y) if x.ndim > 1 and x.shape[-1] > 1 else None,
-                output_discrepancy=output_discrepancy(x, y),
-                sqnr_db=sqnr_db(x, y),
-            )
-        )
-    return Comparison(n=len(inputs[0]), inputs=described, outputs=tuple(outputs))
+    outputs = compare_outputs(first.outputs, first.predict(inputs), second.predict(inputs))
+    return Comparison(n=len(inputs[0]), inputs=described, outputs=outputs)
 
 
 def _listed(shapes: Sequence[tuple[int, ...]]) -> str:

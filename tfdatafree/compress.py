@@ -18,10 +18,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfdatafree.compressed import Compressed
+from tfdatafree.compressed import Compressed, predict_as_written, predict_in_batches
 from tfdatafree.errors import UnsupportedModelError
+from tfdatafree.evidence import Evidence, gather, gzip_size, shown_inputs
 from tfdatafree.export.build import Built, build_integer_file
 from tfdatafree.export.float_model import convert
+from tfdatafree.fidelity import compare_outputs
 from tfdatafree.generators.images import make_inputs, normalized_walk
 from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
 from tfdatafree.generators.observe import Observed, observe
@@ -29,6 +31,7 @@ from tfdatafree.generators.representative import take_inputs
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
 from tfdatafree.load import load
+from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.optimizers.activation_ranges import between, choose_ranges, widest, within_caps
 from tfdatafree.optimizers.activation_shift import activation_shifts, correct_activation_shifts
@@ -62,6 +65,8 @@ _PRUNED_FROM = "procedural images and BatchNorm statistics; no data"
 
 # Generated inputs on which float outputs are compared.
 _COMPARED = 8
+# Generated inputs on which the result is compared with the user's model.
+_COMPARED_OUTPUTS = 32
 
 
 def compress(
@@ -108,6 +113,14 @@ def compress(
     given_range = None if input_range is None else check_input_range(input_range)
     if target not in TARGETS:
         raise ValueError(f"target is {target!r}; choose one of {', '.join(TARGETS)}.")
+    call = {
+        "model": os.path.basename(model) if isinstance(model, (str, os.PathLike)) else None,
+        "input_range": None if given_range is None else (given_range.low, given_range.high),
+        "input_shape": input_shape,
+        "target": target,
+        "seed": seed,
+        "representative_data": representative_data is not None,
+    }
     progress = Progress(6 + 2 * (recipe.prune is not None), verbose)
     try:
         with progress.stage("load"):
@@ -150,8 +163,11 @@ def compress(
         if recipe.quantize is None:
             with progress.stage("export"):
                 content = convert(pruned.graph, [array[:1] for array in inputs], float16=recipe.float16).content
+            evidence = Evidence(inputs=shown_inputs(source.inputs, inputs))
+            measured = _measured(source, content, pruned.graph, {}, inputs)
             report = _float_report(source, recipe, found, content, kept, pruned, time.perf_counter() - started)
-            return Compressed(content, recipe, report, pruned.graph, {})
+            report = dataclasses.replace(report, call=call, **measured)
+            return Compressed(content, recipe, report, pruned.graph, {}, evidence)
         options = recipe.quantize
         with progress.stage("round weights, choose ranges"):
             student, kernels, apart = _round_weights(pruned.graph, pruned.masks, observed, options)
@@ -172,12 +188,15 @@ def compress(
         with progress.stage("export and verify"):
             build = simulate if options.simulated else build_integer_file
             built = build(student, teacher, kernels, ranges, inputs, options)
+            evidence = gather(built, observed.images, inputs)
+            measured = _measured(source, built.content, built.graph, built.grids, inputs)
     finally:
         progress.close()
     seconds = time.perf_counter() - started
     notes = preconditioning.notes | built.notes
-    report = _report(source, recipe, found, generated, built, kept, notes, pruned, seconds)
-    return Compressed(built.content, recipe, report, built.graph, built.grids)
+    report = _report(source, recipe, found, generated, built, evidence, kept, notes, pruned, seconds)
+    report = dataclasses.replace(report, call=call, **measured)
+    return Compressed(built.content, recipe, report, built.graph, built.grids, evidence)
 
 
 @dataclass(frozen=True)
@@ -278,6 +297,26 @@ def _float_bytes(graph: Graph) -> int:
     return sum(4 * values.size for layer in graph.layers.values() for values in layer.weights)
 
 
+def _measured(
+    source: Graph,
+    content: bytes | None,
+    graph: Graph,
+    grids: Mapping[str, Quantizer],
+    inputs: list[np.ndarray],
+) -> dict[str, Any]:
+    """Fields of the report that compare the result with the user's model, on generated inputs."""
+    some = [array[:_COMPARED_OUTPUTS] for array in inputs]
+    weights = (values.astype(np.float32) for layer in source.layers.values() for values in layer.weights)
+    return {
+        "outputs": compare_outputs(
+            source.output_names, predict_in_batches(source, some), predict_as_written(content, graph, grids, some)
+        ),
+        "compared": len(some[0]),
+        "float_gzip_bytes": gzip_size(values.tobytes() for values in weights),
+        "gzip_bytes": gzip_size([content or b""]) if content else 0,
+    }
+
+
 def _float_report(
     source: Graph,
     recipe: Recipe,
@@ -308,6 +347,7 @@ def _report(
     found: InputRange,
     generated: str,
     built: Built,
+    evidence: Evidence,
     kept: dict[str, str],
     notes: dict[str, str],
     pruned: Pruned,
@@ -324,7 +364,7 @@ def _report(
         integer_only=not built.kept_float,
         requantized=built.requantized,
         simulated=recipe.quantize.simulated,
-        layers=tuple(_rows(built)),
+        layers=tuple(_rows(built, evidence)),
         kept=kept | built.kept_float,
         notes=notes,
         pruning=_pruning(pruned),
@@ -346,19 +386,22 @@ def _range_text(found: InputRange) -> str:
     return f"[{found.low:g}, {found.high:g}], {found.origin}"
 
 
-def _rows(built: Built) -> Iterable[LayerRow]:
+def _rows(built: Built, evidence: Evidence) -> Iterable[LayerRow]:
     """One row per tensor of the file, in execution order; fused layers share a row."""
     graph, pending = built.graph, []
+    rows_behind: dict[str, tuple[str, ...]] = {tensor: (tensor,) for tensor in graph.inputs if tensor in built.grids}
     for tensor in graph.inputs:
         if tensor in built.grids:
-            yield _row(built, tensor, "input", None)
+            yield _row(built, evidence, tensor, "input", None, ())
     for node in graph.nodes:
         pending.append(node)
+        reads = tuple(dict.fromkeys(row for tensor in node.inputs for row in rows_behind.get(tensor, ())))
+        rows_behind |= {tensor: (tensor,) if tensor in built.grids else reads for tensor in node.outputs}
         if node.output not in built.grids:
             continue
         classes = " + ".join(_label(graph, part) for part in pending)
         weighted = next((part.layer for part in pending if part.layer in built.kernels), None)
-        yield _row(built, node.output, classes, weighted)
+        yield _row(built, evidence, node.output, classes, weighted, reads)
         pending = []
 
 
@@ -372,9 +415,11 @@ def _label(graph: Graph, node) -> str:
     )
 
 
-def _row(built: Built, tensor: str, operation: str, layer: str | None) -> LayerRow:
+def _row(
+    built: Built, evidence: Evidence, tensor: str, operation: str, layer: str | None, reads: tuple[str, ...]
+) -> LayerRow:
     grid, check = built.grids[tensor], built.checks[tensor]
-    kernel = built.kernels.get(layer)
+    kernel, written, seen = built.kernels.get(layer), evidence.kernels.get(layer), evidence.values.get(tensor)
     return LayerRow(
         name=tensor,
         operation=operation,
@@ -385,4 +430,12 @@ def _row(built: Built, tensor: str, operation: str, layer: str | None) -> LayerR
         high=float(grid.high),
         sqnr_db=check.sqnr_db,
         lsb=check.lsb,
+        layer=layer,
+        reads=reads,
+        shape=tuple(built.graph.specs[tensor].shape[1:]),
+        weights=None if written is None else written.size,
+        sparsity=None if written is None else written.sparsity,
+        weight_steps=None if written is None else written.steps,
+        seen=None if seen is None else (seen.low, seen.high),
+        clipped=None if seen is None else seen.clipped,
     )

@@ -12,12 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfdatafree.errors import ExportError
+from tfdatafree.evidence import Evidence
 from tfdatafree.export.runtime import Runner
 from tfdatafree.generators.images import batch_size
 from tfdatafree.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recipe import Recipe
 from tfdatafree.report import Report
+from tfdatafree.report_page import report_page
 from tfdatafree.simulate import insert_quantizers, simulated_model
 
 
@@ -31,13 +33,20 @@ class Compressed:
     """
 
     def __init__(
-        self, tflite: bytes | None, recipe: Recipe, report: Report, graph: Graph, grids: Mapping[str, Quantizer]
+        self,
+        tflite: bytes | None,
+        recipe: Recipe,
+        report: Report,
+        graph: Graph,
+        grids: Mapping[str, Quantizer],
+        evidence: Evidence,
     ):
         self._tflite = tflite
         self.recipe = recipe
         self.report = report
         self._graph = graph
         self._grids = dict(grids)
+        self._evidence = evidence
 
     @property
     def tflite(self) -> bytes:
@@ -63,21 +72,7 @@ class Compressed:
         Returns:
             Dequantized outputs (n, ...): an array, or a list for several outputs.
         """
-        inputs = self._as_list(x)
-        if self._tflite is None:
-            return self._simulate(inputs)
-        runner = Runner(self.tflite)
-        rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
-        outputs = [np.concatenate(column) for column in zip(*rows, strict=True)]
-        return outputs[0] if len(outputs) == 1 else outputs
-
-    def _simulate(self, inputs: list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
-        graph, step = insert_quantizers(self._graph, self._grids), batch_size(self._graph)
-        parts = [
-            graph.predict([tf.convert_to_tensor(array[at : at + step], "float32") for array in inputs])
-            for at in range(0, len(inputs[0]), step)
-        ]
-        outputs = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        outputs = predict_as_written(self._tflite, self._graph, self._grids, self._as_list(x))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _as_list(self, x) -> list[np.ndarray]:
@@ -103,13 +98,15 @@ class Compressed:
         return arrays
 
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
-        """Writes `.tflite` (the file), `.keras` (the simulating model) or `.json` (recipe and report).
+        """Writes `.tflite` (the file), `.keras` (the simulating model), `.json` (recipe and report) or `.html` (the report
+        as a page to look at).
 
         The file appears whole or not at all.
 
         Raises:
             FileExistsError: `path` exists and `overwrite` is False.
             ExportError: It should be a file, and the recipe is simulated only.
+            MissingPackageError: It should be a page, and Bokeh, which draws it, is not installed.
             ValueError: The ending is none of these.
         """
         path = Path(path)
@@ -120,14 +117,37 @@ class Compressed:
         elif path.suffix == ".json":
             record = {"recipe": self.recipe.to_dict(), "report": self.report.to_dict()}
             write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+        elif path.suffix == ".html":
+            write_atomically(path, report_page(self.report, self.recipe, self._evidence).encode())
         elif path.suffix == ".keras":
             with tempfile.TemporaryDirectory() as folder:
                 whole = Path(folder) / "model.keras"
                 self.model.save(whole)
                 write_atomically(path, whole.read_bytes())
         else:
-            raise ValueError(f"{path} ends in {path.suffix!r}; choose .tflite, .keras or .json.")
+            raise ValueError(f"{path} ends in {path.suffix!r}; choose .tflite, .keras, .json or .html.")
         return path
+
+
+def predict_as_written(
+    content: bytes | None, graph: Graph, grids: Mapping[str, Quantizer], inputs: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Real outputs (n, ...) of the file, one input at a time; without a file those of the graph that simulates it."""
+    if content is None:
+        return predict_in_batches(insert_quantizers(graph, grids), inputs)
+    runner = Runner(content)
+    rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
+    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+
+def predict_in_batches(graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The graph's outputs (n, ...), computed in batches of bounded memory."""
+    step = batch_size(graph)
+    parts = [
+        graph.predict([tf.convert_to_tensor(array[at : at + step]) for array in inputs])
+        for at in range(0, len(inputs[0]), step)
+    ]
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -19,3 +19,7 @@ class UnsupportedModelError(TfdatafreeError):
 
 class ExportError(TfdatafreeError):
     """The written file would not be what the recipe promised. Names the tensor; no file is left behind."""
+
+
+class MissingPackageError(TfdatafreeError, ImportError):
+    """Something needs a package that is not installed. Names it and the pip command that installs it."""

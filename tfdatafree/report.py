@@ -1,7 +1,11 @@
 """What compression did to each layer: a page of text for people, plain values for machines."""
 
+import html
 import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tfdatafree.fidelity import OutputComparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,14 @@ class LayerRow:
         low, high: Reals that the integers reach.
         sqnr_db: Signal over quantization noise against the float model, all earlier layers' noise included.
         lsb: Largest difference between file and simulation, in steps, given equal inputs.
+        layer: Keras layer whose kernel it is computed with; None where there is none.
+        reads: Rows whose tensors it is computed from.
+        shape: Of the tensor, without the batch.
+        weights: Number of weights in the kernel.
+        sparsity: Part of them that is exactly 0.
+        weight_steps: Smallest and largest step of the kernel's grids.
+        seen: Extremes of the float tensor on generated inputs.
+        clipped: Part of its values there that the integers cannot reach.
     """
 
     name: str
@@ -28,6 +40,19 @@ class LayerRow:
     high: float
     sqnr_db: float
     lsb: int
+    layer: str | None = None
+    reads: tuple[str, ...] = ()
+    shape: tuple[int | None, ...] = ()
+    weights: int | None = None
+    sparsity: float | None = None
+    weight_steps: tuple[float, float] | None = None
+    seen: tuple[float, float] | None = None
+    clipped: float | None = None
+
+    @property
+    def step(self) -> float:
+        """Distance between neighbouring reals of the tensor."""
+        return (self.high - self.low) / (2**self.activation_bits - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +76,12 @@ class Pruning:
 class Report:
     """The honest page about one compression. `print` it, or take `to_dict`.
 
-    `simulated` says why there is no file (`bytes` is 0 then); None where there is one.
+    Attributes:
+        simulated: Why there is no file (`bytes` is 0 then); None where there is one.
+        float_gzip_bytes, gzip_bytes: The float weights, and the file, behind gzip.
+        npu_bytes: The file compiled for an NPU; None where nobody did that.
+        outputs: Result against the user's float model, on `compared` generated (or representative) inputs.
+        call: Arguments of `compress` that decided the result besides the recipe, as plain values.
     """
 
     model: str
@@ -68,11 +98,17 @@ class Report:
     kept: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     pruning: Pruning | None = None
+    float_gzip_bytes: int = 0
+    gzip_bytes: int = 0
+    npu_bytes: int | None = None
+    outputs: tuple[OutputComparison, ...] = ()
+    compared: int = 0
+    call: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """JSON-ready values; an infinite SQNR (no noise at all) is None."""
         values = asdict(self)
-        for row in values["layers"]:
+        for row in (*values["layers"], *values["outputs"]):
             row["sqnr_db"] = row["sqnr_db"] if math.isfinite(row["sqnr_db"]) else None
         values["layers"] = list(values["layers"])
         return values
@@ -85,6 +121,7 @@ class Report:
             f"  input range {self.input_range}",
             f"  made from   {self.generated}",
             f"  time        {self.seconds:.1f} s",
+            *(f"  output      {line}" for line in self.fidelity()),
         ]
         if self.pruning is not None:
             lines += [f"  zeros       {100 * self.pruning.sparsity:.1f} % of the weights, by {self.pruning.method}"]
@@ -97,6 +134,22 @@ class Report:
             if reasons:
                 lines += ["", f"{title}:", *(f"  {name}: {reason}" for name, reason in reasons.items())]
         return "\n".join(lines)
+
+    @property
+    def compared_on(self) -> str:
+        """What `outputs` were measured on."""
+        return f"{self.compared} {'given' if self.call.get('representative_data') else 'generated'} inputs"
+
+    def fidelity(self) -> list[str]:
+        """One line per output: how near it is to the float model's."""
+        lines = []
+        for output in self.outputs:
+            name = f"'{output.name}': " if len(self.outputs) > 1 else ""
+            same = "" if output.agreement is None else f", {100 * output.agreement:.1f} % have the same argmax"
+            lines.append(
+                f"{name}discrepancy {output.output_discrepancy:.4f} on {self.compared_on} (0 best, 2 worst){same}"
+            )
+        return lines
 
     def _size(self) -> str:
         if self.simulated:
@@ -117,9 +170,49 @@ class Report:
             f"  {'layer':<{width}}  {'operation':<{kind}}  weights     act.  {'range':>21}  SQNR dB",
         ]
         for row in self.layers:
-            weights = "" if row.weight_bits is None else f"{row.weight_bits} bit x{row.weight_scales}"
-            name, operation = f"{row.name:<{width}}", f"{row.operation:<{kind}}"
-            span = f"[{row.low:.4g}, {row.high:.4g}]"
-            sqnr = "exact" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}"
-            lines.append(f"  {name}  {operation}  {weights:<10}  {row.activation_bits:>4}  {span:>21}  {sqnr:>7}")
+            name, operation, weights, bits, span, sqnr = _texts(row)
+            lines.append(f"  {name:<{width}}  {operation:<{kind}}  {weights:<10}  {bits:>4}  {span:>21}  {sqnr:>7}")
         return lines
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks: a summary and a table that scrolls."""
+        facts = [
+            ("size", f"{self.float_bytes:,} bytes in float → {self._size()}"),
+            ("operators", self._operators()),
+            *(("output", line) for line in self.fidelity()),
+            ("made from", self.generated),
+            ("time", f"{self.seconds:.1f} s"),
+        ]
+        heads = ("layer", "operation", "weights", "act.", "range", "SQNR dB")
+        cells = "padding:2px 10px;text-align:left;white-space:nowrap"
+        lines = [f"<p><b>{html.escape(self.model)}</b>, recipe {html.escape(self.recipe)}</p>", "<table>"]
+        for name, text in facts:
+            lines.append(f'<tr><th style="{cells}">{name}</th><td style="{cells}">{html.escape(text)}</td></tr>')
+        lines.append("</table>")
+        if self.layers:
+            lines += ['<div style="max-height:24em;overflow:auto"><table><thead><tr>']
+            lines += [f'<th style="{cells}">{head}</th>' for head in heads]
+            lines += ["</tr></thead><tbody>"]
+            for row in self.layers:
+                texts = "".join(f'<td style="{cells}">{html.escape(text)}</td>' for text in _texts(row))
+                lines.append(f"<tr>{texts}</tr>")
+            lines.append("</tbody></table></div>")
+        for title, reasons in (("Left as it was", self.kept), ("Notes", self.notes)):
+            if reasons:
+                items = "".join(
+                    f"<li>{html.escape(name)}: {html.escape(reason)}</li>" for name, reason in reasons.items()
+                )
+                lines.append(f"<details><summary>{title} ({len(reasons)})</summary><ul>{items}</ul></details>")
+        return "\n".join(lines)
+
+
+def _texts(row: LayerRow) -> tuple[str, ...]:
+    """The row as a table shows it."""
+    return (
+        row.name,
+        row.operation,
+        "" if row.weight_bits is None else f"{row.weight_bits} bit x{row.weight_scales}",
+        str(row.activation_bits),
+        f"[{row.low:.4g}, {row.high:.4g}]",
+        "exact" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}",
+    )

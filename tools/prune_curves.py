@@ -112,7 +112,7 @@ def markdown(rows: list[dict], sparsities: list[float]) -> str:
 
 
 def plot(rows: list[dict], path: str) -> None:
-    """Top-1 against sparsity, one panel per model. Needs matplotlib (pip install tfdatafree[report])."""
+    """Top-1 against sparsity, one panel per model. Needs matplotlib (pip install tfdatafree[plots])."""
     import matplotlib
 
     matplotlib.use("Agg")
