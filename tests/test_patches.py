@@ -8,6 +8,7 @@ from tfdatafree.generators.patches import (
     covariance_of_scaled,
     sample_patches,
     tap_covariances,
+    with_doubt,
 )
 from tfdatafree.graph import Graph, Layer
 from tfdatafree.linear import kernel_of, layout_of, output_last
@@ -105,3 +106,15 @@ def test_scaling_channels_scales_their_covariance(operation):
         for values in (x, x * factor)
     )
     np.testing.assert_allclose(covariance_of_scaled(plain, factor), scaled, rtol=1e-4, atol=1e-5)
+
+
+def test_the_fewer_the_samples_the_less_a_covariance_is_trusted():
+    """The truth is the identity: with doubt, its worst direction is never far too small, as it is without."""
+    random = np.random.default_rng(0)
+    for count in (20, 40, 400):
+        plain = covariance_of(random.normal(size=(count, 1, 40)).astype(np.float32))
+        doubted = with_doubt(plain, count)
+        np.testing.assert_allclose(doubted[0] - plain[0], np.eye(40) * np.trace(plain[0]) / count, rtol=1e-3, atol=1e-6)
+        lowest = [np.linalg.eigvalsh(c[0]).min() for c in (plain, doubted)]
+        assert lowest[1] > 0.5
+        assert lowest[0] < 0.1 or count == 400

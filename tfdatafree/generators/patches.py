@@ -76,6 +76,16 @@ def covariance_of(patches: np.ndarray) -> np.ndarray:
     return np.swapaxes(centred, 1, 2) @ centred / np.float32(len(patches))
 
 
+def with_doubt(covariance: np.ndarray, count: int) -> np.ndarray:
+    """`covariance`, estimated from `count` samples, with inputs / count of its mean variance added to each input's own.
+
+    That is about what the eigenvalues of such an estimate are off, so few samples are trusted little.
+    """
+    groups, inputs, _ = covariance.shape
+    ridge = np.einsum("gii->g", covariance) / count
+    return covariance + ridge[:, None, None] * np.eye(inputs, dtype=covariance.dtype)
+
+
 def covariance_of_scaled(covariance: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """The covariance of patches whose channels are multiplied by `factor` (channels,)."""
     groups, inputs, _ = covariance.shape
@@ -104,5 +114,5 @@ def tap_covariances(
                 continue
             patches = sample_patches(array, layer, random)
             if patches is not None:
-                found[node.layer] = covariance_of(patches.astype(np.float32))
+                found[node.layer] = with_doubt(covariance_of(patches.astype(np.float32)), len(patches))
         yield tensor, array
