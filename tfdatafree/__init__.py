@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tfdatafree.errors import ExportError, LoadError, TfdatafreeError, UnsupportedModelError
-from tfdatafree.recipe import PRESETS, Generate, Quantize, Recipe
+from tfdatafree.recipe import PRESETS, Generate, Prune, Quantize, Recipe
 
 __version__ = "0.1.0"
 
@@ -20,6 +20,7 @@ __all__ = [
     "ExportError",
     "Generate",
     "LoadError",
+    "Prune",
     "Quantize",
     "Recipe",
     "TfdatafreeError",

@@ -4,6 +4,7 @@ What needs TensorFlow is imported by the command that uses it, so that `--help` 
 """
 
 import contextlib
+import dataclasses
 import difflib
 import io
 import logging
@@ -22,7 +23,7 @@ from absl import logging as absl_logging
 
 from tfdatafree import __version__
 from tfdatafree.errors import LoadError, TfdatafreeError
-from tfdatafree.recipe import PRESETS
+from tfdatafree.recipe import PRESETS, PRUNE_METHODS, Prune
 
 _NAME = "tfdatafree"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -87,6 +88,8 @@ def _define_compress(options: _Flags) -> None:
         meta="LOW,HIGH",
     )
     options.add("input_shape", None, "Input size, if the model leaves it open.", meta="H,W,C")
+    options.add("sparsity", None, "Part of the convolution and dense weights to make zero, e.g. 0.6.", meta="PART")
+    options.add("prune", None, f"How zeros are chosen (default auto): {', '.join(PRUNE_METHODS)}.", meta="METHOD")
     options.add("target", "generic", "Device to write for.", meta="NAME")
     options.add("report", None, "Also write recipe and report here.", meta="FILE.json")
     options.add("simulated", None, "Also write a Keras model that computes the same integers.", meta="FILE.keras")
@@ -100,6 +103,7 @@ def _compress(values: flags.FlagValues, model: str) -> None:
     if values.output is None:
         raise ValueError("there is no output; add -o FILE.tflite.")
     _require_choice("recipe", values.recipe, PRESETS)
+    recipe = dataclasses.replace(PRESETS[values.recipe], prune=_prune(values.sparsity, values.prune))
     input_range = _numbers("input_range", values.input_range, float, "-1,1")
     input_shape = _numbers("input_shape", values.input_shape, int, "224,224,3")
     _require_file(model)
@@ -112,7 +116,7 @@ def _compress(values: flags.FlagValues, model: str) -> None:
 
     compressed = compress(
         model,
-        values.recipe,
+        recipe,
         input_range=input_range,
         input_shape=input_shape,
         target=values.target,
@@ -127,6 +131,19 @@ def _compress(values: flags.FlagValues, model: str) -> None:
         print()
         for path in outputs:
             print(f"wrote {path}")
+
+
+def _prune(sparsity: str | None, method: str | None) -> Prune | None:
+    """What --sparsity and --prune ask for."""
+    if sparsity is None:
+        if method is not None:
+            raise ValueError(f"prune is {method!r}, but there is no sparsity; add --sparsity=0.6.")
+        return None
+    _require_choice("prune", method or "auto", PRUNE_METHODS)
+    parts = _numbers("sparsity", sparsity, float, "0.6")
+    if len(parts) != 1:
+        raise ValueError(f"sparsity is {sparsity!r}; give one number, e.g. --sparsity=0.6.")
+    return Prune(sparsity=parts[0], method=method or "auto")
 
 
 def _define_inspect(options: _Flags) -> None:

@@ -36,7 +36,7 @@ from tfdatafree.optimizers.headroom import decision_tensors
 from tfdatafree.optimizers.ranges import Range
 from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
 from tfdatafree.progress import Progress
-from tfdatafree.prune import Pruned, prune
+from tfdatafree.pruning import Pruned, prune
 from tfdatafree.recipe import Quantize, Recipe, get_recipe
 from tfdatafree.report import LayerRow, Pruning, Report
 from tfdatafree.visitors.absorb_bias import absorb_biases

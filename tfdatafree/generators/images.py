@@ -76,7 +76,7 @@ def normalized_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tupl
         layer = graph.layer_of(node)
         if not is_batchnorm(layer):
             return graph.call(node, live)
-        return (_standardize(layer, live[node.inputs[0]]),)
+        return (standardize(layer, live[node.inputs[0]]),)
 
     yield from ((tensor, np.asarray(value)) for tensor, value in zip(graph.inputs, batch, strict=True))
     for node, live in graph.walk(batch, call):
@@ -84,10 +84,16 @@ def normalized_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tupl
             yield tensor, np.asarray(live[tensor])
 
 
-def _standardize(layer: Layer, x: tf.Tensor) -> tf.Tensor:
-    """`x` with the channel means and standard deviations of the BatchNorm's output on its training data."""
+def standardize(layer: Layer, x: tf.Tensor, *, constant: bool = False) -> tf.Tensor:
+    """`x` with the channel means and standard deviations of the BatchNorm's output on its training data.
+
+    Args:
+        constant: Gradients take the batch's own statistics for constants, as a BatchNorm in inference does.
+    """
     axis = layer.operation.axis % len(x.shape)
     mean, variance = tf.nn.moments(x, [other for other in range(len(x.shape)) if other != axis], keepdims=True)
+    if constant:
+        mean, variance = tf.stop_gradient(mean), tf.stop_gradient(variance)
     beta, sd = output_moments(layer)
     gamma = layer.weight("gamma")
     gain = sd if gamma is None else sd * np.sign(gamma)

@@ -22,7 +22,7 @@ import tensorflow as tf
 from tfdatafree.optimizers.second_order import DAMPING, by_group, damped, from_groups
 
 # Adam's step, decayed to 0 by a cosine (Horton et al. 2021, section IV); on weights of unit mean square when scheduled.
-_RATE, _SCHEDULED_RATE = 1e-3, 1e-2
+_RATE, _SCHEDULED_RATE = 1e-3, 0.2
 _STEPS = 400
 _STEPS_PER_CALL = 10
 _SCHEDULED_PART = 0.6

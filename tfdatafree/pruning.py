@@ -5,7 +5,8 @@
 Every method is a way to choose masks and a way to choose weights on them:
 
     method           which weights stay                                              their values
-    obs              counts by energy, supports by ADMM per layer                    least squares
+    obs              counts by energy, supports by ADMM per layer, both with each    least squares
+                     output weighted by what it matters for the model's results
     energy           one threshold on w^2 var(x) / output variance of the layer      their own
     global           one threshold on |w|, folded                                    their own
     global_unfolded  one threshold on |w|, before folding                            their own
@@ -24,12 +25,13 @@ import numpy as np
 
 from tfdatafree.generators.images import batch_size, make_inputs
 from tfdatafree.generators.moments import input_covariances
+from tfdatafree.generators.sensitivity import channel_sensitivities
 from tfdatafree.graph import Graph
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, with_kernel
 from tfdatafree.numerics.metrics import output_discrepancy
 from tfdatafree.optimizers.headroom import decision_tensors
 from tfdatafree.optimizers.rounding import correct_biases
-from tfdatafree.optimizers.second_order import choose_support, energy_scores, output_variance, refit
+from tfdatafree.optimizers.second_order import DAMPING, choose_support, damped, energy_scores, output_variance, refit
 from tfdatafree.optimizers.soft_threshold import train_to_count, train_with_strength
 from tfdatafree.policies.sparsity import erk, erk_lwdf, largest_of_all, largest_of_each, uniform
 from tfdatafree.recipe import Prune
@@ -38,6 +40,9 @@ from tfdatafree.recipe import Prune
 _JUDGING_IMAGES, _JUDGING_SEED = 32, 500_000
 # Part (in decibels) of a channel's lost variance that is given back, and the most that a channel is scaled by.
 _RESTORED, _MOST_RESTORED = 1.0, 2.0
+# How far the sensitivity of outputs is trusted (1: it is what an error costs; 0: all outputs are alike), and the least that
+# an output counts, in parts of the mean of its layer.
+_SENSITIVITY, _LEAST_SENSITIVITY = 0.5, 1e-3
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class _Problem:
     unfolded: dict[str, np.ndarray]
     shapes: dict[str, tuple[int, ...]]
     covariances: dict[str, np.ndarray]
+    sensitivities: dict[str, np.ndarray]
     means: Mapping[str, np.ndarray]
 
     @property
@@ -169,7 +175,14 @@ def _problem(
         if needs_inputs and key not in covariances:
             kept[key] = "pruned by magnitude: the covariance of its input is too large or not known"
     found = {key: values for key, values in covariances.items() if key in matrices}
-    return _Problem(teacher, options, matrices, before, shapes, found, means), kept
+    sensitivities: dict[str, np.ndarray] = {}
+    if options.method in ("auto", "obs") and options.inputs == "normalized" and matrices:
+        results = decision_tensors(teacher) or list(teacher.outputs)
+        if set(results) <= unfolded.specs.keys():
+            sensitivities = channel_sensitivities(
+                unfolded, teacher, results, input_range, seed=seed + _JUDGING_SEED // 2
+            )
+    return _Problem(teacher, options, matrices, before, shapes, found, sensitivities, means), kept
 
 
 # Methods: a problem -> the weights of each layer, zeros where they were dropped -----------------------------------------
@@ -200,22 +213,32 @@ def _erk_lwdf(problem: _Problem) -> dict[str, np.ndarray]:
 
 
 def _obs(problem: _Problem) -> dict[str, np.ndarray]:
-    counts = _counts(largest_of_all(_energy_scores(problem), problem.options.sparsity))
-    by_magnitude = largest_of_each(_magnitudes(problem.matrices), counts)
+    weighted = dataclasses.replace(problem, matrices={key: _weighted(problem, key) for key in problem.matrices})
+    counts = _counts(largest_of_all(_energy_scores(weighted, DAMPING), problem.options.sparsity))
+    by_magnitude = largest_of_each(_magnitudes(weighted.matrices), counts)
     masks = {
         key: choose_support(matrix, problem.covariances[key], counts[key])
         if key in problem.covariances
         else by_magnitude[key]
-        for key, matrix in problem.matrices.items()
+        for key, matrix in weighted.matrices.items()
     }
     return _masked(problem, masks)
+
+
+def _weighted(problem: _Problem, key: str) -> np.ndarray:
+    """The layer's weights with each output scaled by its sensitivity to the power _SENSITIVITY / 2: errors count by it."""
+    sensitivity = problem.sensitivities.get(key)
+    if sensitivity is None or not sensitivity.any():
+        return problem.matrices[key]
+    sensitivity = sensitivity / sensitivity.mean()
+    return problem.matrices[key] * ((sensitivity + _LEAST_SENSITIVITY) ** (_SENSITIVITY / 2)).astype(np.float32)
 
 
 def _str(problem: _Problem) -> dict[str, np.ndarray]:
     options, found = problem.options, {}
     counts = None
     if options.strength is None:
-        counts = _counts(largest_of_all(_energy_scores(problem), options.sparsity))
+        counts = _counts(largest_of_all(_energy_scores(problem, DAMPING), options.sparsity))
     for key, matrix in problem.matrices.items():
         covariance = problem.covariances.get(key)
         if covariance is None:
@@ -244,12 +267,12 @@ _METHODS = {
 }
 
 
-def _energy_scores(problem: _Problem) -> dict[str, np.ndarray]:
+def _energy_scores(problem: _Problem, damping: float = 0.0) -> dict[str, np.ndarray]:
     """`second_order.energy_scores`; inputs of equal variance where nothing is known of them."""
     scores = {}
     for key, matrix in problem.matrices.items():
         if key in problem.covariances:
-            scores[key] = energy_scores(matrix, problem.covariances[key])
+            scores[key] = energy_scores(matrix, damped(problem.covariances[key], damping))
         else:
             squares = np.square(matrix.astype(np.float64))
             scores[key] = squares / max(squares.sum(), 1e-30)
