@@ -24,6 +24,18 @@ from tfdatafree.visitors.fold_batchnorm import is_batchnorm, on_channels, scale_
 from tfdatafree.visitors.remove_channels import Channels, find_channels, without_groups
 
 
+_MODE='none'
+from tfdatafree.generators.sensitivity import channel_sensitivities
+from tfdatafree.optimizers.channel_order import energy
+from tfdatafree.optimizers.headroom import decision_tensors
+from tfdatafree.visitors.fold_batchnorm import fold
+def SENS(unfolded,r,seed):
+    folded,_=fold(unfolded)
+    return channel_sensitivities(unfolded,folded,decision_tensors(folded),r,seed=seed)
+def _weighted(w,g):
+    if _MODE=='none': return w
+    g=g/g.mean()
+    return w*np.tile((g+1e-3)**(_MODE/2),w.shape[1]//len(g))
 @dataclass(frozen=True)
 class Smaller:
     """A graph with fewer channels.
@@ -64,10 +76,11 @@ def prune_channels(
     statistics = _statistics(unfolded, seed)
     covariances = input_covariances(unfolded, unfolded, input_range, images=images, seed=seed)
     readers = _readers(unfolded)
+    sensitivities = SENS(unfolded,input_range,seed)
     plans = []
     for space in spaces:
         seen = [
-            _reader(unfolded, node, channels.read[key], space, covariances.get(key), statistics)
+            _reader(unfolded, node, channels.read[key], space, covariances.get(key), statistics, sensitivities.get(key))
             for key, node in readers.items()
             if key in channels.read and layout_of(unfolded.layers[key]).kind != "depthwise"
             and np.isin(space[:1], channels.read[key]).any()
@@ -174,7 +187,7 @@ def _covariance(graph: Graph, node: Node, covariance: np.ndarray | None, statist
 
 
 def _reader(
-    graph: Graph, node: Node, ids: np.ndarray, space: np.ndarray, covariance: np.ndarray | None, statistics: Mapping
+    graph: Graph, node: Node, ids: np.ndarray, space: np.ndarray, covariance: np.ndarray | None, statistics: Mapping, sensitivity
 ) -> Reader:
     """`node` as a reader of the groups `space`; `ids`: group of each channel that it reads."""
     layer = graph.layer_of(node)
@@ -184,6 +197,7 @@ def _reader(
     if behind is not None:
         gain, _ = scale_and_shift(graph.layer_of(behind))
         weights = weights * np.tile(gain, weights.shape[1] // len(gain))
+    weights = _weighted(weights, sensitivity) / np.sqrt(max(energy(weights, covariance), 1e-30)) if _MODE!='abs' else weights*np.tile(np.sqrt(sensitivity),weights.shape[1]//len(sensitivity))
     positions = np.argsort(ids, kind="stable")
     first = np.searchsorted(ids[positions], space)
     times = int(np.count_nonzero(ids == space[0]))

@@ -4,9 +4,9 @@ A reader has inputs x with H = cov(x) and weights W (inputs, outputs). Without t
 
     V = W_K + H_KK^-1 H_KR W_R      changes its output by      e(R) = tr W_R^T ((H^-1)_RR)^-1 W_R
 
-the least that is possible; e(R) / tr(W^T H W) is the part of the reader's output energy that is lost. Channels go in rounds,
-each time those of least loss, summed over their readers; H^-1 and W are brought up to date after each round
-(the surgeon of LeCun 1990 and Hassibi 1993 with whole channels).
+the least that is possible; divided by tr(W^T H W) it is the part of the reader's output energy that is lost. Channels go in
+rounds, each time those of least loss, summed over their readers; H^-1 and W are brought up to date after each round
+(the Optimal Brain Surgeon of Hassibi and Stork 1993 with whole channels).
 
 H = cov(x) with correlations halved: generated inputs tell variances better than correlations, and a channel that never moves
 costs nothing.
@@ -29,7 +29,7 @@ class Reader:
 
     Attributes:
         covariance: Of its inputs, (inputs, inputs).
-        weights: (inputs, outputs).
+        weights: (inputs, outputs), scaled such that losses of different readers may be added.
         rows: For each channel its inputs, (channels, inputs per channel).
     """
 
@@ -47,6 +47,11 @@ def shrunk(covariance: np.ndarray, trust: float = TRUST) -> np.ndarray:
     return h
 
 
+def energy(weights: np.ndarray, covariance: np.ndarray) -> float:
+    """tr(W^T H W)."""
+    return float(np.einsum("io,io->", shrunk(covariance) @ weights, weights, dtype=np.float64))
+
+
 def elimination(readers: Sequence[Reader]) -> tuple[np.ndarray, np.ndarray]:
     """Order (channels,) in which channels go, and the loss (channels,) that each adds, summed over the readers."""
     count = len(readers[0].rows)
@@ -54,8 +59,7 @@ def elimination(readers: Sequence[Reader]) -> tuple[np.ndarray, np.ndarray]:
     for reader in readers:
         h = shrunk(reader.covariance)
         weights = reader.weights.astype(np.float32)
-        energy = float(np.einsum("io,io->", h @ weights, weights, dtype=np.float64))
-        states.append((np.linalg.inv(h), weights / np.float32(np.sqrt(max(energy, 1e-30))), reader.rows))
+        states.append((np.linalg.inv(h), weights, reader.rows))
     left = np.arange(count)
     order, losses = [], []
     while len(left):
