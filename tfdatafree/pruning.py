@@ -38,8 +38,8 @@ from tfdatafree.recipe import Prune
 
 # Images that candidates are judged on; none of them is among those that covariances come from.
 _JUDGING_IMAGES, _JUDGING_SEED = 32, 500_000
-# Part (in decibels) of a channel's lost variance that is given back, and the most that a channel is scaled by.
-_RESTORED, _MOST_RESTORED = 1.0, 2.0
+# The most that restoring its variance scales a channel by.
+_MOST_RESTORED = 2.0
 # How far the sensitivity of outputs is trusted (1: it is what an error costs; 0: all outputs are alike), and the least that
 # an output counts, in parts of the mean of its layer.
 _SENSITIVITY, _LEAST_SENSITIVITY = 0.5, 1e-3
@@ -67,11 +67,11 @@ class Pruned:
     def sparsity(self) -> float:
         """Part of the weights of all pruned kernels that is zero."""
         total = sum(mask.size for mask in self.masks.values())
-        return 1 - sum(np.count_nonzero(mask) for mask in self.masks.values()) / total if total else 0.0
+        return 1 - sum(int(np.count_nonzero(mask)) for mask in self.masks.values()) / total if total else 0.0
 
     @property
     def by_layer(self) -> dict[str, float]:
-        return {key: 1 - np.count_nonzero(mask) / mask.size for key, mask in self.masks.items()}
+        return {key: 1 - int(np.count_nonzero(mask)) / mask.size for key, mask in self.masks.items()}
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,7 @@ def prune(
         masks = {key: values != 0 for key, values in weights.items()}
         if options.refit if options.refit is not None else name == "obs":
             weights = _refitted(problem, masks)
-        if options.restore is not True:
-            candidates[name] = _student(problem, weights)
-        if options.restore is True or (options.restore == "auto" and options.inputs == "normalized"):
-            candidates[f"{name}, variances restored"] = _student(problem, _restored(problem, weights))
+        candidates[name] = _student(problem, _restored(problem, weights) if options.restore else weights)
     discrepancies = {}
     if len(candidates) > 1:
         images = make_inputs(teacher, _JUDGING_IMAGES, input_range, seed=seed + _JUDGING_SEED)
@@ -314,7 +311,7 @@ def _restored(problem: _Problem, weights: Mapping[str, np.ndarray]) -> dict[str,
             continue
         wanted = output_variance(problem.matrices[key], problem.covariances[key])
         present = output_variance(values, problem.covariances[key])
-        ratio = np.sqrt(wanted / np.where(present > 0, present, 1)) ** _RESTORED
+        ratio = np.sqrt(wanted / np.where(present > 0, present, 1))
         gain = np.where(present > 0, np.clip(ratio, 1 / _MOST_RESTORED, _MOST_RESTORED), 1)
         found[key] = (values * gain).astype(values.dtype)
     return found

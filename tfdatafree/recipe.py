@@ -105,7 +105,7 @@ class Prune:
         pattern: None: zeros anywhere.
         correct: Take the mean shift that pruning causes out of the biases.
         refit: Least-squares repair of the weights that stay; None leaves it to the method ("obs" does it).
-        restore: Bring each layer's output variances back in part; "auto" tries both and takes the better.
+        restore: Scale each output channel such that its variance is that of the float layer.
         inputs: What the layers are thought to see. "normalized": generated images with every BatchNorm's statistics put
             right; "gaussian": independent normal samples from BatchNorm statistics; "standard": N(0, 1).
         activations: Pass "gaussian" inputs through the activations before a layer; the paper leaves them out.
@@ -119,7 +119,7 @@ class Prune:
     pattern: None = None
     correct: bool = True
     refit: bool | None = None
-    restore: Literal["auto"] | bool = "auto"
+    restore: bool = True
     inputs: Literal["normalized", "gaussian", "standard"] = "normalized"
     activations: bool = True
     images: int = 256
@@ -130,7 +130,7 @@ class Prune:
         _choose(self, "pattern", (None,))
         _choose(self, "correct", (True, False))
         _choose(self, "refit", (None, True, False))
-        _choose(self, "restore", ("auto", True, False))
+        _choose(self, "restore", (True, False))
         _choose(self, "inputs", ("normalized", "gaussian", "standard"))
         _choose(self, "activations", (True, False))
         _choose(self, "depthwise", (True, False))
