@@ -36,6 +36,7 @@ from tfdatafree.optimizers.headroom import decision_tensors
 from tfdatafree.optimizers.ranges import Range
 from tfdatafree.optimizers.rounding import correct_biases, quantize_weights
 from tfdatafree.progress import Progress
+from tfdatafree.prune_channels import Smaller, prune_channels
 from tfdatafree.pruning import Pruned, prune
 from tfdatafree.recipe import Quantize, Recipe, get_recipe
 from tfdatafree.report import LayerRow, Pruning, Report
@@ -122,19 +123,32 @@ def compress(
         if recipe.equalize and recipe.equalize_caps in ("limit", "drop"):
             exact, _ = _precondition(original, dataclasses.replace(recipe, equalize_caps="keep"))
             preconditioning.notes[source.name] = _moved(exact, teacher, inputs, recipe.equalize_caps)
-        if recipe.quantize is not None or recipe.prune is not None:
+        smaller, zeros = None, recipe.prune
+        if recipe.prune is not None and recipe.prune.method == "channel":
+            with progress.stage("remove channels"):
+                smaller, zeros = (
+                    prune_channels(unfolded, recipe.prune, input_range=(found.low, found.high), seed=seed),
+                    None,
+                )
+                whole, unfolded = teacher, smaller.graph
+                teacher = fold_scales(fold(unfolded)[0])
+                preconditioning.notes["channels removed"] = _changed(whole, teacher, inputs)
+            kept |= smaller.kept
+        if recipe.quantize is not None or zeros is not None:
             with progress.stage("pass inputs through the layers"):
                 observed = observe(unfolded, teacher, inputs, samples=recipe.generate.samples, seed=seed)
         pruned = Pruned(teacher, {}, "none", {}, {})
-        if recipe.prune is not None:
+        if zeros is not None:
             with progress.stage("prune"):
                 ends = (found.low, found.high)
-                pruned = prune(teacher, unfolded, recipe.prune, input_range=ends, means=observed.means, seed=seed)
+                pruned = prune(teacher, unfolded, zeros, input_range=ends, means=observed.means, seed=seed)
             kept |= pruned.kept
         if recipe.quantize is None:
             with progress.stage("export"):
                 content = convert(pruned.graph, [array[:1] for array in inputs], float16=recipe.float16).content
-            report = _float_report(source, recipe, found, content, kept, pruned, time.perf_counter() - started)
+            report = _float_report(
+                source, recipe, found, content, kept, _pruning(pruned, smaller), time.perf_counter() - started
+            )
             return Compressed(content, recipe, report, pruned.graph, {})
         options = recipe.quantize
         with progress.stage("round weights, choose ranges"):
@@ -159,7 +173,7 @@ def compress(
         progress.close()
     seconds = time.perf_counter() - started
     notes = preconditioning.notes | built.notes
-    report = _report(source, recipe, found, generated, built, kept, notes, pruned, seconds)
+    report = _report(source, recipe, found, generated, built, kept, notes, _pruning(pruned, smaller), seconds)
     return Compressed(built.content, recipe, report, built.graph, built.grids)
 
 
@@ -245,7 +259,7 @@ def _float_report(
     found: InputRange,
     content: bytes,
     kept: dict[str, str],
-    pruned: Pruned,
+    pruning: Pruning | None,
     seconds: float,
 ) -> Report:
     return Report(
@@ -259,7 +273,7 @@ def _float_report(
         integer_only=False,
         requantized=0,
         kept=kept,
-        pruning=_pruning(pruned),
+        pruning=pruning,
     )
 
 
@@ -271,7 +285,7 @@ def _report(
     built: Built,
     kept: dict[str, str],
     notes: dict[str, str],
-    pruned: Pruned,
+    pruning: Pruning | None,
     seconds: float,
 ) -> Report:
     return Report(
@@ -287,11 +301,20 @@ def _report(
         layers=tuple(_rows(built)),
         kept=kept | built.kept_float,
         notes=notes,
-        pruning=_pruning(pruned),
+        pruning=pruning,
     )
 
 
-def _pruning(pruned: Pruned) -> Pruning | None:
+def _changed(before: Graph, after: Graph, inputs: list[np.ndarray]) -> str:
+    """How far the float outputs moved."""
+    some = [array[:_COMPARED] for array in inputs]
+    change = max(relative_error(b, a) for b, a in zip(after.predict(some), before.predict(some), strict=True))
+    return f"the float outputs move by {change:.1%} on {len(some[0])} generated inputs"
+
+
+def _pruning(pruned: Pruned, smaller: Smaller | None) -> Pruning | None:
+    if smaller is not None:
+        return Pruning(method="channel", sparsity=smaller.sparsity, layers=smaller.layers, discrepancies={})
     if not pruned.masks:
         return None
     return Pruning(

@@ -17,25 +17,22 @@ from tfdatafree.generators.layerwise import gaussian_walk
 from tfdatafree.generators.moments import input_covariances
 from tfdatafree.generators.patches import tap_shares
 from tfdatafree.graph import Graph, Layer, Node
-from tfdatafree.linear import from_output_last, kernel_of, layout_of, mean_response, output_last, with_kernel
-from tfdatafree.optimizers.channel_order import Reader, elimination, refit_without
+from tfdatafree.linear import (
+    from_output_last,
+    kernel_of,
+    layout_of,
+    mean_response,
+    output_last,
+    scale_inputs,
+    with_kernel,
+)
+from tfdatafree.optimizers.channel_order import Reader, elimination, energy, refit_without
 from tfdatafree.policies.channels import Kernel, channels_left
+from tfdatafree.recipe import Prune
 from tfdatafree.visitors.fold_batchnorm import is_batchnorm, on_channels, scale_and_shift, with_bias
 from tfdatafree.visitors.remove_channels import Channels, find_channels, without_groups
 
 
-_MODE='none'
-from tfdatafree.generators.sensitivity import channel_sensitivities
-from tfdatafree.optimizers.channel_order import energy
-from tfdatafree.optimizers.headroom import decision_tensors
-from tfdatafree.visitors.fold_batchnorm import fold
-def SENS(unfolded,r,seed):
-    folded,_=fold(unfolded)
-    return channel_sensitivities(unfolded,folded,decision_tensors(folded),r,seed=seed)
-def _weighted(w,g):
-    if _MODE=='none': return w
-    g=g/g.mean()
-    return w*np.tile((g+1e-3)**(_MODE/2),w.shape[1]//len(g))
 @dataclass(frozen=True)
 class Smaller:
     """A graph with fewer channels.
@@ -53,44 +50,42 @@ class Smaller:
     kept: dict[str, str]
 
 
-def prune_channels(
-    unfolded: Graph,
-    sparsity: float,
-    *,
-    input_range: tuple[float, float],
-    multiple: int = 1,
-    images: int = 256,
-    seed: int = 0,
-) -> Smaller:
-    """Removes about `sparsity` of the weights of convolution and dense kernels as whole channels.
+def prune_channels(unfolded: Graph, options: Prune, *, input_range: tuple[float, float], seed: int = 0) -> Smaller:
+    """Removes about `options.sparsity` of the weights of all kernels as whole channels.
 
     Args:
         unfolded: A separated graph with its BatchNorms: their statistics are the data.
+        options: Of these, `sparsity`, `multiple`, `correct`, `refit`, `inputs`, `activations` and `images` count.
         input_range: (low, high) of the model's inputs.
-        multiple: Layers keep a multiple of so many channels, or all of them.
-        images: Generated images for covariances.
     """
     channels = find_channels(unfolded)
     spaces = find_spaces(channels)
     kernels = _kernels(unfolded, channels, spaces)
     statistics = _statistics(unfolded, seed)
-    covariances = input_covariances(unfolded, unfolded, input_range, images=images, seed=seed)
+    covariances = input_covariances(
+        unfolded,
+        unfolded,
+        input_range,
+        inputs=options.inputs,
+        activations=options.activations,
+        images=options.images,
+        seed=seed,
+    )
     readers = _readers(unfolded)
-    sensitivities = SENS(unfolded,input_range,seed)
     plans = []
     for space in spaces:
         seen = [
-            _reader(unfolded, node, channels.read[key], space, covariances.get(key), statistics, sensitivities.get(key))
+            _reader(unfolded, node, channels.read[key], space, covariances.get(key), statistics)
             for key, node in readers.items()
             if key in channels.read and layout_of(unfolded.layers[key]).kind != "depthwise"
             and np.isin(space[:1], channels.read[key]).any()
         ]  # fmt: skip
         plans.append(elimination(seen) if seen else (np.arange(len(space)), np.zeros(len(space))))
-    left = channels_left([losses for _, losses in plans], kernels, sparsity, multiple=multiple)
+    left = channels_left([losses for _, losses in plans], kernels, options.sparsity, multiple=options.multiple)
     removed: set[int] = set()
     for space, (order, _), count in zip(spaces, plans, left, strict=True):
         removed.update(space[order[: len(space) - count]].tolist())
-    graph = _compensated(unfolded, channels, removed, covariances, statistics)
+    graph = _compensated(unfolded, channels, removed, covariances, statistics, options)
     graph = without_groups(graph, channels, removed)
     before, after = _weights(unfolded), _weights(graph)
     layers = {key: 1 - after.get(key, 0) / size for key, size in before.items()}
@@ -187,7 +182,7 @@ def _covariance(graph: Graph, node: Node, covariance: np.ndarray | None, statist
 
 
 def _reader(
-    graph: Graph, node: Node, ids: np.ndarray, space: np.ndarray, covariance: np.ndarray | None, statistics: Mapping, sensitivity
+    graph: Graph, node: Node, ids: np.ndarray, space: np.ndarray, covariance: np.ndarray | None, statistics: Mapping
 ) -> Reader:
     """`node` as a reader of the groups `space`; `ids`: group of each channel that it reads."""
     layer = graph.layer_of(node)
@@ -197,18 +192,19 @@ def _reader(
     if behind is not None:
         gain, _ = scale_and_shift(graph.layer_of(behind))
         weights = weights * np.tile(gain, weights.shape[1] // len(gain))
-    weights = _weighted(weights, sensitivity) / np.sqrt(max(energy(weights, covariance), 1e-30)) if _MODE!='abs' else weights*np.tile(np.sqrt(sensitivity),weights.shape[1]//len(sensitivity))
     positions = np.argsort(ids, kind="stable")
     first = np.searchsorted(ids[positions], space)
     times = int(np.count_nonzero(ids == space[0]))
     at = positions[first[:, None] + np.arange(times)]
     taps = len(covariance) // len(ids)
     rows = (np.arange(taps) * len(ids))[:, None] + at[:, None, :]
+    # In parts of the reader's output energy, losses of different readers may be added.
+    weights = weights / np.sqrt(max(energy(weights, covariance), 1e-30))
     return Reader(covariance, weights, rows.reshape(len(space), -1))
 
 
 def _compensated(
-    graph: Graph, channels: Channels, removed: set[int], covariances: Mapping, statistics: Mapping
+    graph: Graph, channels: Channels, removed: set[int], covariances: Mapping, statistics: Mapping, options: Prune
 ) -> Graph:
     """The graph whose kernels do not read the groups `removed`, and do their best without."""
     found = graph.copy()
@@ -217,22 +213,31 @@ def _compensated(
         layer, ids = graph.layers[key], channels.read.get(key)
         if ids is None or layout_of(layer).kind == "depthwise" or not np.isin(ids, gone).any():
             continue
-        covariance = _covariance(graph, node, covariances.get(key), statistics)
-        lost = np.tile(np.isin(ids, gone), len(covariance) // len(ids))
-        kernel = _from_by_input(refit_without(_by_input(layer, len(covariance)), covariance, lost), layer)
-        shares = tap_shares(layer, graph.specs[node.inputs[0]].shape[1:-1])
-        change = (kernel - kernel_of(layer)) * shares[..., None, None] if layout_of(layer).rank else (
-            kernel - kernel_of(layer)
-        )  # fmt: skip
-        shift = mean_response(layer, change, statistics[node.inputs[0]][0])
-        found.layers[key] = with_kernel(layer, kernel)
-        behind = _batchnorm_behind(graph, node)
-        if behind is not None:
-            mean = graph.layer_of(behind).weight("moving_mean") + shift
-            found.layers[behind.layer] = found.layers[behind.layer].with_weights(moving_mean=mean)
+        lost = np.isin(ids, gone)
+        if options.refit is False:
+            kernel = scale_inputs(kernel_of(layer), layout_of(layer), ~lost)
         else:
-            bias = layer.weight("bias")
-            found.layers[key] = with_bias(
-                found.layers[key], graph.specs[node.inputs[0]].shape, -shift if bias is None else bias - shift
-            )
+            covariance = _covariance(graph, node, covariances.get(key), statistics)
+            matrix = _by_input(layer, len(covariance))
+            lost = np.tile(lost, len(covariance) // len(ids))
+            kernel = _from_by_input(refit_without(matrix, covariance, lost), layer)
+        found.layers[key] = with_kernel(layer, kernel)
+        if options.correct:
+            _correct_mean(found, graph, node, kernel - kernel_of(layer), statistics[node.inputs[0]][0])
     return found
+
+
+def _correct_mean(found: Graph, graph: Graph, node: Node, change: np.ndarray, mean: np.ndarray) -> None:
+    """Takes the shift of the outputs' means back that `change` of the kernel of `node` causes for inputs of mean `mean`."""
+    layer = found.layers[node.layer]
+    shares = tap_shares(layer, graph.specs[node.inputs[0]].shape[1:-1])
+    shift = mean_response(layer, change * shares[..., None, None] if shares.ndim else change, mean)
+    behind = _batchnorm_behind(graph, node)
+    if behind is not None:
+        batchnorm = found.layers[behind.layer]
+        moved = batchnorm.weight("moving_mean") + shift
+        found.layers[behind.layer] = batchnorm.with_weights(moving_mean=moved)
+        return
+    bias = layer.weight("bias")
+    shape = graph.specs[node.inputs[0]].shape
+    found.layers[node.layer] = with_bias(layer, shape, -shift if bias is None else bias - shift)

@@ -32,11 +32,11 @@ class LayerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning:
-    """Zeros among the weights of convolution and dense kernels.
+    """Zeros among the weights of convolution and dense kernels; for the method "channel" weights that are gone.
 
     Attributes:
         method: The method taken.
-        sparsity: Part of all these weights that is zero.
+        sparsity: Part of all these weights that is zero, or gone.
         layers: The same by layer.
         discrepancies: What "auto" tried -> Output Discrepancy against the float model on generated inputs.
     """
@@ -84,11 +84,15 @@ class Report:
             f"  time        {self.seconds:.1f} s",
         ]
         if self.pruning is not None:
-            lines += [f"  zeros       {100 * self.pruning.sparsity:.1f} % of the weights, by {self.pruning.method}"]
+            part = f"{100 * self.pruning.sparsity:.1f} % of the weights"
+            removed = self.pruning.method == "channel"
+            lines += [
+                f"  removed     {part}, as channels" if removed else f"  zeros       {part}, by {self.pruning.method}"
+            ]
         if self.layers:
             lines += ["", *self._table()]
         if self.pruning is not None:
-            lines += ["", "Zeros by layer:"]
+            lines += ["", "Removed by layer:" if self.pruning.method == "channel" else "Zeros by layer:"]
             lines += [f"  {name}: {100 * part:.1f} %" for name, part in self.pruning.layers.items()]
         for title, reasons in (("Left as it was", self.kept), ("Notes", self.notes)):
             if reasons:
