@@ -4,8 +4,19 @@ import pytest
 from keras import layers as L
 from keras import ops
 from test_graph import state
-from tiny_models import MODELS, SHAPE, block, build, head, image, outputs_of, random_inputs, randomized, separated
-from tiny_models import relative_difference
+from tiny_models import (
+    MODELS,
+    SHAPE,
+    block,
+    build,
+    head,
+    image,
+    outputs_of,
+    random_inputs,
+    randomized,
+    relative_difference,
+    separated,
+)
 
 from tfdatafree.graph import Graph
 from tfdatafree.linear import kernel_of, layout_of, scale_inputs, with_kernel

@@ -22,6 +22,7 @@ from tfdatafree.compressed import Compressed
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.export.build import Built, build_integer_file
 from tfdatafree.export.float_model import convert
+from tfdatafree.export.sizes import gzip_bytes, kernel_zeros
 from tfdatafree.generators.images import make_inputs
 from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
 from tfdatafree.generators.observe import Observed, observe
@@ -269,6 +270,8 @@ def _float_report(
         generated="the weights alone; no data" if recipe.prune is None else _PRUNED_FROM,
         float_bytes=_float_bytes(source),
         bytes=len(content),
+        gzip_bytes=gzip_bytes(content),
+        zeros=kernel_zeros(content),
         seconds=seconds,
         integer_only=False,
         requantized=0,
@@ -295,6 +298,8 @@ def _report(
         generated=generated,
         float_bytes=_float_bytes(source),
         bytes=len(built.content),
+        gzip_bytes=gzip_bytes(built.content),
+        zeros=kernel_zeros(built.content),
         seconds=seconds,
         integer_only=not built.kept_float,
         requantized=built.requantized,

@@ -49,7 +49,13 @@ class Pruning:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The honest page about one compression. `print` it, or take `to_dict`."""
+    """The honest page about one compression. `print` it, or take `to_dict`.
+
+    Attributes:
+        float_bytes: The model's weights in float32.
+        bytes, gzip_bytes: The file, as it is and as gzip packs it: zeros take no less space in the file itself.
+        zeros: Part of the weights of the file's kernels that is zero.
+    """
 
     model: str
     recipe: str
@@ -60,6 +66,8 @@ class Report:
     seconds: float
     integer_only: bool
     requantized: int
+    gzip_bytes: int
+    zeros: float
     layers: tuple[LayerRow, ...] = ()
     kept: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -78,6 +86,7 @@ class Report:
         ratio = self.float_bytes / max(self.bytes, 1)
         lines += [
             f"  size        {self.float_bytes:,} bytes in float -> {self.bytes:,} bytes ({ratio:.2f}x smaller)",
+            f"  packed      {self.gzip_bytes:,} bytes with gzip; {100 * self.zeros:.1f} % of the kernels' weights are zero",
             f"  operators   {self._operators()}",
             f"  input range {self.input_range}",
             f"  made from   {self.generated}",

@@ -8,8 +8,8 @@ the least that is possible; divided by tr(W^T H W) it is the part of the reader'
 rounds, each time those of least loss, summed over their readers; H^-1 and W are brought up to date after each round
 (the Optimal Brain Surgeon of Hassibi and Stork 1993 with whole channels).
 
-H = cov(x) with correlations halved: generated inputs tell variances better than correlations, and a channel that never moves
-costs nothing.
+H = cov(x) with correlations halved: generated inputs tell variances better than correlations. Computed with inputs scaled to
+unit variance, so that single precision does; a channel that never moves costs nothing.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,8 @@ import numpy as np
 
 # Part of each correlation that is believed.
 TRUST = 0.5
+# Part of the mean variance below which an input counts as still: what rounding leaves of a constant's variance.
+_STILL = 1e-5
 # Rounds in which all channels of a space go.
 _ROUNDS = 32
 
@@ -38,18 +40,21 @@ class Reader:
     rows: np.ndarray
 
 
-def shrunk(covariance: np.ndarray, trust: float = TRUST) -> np.ndarray:
-    """H, float32; inputs that never move keep a little variance of their own, so that H can be inverted."""
-    variance = np.diag(covariance)
-    floor = max(1e-6 * float(variance.mean()), 1e-12)
-    h = (trust * covariance).astype(np.float32)
-    np.fill_diagonal(h, np.maximum(variance, floor))
-    return h
+def shrunk(covariance: np.ndarray, trust: float = TRUST) -> tuple[np.ndarray, np.ndarray]:
+    """H as correlations (inputs, inputs) and standard deviations (inputs,), float32; 0 for inputs that never move."""
+    variance = np.diag(covariance).astype(np.float64)
+    deviation = np.sqrt(np.where(variance > _STILL * variance.mean(), variance, 0))
+    inverse = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
+    correlation = (trust * covariance * inverse[:, None] * inverse).astype(np.float32)
+    np.fill_diagonal(correlation, 1)
+    return correlation, deviation.astype(np.float32)
 
 
 def energy(weights: np.ndarray, covariance: np.ndarray) -> float:
     """tr(W^T H W)."""
-    return float(np.einsum("io,io->", shrunk(covariance) @ weights, weights, dtype=np.float64))
+    correlation, deviation = shrunk(covariance)
+    scaled = weights * deviation[:, None]
+    return float(np.einsum("io,io->", correlation @ scaled, scaled, dtype=np.float64))
 
 
 def elimination(readers: Sequence[Reader]) -> tuple[np.ndarray, np.ndarray]:
@@ -57,9 +62,10 @@ def elimination(readers: Sequence[Reader]) -> tuple[np.ndarray, np.ndarray]:
     count = len(readers[0].rows)
     states = []
     for reader in readers:
-        h = shrunk(reader.covariance)
-        weights = reader.weights.astype(np.float32)
-        states.append((np.linalg.inv(h), weights, reader.rows))
+        correlation, deviation = shrunk(reader.covariance)
+        states.append(
+            (np.linalg.inv(correlation), (reader.weights * deviation[:, None]).astype(np.float32), reader.rows)
+        )
     left = np.arange(count)
     order, losses = [], []
     while len(left):
@@ -72,9 +78,9 @@ def elimination(readers: Sequence[Reader]) -> tuple[np.ndarray, np.ndarray]:
             for at, (inverse, weights, rows) in enumerate(states):
                 loss, states[at] = _without(inverse, weights, rows, left[going])
                 together += loss
-        share = scores[going] / max(scores[going].sum(), 1e-30)
+        own = np.maximum(scores[going], 0)
         order.append(left[going])
-        losses.append(np.maximum(share * together, scores[going]))
+        losses.append(own * max(together / max(own.sum(), 1e-30), 1.0))
         left = np.delete(left, going)
     return np.concatenate(order), np.concatenate(losses)
 
@@ -103,9 +109,11 @@ def _without(inverse, weights, rows, going):
 
 def refit_without(weights: np.ndarray, covariance: np.ndarray, gone: np.ndarray) -> np.ndarray:
     """The weights (inputs, outputs) with zeros at the inputs `gone` (bool) and the others refitted."""
-    h = shrunk(covariance)
+    correlation, deviation = shrunk(covariance)
     result = np.where(gone[:, None], 0, weights).astype(np.float64)
     stay = ~gone
     if gone.any() and stay.any():
-        result[stay] += np.linalg.solve(h[np.ix_(stay, stay)], h[np.ix_(stay, gone)] @ weights[gone])
+        missing = correlation[np.ix_(stay, gone)] @ (weights[gone] * deviation[gone, None])
+        inverse = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)[stay, None]
+        result[stay] += inverse * np.linalg.solve(correlation[np.ix_(stay, stay)], missing)
     return result
