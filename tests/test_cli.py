@@ -131,6 +131,10 @@ def test_version(capsys):
         (("compress", MODEL, "-o", "out.tflite", "--recpe=int8"), "'recpe'. Did you mean: recipe"),
         (("compress", MODEL, "-o", "out.tflite", "--seed=x"), "seed=x"),
         (("compress", MODEL, "-o", "out.tflite", "--recipe=int9"), "recipe is 'int9'; did you mean 'int8'"),
+        (("compress", MODEL, "-o", "out.tflite", "--prune=erk"), "prune is 'erk', but there is no sparsity"),
+        (("compress", MODEL, "-o", "out.tflite", "--sparsity=0.5", "--prune=ekr"), "did you mean 'erk'"),
+        (("compress", MODEL, "-o", "out.tflite", "--sparsity=1.5"), "sparsity is 1.5; give the part of zeros"),
+        (("compress", MODEL, "-o", "out.tflite", "--sparsity=a"), "sparsity is 'a'; give numbers"),
         (("compress", MODEL, "-o", "out.tflite", "--target=ethos"), "target is 'ethos'; choose one of"),
         (("compress", MODEL, "-o", "out.tflite", "--input_range=1,-1"), r"input_range is \(1, -1\).*low < high"),
         (("compress", MODEL, "-o", "out.tflite", "--input_range=1"), "input_range is .*two numbers"),
@@ -335,6 +339,14 @@ def compared(capsys, *arguments: str) -> dict[str, str]:
     printed = capsys.readouterr()
     assert printed.err == ""
     return dict(re.findall(r"^(\w[\w ]+?)  +(.+)$", printed.out, re.MULTILINE))
+
+
+def test_sparsity_prunes_by_the_method_asked_for(folder, capsys):
+    assert (
+        main(["compress", MODEL, "-o", "sparse.tflite", "--sparsity=0.5", "--prune=uniform", "--input_range=0,1"]) == 0
+    )
+    assert "50.0 % of the weights, by uniform" in capsys.readouterr().out
+    assert (folder / "sparse.tflite").exists()
 
 
 def test_a_model_is_like_itself(made, capsys):

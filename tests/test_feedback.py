@@ -78,3 +78,18 @@ def test_taps_are_rounded_as_kernels_of_their_own():
     for tap in range(3):
         rows = slice(20 * tap, 20 * tap + 20)
         np.testing.assert_array_equal(together[rows], round_with_feedback(matrix[rows], covariance, quantizer))
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "groups"), [(40, 12, 1), (150, 6, 1), (9, 24, 12)])
+def test_pruned_weights_stay_zero_and_the_others_make_good_what_that_costs(inputs, outputs, groups):
+    random = np.random.default_rng(inputs)
+    matrix = random.normal(size=(inputs, outputs)).astype(np.float32)
+    kept = random.random(matrix.shape) < 0.5
+    matrix[~kept] = 0
+    covariance = correlated(random, inputs, groups)
+    quantizer = weight_quantizer(matrix, 4, 1)
+    masked = round_with_feedback(matrix, covariance, quantizer, damping=0.01, kept=kept)
+    assert not masked[~kept].any()
+    assert round_with_feedback(matrix, covariance, quantizer, damping=0.01)[~kept].any(), "feedback would fill them"
+    nearest = output_error(matrix, quantizer.quantize(matrix), quantizer, covariance)
+    assert output_error(matrix, masked, quantizer, covariance) < nearest

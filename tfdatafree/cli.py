@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from absl import flags
@@ -23,7 +24,7 @@ from absl import logging as absl_logging
 
 from tfdatafree import __version__
 from tfdatafree.errors import LoadError, TfdatafreeError
-from tfdatafree.recipe import PRESETS, PRUNE_METHODS, Prune
+from tfdatafree.recipe import PRESETS, PRUNE_METHODS, Prune, PruneMethod
 
 _NAME = "tfdatafree"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -143,7 +144,7 @@ def _prune(sparsity: str | None, method: str | None) -> Prune | None:
     parts = _numbers("sparsity", sparsity, float, "0.6")
     if len(parts) != 1:
         raise ValueError(f"sparsity is {sparsity!r}; give one number, e.g. --sparsity=0.6.")
-    return Prune(sparsity=parts[0], method=method or "auto")
+    return Prune(sparsity=parts[0], method=cast(PruneMethod, method or "auto"))
 
 
 def _define_inspect(options: _Flags) -> None:

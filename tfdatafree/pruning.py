@@ -271,7 +271,7 @@ def _str(problem: _Problem) -> dict[str, np.ndarray]:
 
 
 def _budget(problem: _Problem) -> dict[str, np.ndarray]:
-    return _largest(problem, {key: np.count_nonzero(values) for key, values in _str(problem).items()})
+    return _largest(problem, {key: int(np.count_nonzero(values)) for key, values in _str(problem).items()})
 
 
 _METHODS = {

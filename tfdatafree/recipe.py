@@ -15,7 +15,7 @@ CAPS: tuple[Caps, ...] = get_args(Caps)
 PruneMethod = Literal[
     "auto", "obs", "str", "energy", "global", "global_unfolded", "uniform", "erk", "erk_lwdf", "budget", "channel"
 ]  # fmt: skip
-PRUNE_METHODS: tuple[PruneMethod, ...] = get_args(PruneMethod)
+PRUNE_METHODS: tuple[str, ...] = get_args(PruneMethod)
 _PATTERNED = ("auto", "obs", "energy", "global", "global_unfolded")
 
 

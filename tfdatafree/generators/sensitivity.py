@@ -87,6 +87,6 @@ def _projected(
     centred = [y - tf.reduce_mean(y, -1, keepdims=True) if y.shape[-1] > 1 else y for y in results.values()]
     energy = float(sum(tf.reduce_sum(tf.square(y)) for y in centred))
     for _ in range(_PROJECTIONS):
-        signs = [random.choice(np.float32([-1, 1]), size=y.shape) for y in centred]
+        signs = [random.choice(np.array([-1, 1], np.float32), size=y.shape) for y in centred]
         projections.append(tf.add_n([tf.reduce_sum(y * sign) for y, sign in zip(centred, signs, strict=True)]))
     return projections, energy

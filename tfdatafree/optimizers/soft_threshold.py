@@ -80,9 +80,9 @@ def train_to_count(matrix: np.ndarray, covariance: np.ndarray, kept: int, *, dam
     trained, threshold = _train(matrix, covariance, damping, kept=kept)
     magnitude = np.abs(trained).reshape(-1)
     soft = np.sign(trained) * np.maximum(np.abs(trained) - threshold, 0)
-    mask = np.zeros(matrix.size, bool)
-    mask[np.argsort(-magnitude, kind="stable")[:kept]] = True
-    mask = mask.reshape(matrix.shape)
+    chosen = np.zeros(matrix.size, bool)
+    chosen[np.argsort(-magnitude, kind="stable")[:kept]] = True
+    mask = chosen.reshape(matrix.shape)
     # A weight wanted to meet the count but below the threshold keeps the teacher's value: it is small there, too.
     return np.where(mask, np.where(soft != 0, soft, matrix), 0).astype(matrix.dtype)
 

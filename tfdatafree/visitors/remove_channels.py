@@ -41,7 +41,7 @@ _FUNCTIONS = frozenset(
 _TOGETHER = frozenset(
     "Add Subtract Multiply Average Maximum Minimum Divide TrueDivide SquaredDifference Power".split()
 )  # fmt: skip
-# Layers that may be called on any channels; another has one parameter per channel for all its calls.
+# Layers that may be called on any channels.
 _WITHOUT_STATE = (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
 _MIXING_ACTIVATIONS = ("softmax", "log_softmax", "glu", "sparsemax")
 
@@ -245,20 +245,19 @@ class _Finder:
             return self.joined(node, width)
         if len(node.inputs) > 1:
             return unknown
+        if not isinstance(layer.operation, _WITHOUT_STATE):
+            # A layer with one parameter per channel has them for all its calls.
+            first = self.shared.setdefault(node.layer, source)
+            if len(first) != len(source):
+                return f"'{node.layer}' is shared by calls with other numbers of channels"
+            self.tie(first, source)
         if layer.class_name == "Pad":
             return self.padded(node, source)
         if isinstance(layer.operation, (keras.layers.Flatten, keras.layers.Reshape)) or layer.class_name == "Reshape":
             # The last axis varies fastest: a multiple of it holds the channels again and again.
             known = None not in self.graph.specs[node.output].shape[1:] and width % len(source) == 0
             return np.tile(source, width // len(source)) if known else unknown
-        if len(source) != width or not _one_by_one(self.graph, node):
-            return unknown
-        known = self.shared.setdefault(node.layer, source)
-        if known is not source and not isinstance(layer.operation, _WITHOUT_STATE):
-            if len(known) != width:
-                return unknown
-            self.tie(known, source)
-        return source
+        return source if len(source) == width and _one_by_one(self.graph, node) else unknown
 
     def behind_kernel(self, node: Node, layer: Layer, source: np.ndarray) -> np.ndarray | str:
         if getattr(layer.operation, "groups", 1) > 1:
