@@ -6,7 +6,7 @@
 Each variant is "dense", METHOD:SPARSITY, or a pattern such as 2:4 or 4x1:0.5, in the int8 recipe. The first file (or
 variant) is what the others are compared with. Latency is that of LiteRT on this machine, one thread: the files take turns,
 --latency rounds of them, so that what else the machine does hits all alike; the median and the median of the ratios to the
-first file of the same round are shown. NPU sizes are Arm Vela's (the extra `npu`).
+first file of the same round are shown. On a busy machine even these say little. NPU sizes are Arm Vela's (the extra `npu`).
 """
 
 import dataclasses
@@ -22,6 +22,8 @@ import numpy as np
 from absl import app, flags
 
 _WARM_UP = 3
+# Inferences per turn, of which the fastest counts: one that was not interrupted.
+_TRIES = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Row:
 
 
 def latencies(contents: Sequence[bytes], rounds: int) -> np.ndarray:
-    """Seconds (rounds, files) of one inference each, files in turn, after a few that do not count."""
+    """Seconds (rounds, files) of one inference: the best of a few, files in turn, each first in its rounds."""
     from ai_edge_litert.interpreter import Interpreter
 
     runners = []
@@ -51,12 +53,16 @@ def latencies(contents: Sequence[bytes], rounds: int) -> np.ndarray:
             runner.set_tensor(detail["index"], np.zeros(detail["shape"], detail["dtype"]))
         runners.append(runner)
     seconds = np.zeros((rounds + _WARM_UP, len(contents)))
-    for row in seconds:
-        for at, runner in enumerate(runners):
-            start = time.perf_counter()
-            runner.invoke()
-            row[at] = time.perf_counter() - start
+    for turn, row in enumerate(seconds):
+        for at in np.roll(np.arange(len(runners)), turn):
+            row[at] = min(_timed(runners[at]) for _ in range(_TRIES))
     return seconds[_WARM_UP:]
+
+
+def _timed(runner) -> float:
+    start = time.perf_counter()
+    runner.invoke()
+    return time.perf_counter() - start
 
 
 def measure(files: dict[str, bytes], *, npu: bool = False, rounds: int = 0) -> list[Row]:
