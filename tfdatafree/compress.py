@@ -7,52 +7,31 @@ The unfolded graph is kept beside the folded one: its BatchNorm statistics are t
 """
 
 import dataclasses
-import functools
 import os
 import time
-from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 
-from tfdatafree.compressed import Compressed, predict_as_written, predict_in_batches
-from tfdatafree.errors import UnsupportedModelError
-from tfdatafree.evidence import Evidence, gather, gzip_size, shown_inputs
-from tfdatafree.export.build import Built, build_integer_file
+from tfdatafree.compressed import Compressed
+from tfdatafree.evidence import Evidence, gather, shown_inputs
+from tfdatafree.export.build import build_integer_file
 from tfdatafree.export.float_model import convert
-from tfdatafree.fidelity import compare_outputs
-from tfdatafree.generators.images import make_inputs, normalized_walk
-from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
-from tfdatafree.generators.observe import Observed, observe
+from tfdatafree.generators.images import make_inputs
+from tfdatafree.generators.input_range import check_input_range, find_input_range
+from tfdatafree.generators.observe import observe
 from tfdatafree.generators.representative import take_inputs
 from tfdatafree.graph import Graph
-from tfdatafree.linear import layout_of
 from tfdatafree.load import load
-from tfdatafree.numerics.affine import Quantizer
-from tfdatafree.numerics.metrics import relative_error
-from tfdatafree.optimizers.activation_ranges import between, choose_ranges, widest, within_caps
-from tfdatafree.optimizers.activation_shift import activation_shifts, correct_activation_shifts
-from tfdatafree.optimizers.empirical_bias import correct_biases_on_inputs
-from tfdatafree.optimizers.headroom import decision_tensors
-from tfdatafree.optimizers.ranges import Range, of_levels
-from tfdatafree.optimizers.rounding import (
-    IntegerKernel,
-    correct_biases,
-    quantize_equalized_weights,
-    quantize_weights,
-)
-from tfdatafree.placement import simulated_grids
+from tfdatafree.preconditioning import moved_by_caps, moved_results, precondition, require_quantizable
 from tfdatafree.progress import Progress
+from tfdatafree.prune_channels import prune_channels
 from tfdatafree.pruning import Pruned, prune
-from tfdatafree.recipe import Quantize, Recipe, get_recipe
-from tfdatafree.report import LayerRow, Pruning, Report
+from tfdatafree.quantization import input_ranges, quantize
+from tfdatafree.recipe import Recipe, get_recipe
+from tfdatafree.record import float_report, integer_report, measured_on, pruning_of
 from tfdatafree.simulate import simulate
-from tfdatafree.visitors.absorb_bias import absorb_biases
-from tfdatafree.visitors.constant_channels import freeze_constant_channels
-from tfdatafree.visitors.equalize import equalize_unfolded
 from tfdatafree.visitors.fold_batchnorm import fold
 from tfdatafree.visitors.fold_scales import fold_scales
 from tfdatafree.visitors.global_pooling import globalize_pooling
@@ -61,12 +40,6 @@ from tfdatafree.visitors.separate import separate
 from tfdatafree.visitors.split_normalization import split_normalization
 
 TARGETS = ("generic",)
-_PRUNED_FROM = "procedural images and BatchNorm statistics; no data"
-
-# Generated inputs on which float outputs are compared.
-_COMPARED = 8
-# Generated inputs on which the result is compared with the user's model.
-_COMPARED_OUTPUTS = 32
 
 
 def compress(
@@ -126,10 +99,10 @@ def compress(
         with progress.stage("load"):
             source = Graph.from_keras(load(model, unsafe=unsafe_load, input_shape=input_shape))
             unfolded = merge_twins(split_normalization(globalize_pooling(separate(source))))
-            _require_quantizable(unfolded)
+            require_quantizable(unfolded)
         with progress.stage("fold BatchNorm"):
             original = unfolded
-            unfolded, preconditioning = _precondition(unfolded, recipe)
+            unfolded, preconditioning = precondition(unfolded, recipe)
             teacher, kept = fold(unfolded)
             teacher = fold_scales(teacher)
             kept |= preconditioning.kept
@@ -142,9 +115,18 @@ def compress(
                 inputs = take_inputs(representative_data, teacher)
                 generated = f"{len(inputs[0])} representative inputs given by the user, and BatchNorm statistics"
         if recipe.equalize and recipe.equalize_caps in ("limit", "drop"):
-            exact, _ = _precondition(original, dataclasses.replace(recipe, equalize_caps="keep"))
-            preconditioning.notes[source.name] = _moved(exact, teacher, inputs, recipe.equalize_caps)
-        if recipe.quantize is not None or recipe.prune is not None:
+            exact, _ = precondition(original, dataclasses.replace(recipe, equalize_caps="keep"))
+            preconditioning.notes[source.name] = moved_by_caps(exact, teacher, inputs, recipe.equalize_caps)
+        smaller, zeros = None, recipe.prune
+        if recipe.prune is not None and recipe.prune.method == "channel":
+            with progress.stage("remove channels"):
+                ends = (found.low, found.high)
+                smaller, zeros = prune_channels(unfolded, recipe.prune, input_range=ends, seed=seed), None
+                whole, unfolded = teacher, smaller.graph
+                teacher = fold_scales(fold(unfolded)[0])
+                preconditioning.notes["channels removed"] = moved_results(whole, teacher, inputs)
+            kept |= smaller.kept
+        if recipe.quantize is not None or zeros is not None:
             with progress.stage("pass inputs through the layers"):
                 observed = observe(
                     unfolded,
@@ -155,287 +137,37 @@ def compress(
                     seed=seed,
                 )
         pruned = Pruned(teacher, {}, "none", {}, {})
-        if recipe.prune is not None:
+        if zeros is not None:
             with progress.stage("prune"):
                 ends = (found.low, found.high)
-                pruned = prune(teacher, unfolded, recipe.prune, input_range=ends, means=observed.means, seed=seed)
+                pruned = prune(teacher, unfolded, zeros, input_range=ends, means=observed.means, seed=seed)
             kept |= pruned.kept
         if recipe.quantize is None:
             with progress.stage("export"):
                 content = convert(pruned.graph, [array[:1] for array in inputs], float16=recipe.float16).content
             evidence = Evidence(inputs=shown_inputs(source.inputs, inputs))
-            measured = _measured(source, content, pruned.graph, {}, inputs)
-            report = _float_report(source, recipe, found, content, kept, pruned, time.perf_counter() - started)
+            measured = measured_on(source, content, pruned.graph, {}, inputs)
+            report = float_report(
+                source, recipe, found, content, kept, pruning_of(pruned, smaller), time.perf_counter() - started
+            )
             report = dataclasses.replace(report, call=call, **measured)
             return Compressed(content, recipe, report, pruned.graph, {}, evidence)
         options = recipe.quantize
         with progress.stage("round weights, choose ranges"):
-            student, kernels, apart = _round_weights(pruned.graph, pruned.masks, observed, options)
-            kept |= {name: f"not equalized: {reason}" for name, reason in apart.items()}
-            if options.bias_correction:
-                if options.bias_correction == "empirical":
-                    student, uncorrected = correct_biases_on_inputs(student, pruned.graph, inputs)
-                else:
-                    student, uncorrected = correct_biases(student, pruned.graph, observed.means)
-                kept |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
-            ranges = _ranges(teacher, observed, options, executor)
-            ranges |= _input_ranges(teacher, found, observed, options, representative_data is not None)
-            if options.activation_correction:
-                grids = simulated_grids(student, ranges, options.activation_bits)
-                shifts = activation_shifts(normalized_walk(unfolded, inputs), grids)
-                student, uncorrected = correct_activation_shifts(student, shifts)
-                kept |= {key: f"activation shift not corrected: {reason}" for key, reason in uncorrected.items()}
+            given = input_ranges(teacher, found, observed, options, representative_data is not None)
+            quantized = quantize(pruned.graph, unfolded, pruned.masks, observed, inputs, given, options, executor)
+            kept |= quantized.kept
         with progress.stage("export and verify"):
             build = simulate if options.simulated else build_integer_file
-            built = build(student, teacher, kernels, ranges, inputs, options)
+            built = build(quantized.graph, teacher, quantized.kernels, quantized.ranges, inputs, options)
             evidence = gather(built, observed.images, inputs)
-            measured = _measured(source, built.content, built.graph, built.grids, inputs)
+            measured = measured_on(source, built.content, built.graph, built.grids, inputs)
     finally:
         progress.close()
     seconds = time.perf_counter() - started
     notes = preconditioning.notes | built.notes
-    report = _report(source, recipe, found, generated, built, evidence, kept, notes, pruned, seconds)
+    report = integer_report(
+        source, recipe, found, generated, built, evidence, kept, notes, pruning_of(pruned, smaller), seconds
+    )
     report = dataclasses.replace(report, call=call, **measured)
     return Compressed(built.content, recipe, report, built.graph, built.grids, evidence)
-
-
-@dataclass(frozen=True)
-class _Preconditioning:
-    """What was done before quantization, and what was left alone, by layer."""
-
-    notes: dict[str, str]
-    kept: dict[str, str]
-
-
-def _precondition(unfolded: Graph, recipe: Recipe) -> tuple[Graph, _Preconditioning]:
-    """The unfolded graph made easier to quantize; its function stays, as far as integers could tell."""
-    notes, kept = {}, {}
-    if recipe.quantize is not None or recipe.prune is not None:
-        unfolded, frozen = freeze_constant_channels(unfolded)
-        for name, count in frozen.items():
-            notes[name] = f"{count} channel(s) made constant: they move by less than the 8-bit grid"
-    if recipe.equalize:
-        unfolded, reasons = equalize_unfolded(unfolded, power=recipe.equalize_power, caps=recipe.equalize_caps)
-        kept |= {name: f"not equalized: {reason}" for name, reason in reasons.items()}
-    if recipe.absorb_bias:
-        unfolded, moved, reasons = absorb_biases(unfolded)
-        notes |= {name: f"high biases of {count} channel(s) moved into the next layer" for name, count in moved.items()}
-        kept |= {name: f"high biases stay: {reason}" for name, reason in reasons.items()}
-    return unfolded, _Preconditioning(notes, kept)
-
-
-def _moved(exact: Graph, teacher: Graph, inputs: list[np.ndarray], caps: str) -> str:
-    """How far equalization, which trusted BatchNorm statistics about caps, moved the float outputs."""
-    some = [array[:_COMPARED] for array in inputs]
-    pairs = zip(fold(exact)[0].predict(some), teacher.predict(some), strict=True)
-    change = max(relative_error(after, before) for before, after in pairs)
-    return f"with equalize_caps={caps!r} the float outputs move by {change:.1%} on {len(some[0])} generated inputs"
-
-
-def _require_quantizable(graph: Graph) -> None:
-    """Raises UnsupportedModelError unless some layer has a kernel, and for weights that are not finite."""
-    if not any(layout_of(layer) for layer in graph.layers.values()):
-        classes = ", ".join(sorted({layer.class_name for layer in graph.layers.values()})) or "none"
-        raise UnsupportedModelError(
-            f"'{graph.name}' has no layer with weights to compress (convolution or Dense); its layers are: {classes}."
-        )
-    for key, layer in graph.layers.items():
-        for values in layer.weights:
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise UnsupportedModelError(
-                    f"'{key}' ({layer.class_name}) holds NaN or infinite weights; retrain it or take a sound checkpoint."
-                )
-
-
-def _round_weights(
-    teacher: Graph, masks: Mapping[str, np.ndarray], observed: Observed, options: Quantize
-) -> tuple[Graph, dict[str, IntegerKernel], dict[str, str]]:
-    """(the graph with rounded kernels, their integers, why layers were not equalized before rounding)."""
-    how: dict[str, Any] = {
-        "bits": options.weight_bits,
-        "per_channel": options.per_channel,
-        "symmetric": options.symmetric_weights,
-        "covariances": None if options.rounding == "nearest" else observed.covariances,
-        "adaptive": options.rounding == "adaround",
-        "masks": masks,
-        "search": options.weight_ranges == "search",
-        "variances": {tensor: s.variance for tensor, s in observed.normalized.items()},
-    }
-    if options.equalized_rounding:
-        return quantize_equalized_weights(teacher, **how)
-    return *quantize_weights(teacher, **how), {}
-
-
-def _ranges(graph: Graph, observed: Observed, options: Quantize, executor: Executor | None) -> dict[str, Range]:
-    """One range per tensor; from images, between those of the images as they are and put right.
-
-    Decisions get the wider of the two: an output that saturates is lost, one that is too coarse only noisy.
-    """
-    sources = [observed.images, observed.normalized] if options.range_source == "images" else [observed.gaussian]
-    estimates = [
-        choose_ranges(graph, source, options.ranges, bits=options.activation_bits, executor=executor)
-        for source in sources
-    ]
-    ranges = functools.reduce(between, estimates)
-    widened = functools.reduce(widest, estimates)
-    ranges |= {tensor: widened[tensor] for tensor in decision_tensors(graph) if tensor in widened}
-    return within_caps(graph, ranges)
-
-
-def _input_ranges(
-    graph: Graph, found: InputRange, observed: Observed, options: Quantize, from_user: bool
-) -> dict[str, Range]:
-    """The input tensors' ranges: what the user or the model says, or the extremes of the user's own inputs."""
-    if from_user and found.origin != "given":
-        return {tensor: Range(observed.images[tensor].low, observed.images[tensor].high) for tensor in graph.inputs}
-    given = of_levels(found.low, found.high) if options.activation_bits == 8 else Range(found.low, found.high)
-    return dict.fromkeys(graph.inputs, given)
-
-
-def _float_bytes(graph: Graph) -> int:
-    """Bytes of the model's weights in float32."""
-    return sum(4 * values.size for layer in graph.layers.values() for values in layer.weights)
-
-
-def _measured(
-    source: Graph,
-    content: bytes | None,
-    graph: Graph,
-    grids: Mapping[str, Quantizer],
-    inputs: list[np.ndarray],
-) -> dict[str, Any]:
-    """Fields of the report that compare the result with the user's model, on generated inputs."""
-    some = [array[:_COMPARED_OUTPUTS] for array in inputs]
-    weights = (values.astype(np.float32) for layer in source.layers.values() for values in layer.weights)
-    return {
-        "outputs": compare_outputs(
-            source.output_names, predict_in_batches(source, some), predict_as_written(content, graph, grids, some)
-        ),
-        "compared": len(some[0]),
-        "float_gzip_bytes": gzip_size(values.tobytes() for values in weights),
-        "gzip_bytes": gzip_size([content or b""]) if content else 0,
-    }
-
-
-def _float_report(
-    source: Graph,
-    recipe: Recipe,
-    found: InputRange,
-    content: bytes,
-    kept: dict[str, str],
-    pruned: Pruned,
-    seconds: float,
-) -> Report:
-    return Report(
-        model=source.name,
-        recipe=recipe.name,
-        input_range=_range_text(found),
-        generated="the weights alone; no data" if recipe.prune is None else _PRUNED_FROM,
-        float_bytes=_float_bytes(source),
-        bytes=len(content),
-        seconds=seconds,
-        integer_only=False,
-        requantized=0,
-        kept=kept,
-        pruning=_pruning(pruned),
-    )
-
-
-def _report(
-    source: Graph,
-    recipe: Recipe,
-    found: InputRange,
-    generated: str,
-    built: Built,
-    evidence: Evidence,
-    kept: dict[str, str],
-    notes: dict[str, str],
-    pruned: Pruned,
-    seconds: float,
-) -> Report:
-    return Report(
-        model=source.name,
-        recipe=recipe.name,
-        input_range=_range_text(found),
-        generated=generated,
-        float_bytes=_float_bytes(source),
-        bytes=len(built.content or b""),
-        seconds=seconds,
-        integer_only=not built.kept_float,
-        requantized=built.requantized,
-        simulated=recipe.quantize.simulated,
-        layers=tuple(_rows(built, evidence)),
-        kept=kept | built.kept_float,
-        notes=notes,
-        pruning=_pruning(pruned),
-    )
-
-
-def _pruning(pruned: Pruned) -> Pruning | None:
-    if not pruned.masks:
-        return None
-    return Pruning(
-        method=pruned.method,
-        sparsity=pruned.sparsity,
-        layers=pruned.by_layer,
-        discrepancies=pruned.discrepancies,
-    )
-
-
-def _range_text(found: InputRange) -> str:
-    return f"[{found.low:g}, {found.high:g}], {found.origin}"
-
-
-def _rows(built: Built, evidence: Evidence) -> Iterable[LayerRow]:
-    """One row per tensor of the file, in execution order; fused layers share a row."""
-    graph, pending = built.graph, []
-    rows_behind: dict[str, tuple[str, ...]] = {tensor: (tensor,) for tensor in graph.inputs if tensor in built.grids}
-    for tensor in graph.inputs:
-        if tensor in built.grids:
-            yield _row(built, evidence, tensor, "input", None, ())
-    for node in graph.nodes:
-        pending.append(node)
-        reads = tuple(dict.fromkeys(row for tensor in node.inputs for row in rows_behind.get(tensor, ())))
-        rows_behind |= {tensor: (tensor,) if tensor in built.grids else reads for tensor in node.outputs}
-        if node.output not in built.grids:
-            continue
-        classes = " + ".join(_label(graph, part) for part in pending)
-        weighted = next((part.layer for part in pending if part.layer in built.kernels), None)
-        yield _row(built, evidence, node.output, classes, weighted, reads)
-        pending = []
-
-
-def _label(graph: Graph, node) -> str:
-    layer = graph.layer_of(node)
-    activation = getattr(layer.operation, "activation", None)
-    return (
-        activation.__name__
-        if layer.class_name == "Activation" and hasattr(activation, "__name__")
-        else layer.class_name
-    )
-
-
-def _row(
-    built: Built, evidence: Evidence, tensor: str, operation: str, layer: str | None, reads: tuple[str, ...]
-) -> LayerRow:
-    grid, check = built.grids[tensor], built.checks[tensor]
-    kernel, written, seen = built.kernels.get(layer), evidence.kernels.get(layer), evidence.values.get(tensor)
-    return LayerRow(
-        name=tensor,
-        operation=operation,
-        weight_bits=None if kernel is None else kernel.bits,
-        weight_scales=None if kernel is None else int(np.size(kernel.scale)),
-        activation_bits=grid.bits,
-        low=float(grid.low),
-        high=float(grid.high),
-        sqnr_db=check.sqnr_db,
-        lsb=check.lsb,
-        layer=layer,
-        reads=reads,
-        shape=tuple(built.graph.specs[tensor].shape[1:]),
-        weights=None if written is None else written.size,
-        sparsity=None if written is None else written.sparsity,
-        weight_steps=None if written is None else written.steps,
-        seen=None if seen is None else (seen.low, seen.high),
-        clipped=None if seen is None else seen.clipped,
-    )

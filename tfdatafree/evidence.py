@@ -4,9 +4,7 @@ A tensor's histogram counts float values on the inputs that ranges were chosen f
 file has them, one bin per integer, so that it *is* the grid.
 """
 
-import gzip
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -151,25 +149,3 @@ def shown_inputs(names: Sequence[str], inputs: Sequence[np.ndarray]) -> dict[str
 def _shrink(images: np.ndarray) -> int:
     """Pixels of `images` (n, height, width, channels) along each side of one pixel that is shown."""
     return -(-max(images.shape[1:3]) // _SIDE)
-
-
-def gzip_size(parts: Iterable[bytes]) -> int:
-    """Bytes of all `parts` together behind gzip, as a download is sent."""
-    packed = _Counter()
-    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=6, mtime=0) as file:
-        for part in parts:
-            file.write(part)
-    return packed.size
-
-
-class _Counter(io.RawIOBase):
-    """A file that remembers only how long it is."""
-
-    size = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data) -> int:
-        self.size += len(data)
-        return len(data)

@@ -26,10 +26,11 @@ import numpy as np
 from tfdatafree.generators.images import batch_size, make_inputs
 from tfdatafree.generators.moments import input_covariances
 from tfdatafree.generators.sensitivity import channel_sensitivities
-from tfdatafree.graph import Graph
+from tfdatafree.graph import Graph, Layer
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, with_kernel
 from tfdatafree.numerics.metrics import output_discrepancy
 from tfdatafree.optimizers.headroom import decision_tensors
+from tfdatafree.optimizers.patterns import Pattern, mask_of, parse_pattern, refuse
 from tfdatafree.optimizers.rounding import correct_biases
 from tfdatafree.optimizers.second_order import DAMPING, choose_support, damped, energy_scores, output_variance, refit
 from tfdatafree.optimizers.soft_threshold import train_to_count, train_with_strength
@@ -40,6 +41,8 @@ from tfdatafree.recipe import Prune
 _JUDGING_IMAGES, _JUDGING_SEED = 32, 500_000
 # The most that restoring its variance scales a channel by.
 _MOST_RESTORED = 2.0
+_CANDIDATES = ("obs", "energy", "global_unfolded", "erk")
+_CANDIDATES_IN_PATTERNS = ("obs", "energy")
 # How far the sensitivity of outputs is trusted (1: it is what an error costs; 0: all outputs are alike), and the least that
 # an output counts, in parts of the mean of its layer.
 _SENSITIVITY, _LEAST_SENSITIVITY = 0.5, 1e-3
@@ -88,6 +91,10 @@ class _Problem:
     means: Mapping[str, np.ndarray]
 
     @property
+    def pattern(self) -> Pattern | None:
+        return None if self.options.pattern is None else parse_pattern(self.options.pattern)
+
+    @property
     def sizes(self) -> dict[str, int]:
         return {key: matrix.size for key, matrix in self.matrices.items()}
 
@@ -112,7 +119,8 @@ def prune(
     problem, kept = _problem(teacher, unfolded, options, input_range, means, seed)
     if not problem.matrices:
         return Pruned(teacher, {}, options.method, kept, {})
-    names = ("obs", "energy", "global_unfolded", "erk") if options.method == "auto" else (options.method,)
+    several = _CANDIDATES if options.pattern is None else _CANDIDATES_IN_PATTERNS
+    names = several if options.method == "auto" else (options.method,)
     candidates = {}
     for name in names:
         weights = _METHODS[name](problem)
@@ -152,6 +160,10 @@ def _problem(
             kept[key] = "not pruned: depthwise kernels stay dense"
             continue
         kernel = kernel_of(layer)
+        refused = _refuse(layer, options)
+        if refused is not None:
+            kept[key] = f"not pruned: {refused}"
+            continue
         matrices[key], shapes[key] = output_last(kernel, layout), kernel.shape
         former = unfolded.layers.get(key)
         same = former is not None and layout_of(former) == layout and kernel_of(former).shape == kernel.shape
@@ -182,19 +194,30 @@ def _problem(
     return _Problem(teacher, options, matrices, before, shapes, found, sensitivities, means), kept
 
 
+def _refuse(layer: Layer, options: Prune) -> str | None:
+    """Why the pattern asked for does not fit the layer's kernel; None if it does, or if none was asked for."""
+    if options.pattern is None:
+        return None
+    shape, kind = kernel_of(layer).shape, layout_of(layer).kind
+    inputs, outputs = (shape[-1], shape[-2]) if kind == "transpose" else shape[-2:]
+    if kind == "depthwise":
+        inputs, outputs = 1, inputs * outputs
+    return refuse(parse_pattern(options.pattern), inputs, outputs // getattr(layer.operation, "groups", 1))
+
+
 # Methods: a problem -> the weights of each layer, zeros where they were dropped -----------------------------------------
 
 
 def _energy(problem: _Problem) -> dict[str, np.ndarray]:
-    return _masked(problem, largest_of_all(_energy_scores(problem), problem.options.sparsity))
+    return _masked(problem, _highest(problem, _energy_scores(problem)))
 
 
 def _global(problem: _Problem) -> dict[str, np.ndarray]:
-    return _masked(problem, largest_of_all(_magnitudes(problem.matrices), problem.options.sparsity))
+    return _masked(problem, _highest(problem, _magnitudes(problem.matrices)))
 
 
 def _global_unfolded(problem: _Problem) -> dict[str, np.ndarray]:
-    return _masked(problem, largest_of_all(_magnitudes(problem.unfolded), problem.options.sparsity))
+    return _masked(problem, _highest(problem, _magnitudes(problem.unfolded)))
 
 
 def _uniform(problem: _Problem) -> dict[str, np.ndarray]:
@@ -212,9 +235,9 @@ def _erk_lwdf(problem: _Problem) -> dict[str, np.ndarray]:
 def _obs(problem: _Problem) -> dict[str, np.ndarray]:
     weighted = dataclasses.replace(problem, matrices={key: _weighted(problem, key) for key in problem.matrices})
     counts = _counts(largest_of_all(_energy_scores(weighted, DAMPING), problem.options.sparsity))
-    by_magnitude = largest_of_each(_magnitudes(weighted.matrices), counts)
+    by_magnitude = _largest_masks(problem, _magnitudes(weighted.matrices), counts)
     masks = {
-        key: choose_support(matrix, problem.covariances[key], counts[key])
+        key: choose_support(matrix, problem.covariances[key], counts[key], pattern=problem.pattern)
         if key in problem.covariances
         else by_magnitude[key]
         for key, matrix in weighted.matrices.items()
@@ -274,6 +297,21 @@ def _energy_scores(problem: _Problem, damping: float = 0.0) -> dict[str, np.ndar
             squares = np.square(matrix.astype(np.float64))
             scores[key] = squares / max(squares.sum(), 1e-30)
     return scores
+
+
+def _highest(problem: _Problem, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Masks of the highest scores of the network, those of each layer as the pattern lets them lie."""
+    masks = largest_of_all(scores, problem.options.sparsity)
+    return masks if problem.pattern is None else _largest_masks(problem, scores, _counts(masks))
+
+
+def _largest_masks(
+    problem: _Problem, scores: Mapping[str, np.ndarray], counts: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    pattern = problem.pattern
+    if pattern is None:
+        return largest_of_each(scores, counts)
+    return {key: mask_of(values, pattern, counts[key]) for key, values in scores.items()}
 
 
 def _magnitudes(matrices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,15 +5,18 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tfdatafree.optimizers.patterns import parse_pattern
+
 RangeMethod = Literal["min_max", "search", "percentile", "k_sigma", "aciq"]
 RangeSource = Literal["images", "gaussian", "standard"]
 EdgeDtype = Literal["int8", "uint8", "int16", "float32"]
 Caps = Literal["keep", "limit", "channel", "drop"]
 CAPS: tuple[Caps, ...] = get_args(Caps)
 PruneMethod = Literal[
-    "auto", "obs", "str", "energy", "global", "global_unfolded", "uniform", "erk", "erk_lwdf", "budget"
+    "auto", "obs", "str", "energy", "global", "global_unfolded", "uniform", "erk", "erk_lwdf", "budget", "channel"
 ]  # fmt: skip
 PRUNE_METHODS: tuple[str, ...] = get_args(PruneMethod)
+_PATTERNED = ("auto", "obs", "energy", "global", "global_unfolded")
 
 
 def _choose(owner: object, name: str, choices: tuple) -> None:
@@ -132,8 +135,13 @@ class Prune:
             least of their layer's output variance. "global": the smallest folded weights; "global_unfolded": before
             BatchNorm is folded. "uniform": the smallest, the same part of each layer. "erk": the same, wide layers more
             (Evci et al. 2020); "erk_lwdf": by Horton et al. 2021, eq. 17. "budget": as many per layer as "str" would, the
-            smallest. "auto" makes several and takes the one whose outputs on generated inputs differ least.
-        pattern: None: zeros anywhere.
+            smallest. "auto" makes several and takes the one whose outputs on generated inputs differ least. "channel" makes
+            no zeros: whole channels are taken out of the model, `sparsity` of these weights and the depthwise ones,
+            as nearly as channels allow.
+        pattern: Where zeros may lie. None: anywhere. "2:4": of every 4 weights along the input channels of an output 2 stay,
+            and the like; it decides the sparsity. "4x1": blocks of 4 input channels by 1 output go or stay, and the like
+            ("16x1" is what TFLite calls 1x16). For "auto", "obs", "energy", "global" and "global_unfolded".
+        multiple: For "channel": layers keep a multiple of so many channels, as NPUs like them, or all.
         correct: Take the mean shift that pruning causes out of the biases.
         refit: Least-squares repair of the weights that stay; None leaves it to the method ("obs" does it).
         restore: Scale each output channel such that its variance is that of the float layer.
@@ -147,7 +155,8 @@ class Prune:
     sparsity: float | None = None
     strength: float | None = None
     method: PruneMethod = "auto"
-    pattern: None = None
+    pattern: str | None = None
+    multiple: int = 1
     correct: bool = True
     refit: bool | None = None
     restore: bool = True
@@ -158,13 +167,17 @@ class Prune:
 
     def __post_init__(self):
         _choose(self, "method", PRUNE_METHODS)
-        _choose(self, "pattern", (None,))
         _choose(self, "correct", (True, False))
         _choose(self, "refit", (None, True, False))
         _choose(self, "restore", (True, False))
         _choose(self, "inputs", ("normalized", "gaussian", "standard"))
         _choose(self, "activations", (True, False))
         _choose(self, "depthwise", (True, False))
+        self._check_pattern()
+        if not isinstance(self.multiple, int) or self.multiple < 1:
+            raise ValueError(f"multiple is {self.multiple!r}; give a whole number of at least 1.")
+        if self.multiple > 1 and self.method != "channel":
+            raise ValueError(f"multiple is for the method 'channel', not {self.method!r}.")
         if (self.sparsity is None) == (self.strength is None):
             came = "neither" if self.sparsity is None else "both"
             raise ValueError(f"{came} of sparsity and strength came; give one: sparsity=0.5, or strength=1.55e-5.")
@@ -179,6 +192,24 @@ class Prune:
                 raise ValueError(f"strength is for the methods 'str' and 'budget', not {self.method!r}; give sparsity.")
         if not isinstance(self.images, int) or self.images < 1:
             raise ValueError(f"images is {self.images!r}; give a whole number of at least 1.")
+
+    def _check_pattern(self) -> None:
+        if self.pattern is None:
+            return
+        pattern = parse_pattern(self.pattern)
+        if self.method not in _PATTERNED:
+            listed = ", ".join(map(repr, _PATTERNED))
+            raise ValueError(
+                f"pattern is {self.pattern!r}, which method {self.method!r} does not make; choose {listed}."
+            )
+        if pattern.sparsity is None or self.strength is not None:
+            return
+        if self.sparsity is None:
+            object.__setattr__(self, "sparsity", pattern.sparsity)
+        elif self.sparsity != pattern.sparsity:
+            raise ValueError(
+                f"sparsity is {self.sparsity!r}, but pattern {self.pattern!r} gives {pattern.sparsity:g}; leave one out."
+            )
 
 
 def _is_number(value: object) -> bool:

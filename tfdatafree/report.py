@@ -57,11 +57,11 @@ class LayerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning:
-    """Zeros among the weights of convolution and dense kernels.
+    """Zeros among the weights of convolution and dense kernels; for the method "channel" weights that are gone.
 
     Attributes:
         method: The method taken.
-        sparsity: Part of all these weights that is zero.
+        sparsity: Part of all these weights that is zero, or gone.
         layers: The same by layer.
         discrepancies: What "auto" tried -> Output Discrepancy against the float model on generated inputs.
     """
@@ -78,7 +78,9 @@ class Report:
 
     Attributes:
         simulated: Why there is no file (`bytes` is 0 then); None where there is one.
-        float_gzip_bytes, gzip_bytes: The float weights, and the file, behind gzip.
+        float_bytes: The model's weights in float32.
+        float_gzip_bytes, gzip_bytes: The float weights, and the file, behind gzip: zeros take no less space in the file.
+        zeros: Part of the weights of the file's kernels that is zero; None where that was not counted.
         npu_bytes: The file compiled for an NPU; None where nobody did that.
         outputs: Result against the user's float model, on `compared` generated (or representative) inputs.
         call: Arguments of `compress` that decided the result besides the recipe, as plain values.
@@ -94,6 +96,7 @@ class Report:
     integer_only: bool
     requantized: int
     simulated: str | None = None
+    zeros: float | None = None
     layers: tuple[LayerRow, ...] = ()
     kept: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -117,6 +120,7 @@ class Report:
         lines = [f"{self.model}: recipe {self.recipe}", ""]
         lines += [
             f"  size        {self.float_bytes:,} bytes in float -> {self._size()}",
+            *([] if self.zeros is None else [f"  packed      {self._packed()}"]),
             f"  operators   {self._operators()}",
             f"  input range {self.input_range}",
             f"  made from   {self.generated}",
@@ -124,11 +128,15 @@ class Report:
             *(f"  output      {line}" for line in self.fidelity()),
         ]
         if self.pruning is not None:
-            lines += [f"  zeros       {100 * self.pruning.sparsity:.1f} % of the weights, by {self.pruning.method}"]
+            part = f"{100 * self.pruning.sparsity:.1f} % of the weights"
+            removed = self.pruning.method == "channel"
+            lines += [
+                f"  removed     {part}, as channels" if removed else f"  zeros       {part}, by {self.pruning.method}"
+            ]
         if self.layers:
             lines += ["", *self._table()]
         if self.pruning is not None:
-            lines += ["", "Zeros by layer:"]
+            lines += ["", "Removed by layer:" if self.pruning.method == "channel" else "Zeros by layer:"]
             lines += [f"  {name}: {100 * part:.1f} %" for name, part in self.pruning.layers.items()]
         for title, reasons in (("Left as it was", self.kept), ("Notes", self.notes)):
             if reasons:
@@ -155,6 +163,9 @@ class Report:
         if self.simulated:
             return f"simulated only, no file: {self.simulated}"
         return f"{self.bytes:,} bytes ({self.float_bytes / max(self.bytes, 1):.2f}x smaller)"
+
+    def _packed(self) -> str:
+        return f"{self.gzip_bytes:,} bytes with gzip; {100 * self.zeros:.1f} % of the kernels' weights are zero"
 
     def _operators(self) -> str:
         if not self.layers:

@@ -8,6 +8,7 @@ Methods are those of `tfdatafree.Prune`, each as its paper has it, and two ablat
     str-S, str-SE       the same from N(0, 1) inputs; and without equalization, too
     budget              str's sparsity per layer, the original weights, corrected in the same way
     global, global_unfolded, uniform, erk, erk_lwdf     magnitudes, with analytic bias correction alone
+    channel             whole channels, which are taken out; its sparsity counts depthwise kernels, too
 What is scored is the pruned float network, as a Keras model and in batches: that is several times faster than LiteRT, and a
 float file computes the same to within float32 rounding. Sparsity is that of convolution and dense kernels; depthwise kernels
 stay dense. Seconds are those of the whole compression, export included, and other work on the machine lengthens them.
@@ -40,6 +41,7 @@ METHODS = {
     "uniform": ({"method": "uniform", "restore": False}, False),
     "erk": ({"method": "erk", "restore": False}, False),
     "erk_lwdf": ({"method": "erk_lwdf", "restore": False}, False),
+    "channel": ({"method": "channel"}, False),
 }
 _BATCH = 50
 

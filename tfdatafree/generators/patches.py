@@ -116,3 +116,21 @@ def tap_covariances(
             if patches is not None:
                 found[node.layer] = with_doubt(covariance_of(patches.astype(np.float32)), len(patches))
         yield tensor, array
+
+
+def tap_shares(layer: Layer, spatial: tuple[int | None, ...]) -> np.ndarray:
+    """Part of the output pixels for which each tap of a kernel lies inside its input of this size; shape (*taps,).
+
+    Elsewhere padding stands there. Ones for transposed convolutions, dense layers, and axes of unknown size.
+    """
+    layout, shares = layout_of(layer), np.ones(())
+    for axis in range(0 if layout.kind == "transpose" else layout.rank):
+        operation, size = layer.operation, spatial[axis]
+        kernel, stride, dilation = operation.kernel_size[axis], operation.strides[axis], operation.dilation_rate[axis]
+        inside = np.ones(kernel)
+        if size is not None:
+            outputs, before = _placement(size, kernel, stride, dilation, operation.padding)
+            at = np.arange(outputs)[:, None] * stride - before + np.arange(kernel) * dilation
+            inside = ((at >= 0) & (at < size)).mean(axis=0)
+        shares = shares[..., None] * inside
+    return shares if shares.ndim else np.ones((1,) * layout.rank)

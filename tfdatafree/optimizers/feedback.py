@@ -14,7 +14,7 @@ from scipy import linalg
 from tfdatafree.numerics.affine import Quantizer
 
 # Part of the mean variance added to every input's own: keeps H far from singular.
-DAMPING = 0.03
+DAMPING = 0.1
 # Inputs rounded before the weights of all later ones are brought up to date at once.
 _BLOCK = 64
 

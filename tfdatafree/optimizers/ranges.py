@@ -45,7 +45,7 @@ def of_levels(low: float, high: float) -> Range:
     """
     levels = np.linspace(low, high, 256)
     candidates = [Range(low * stretch, high * stretch) for stretch in 1 + np.arange(11) / 1024]
-    scale, zero_point = nudged_grid([r.low for r in candidates], [r.high for r in candidates])
+    scale, zero_point = nudged_grid(np.array([r.low for r in candidates]), np.array([r.high for r in candidates]))
     steps = np.clip(np.rint(levels[:, None] / scale), -128 - zero_point, 127 - zero_point)
     errors = np.mean(np.square(levels[:, None] - steps * scale), axis=0)
     return candidates[int(np.argmin(errors))]

@@ -18,6 +18,8 @@ With one covariance for several taps of a kernel, each tap's weights count as fu
 import numpy as np
 from scipy import linalg
 
+from tfdatafree.optimizers.patterns import Pattern, mask_of
+
 # Part of the mean variance added to every input's own: generated inputs tell the covariance of real ones roughly.
 DAMPING = 1.0
 _ROUNDS = 30
@@ -66,14 +68,25 @@ def energy_scores(matrix: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     return from_groups(scores, matrix.shape) / max(output_variance(matrix, covariance).sum(), 1e-30)
 
 
-def choose_support(matrix: np.ndarray, covariance: np.ndarray, kept: int, *, damping: float = DAMPING) -> np.ndarray:
-    """Mask (True: kept) of exactly `kept` weights.
+def choose_support(
+    matrix: np.ndarray,
+    covariance: np.ndarray,
+    kept: int,
+    *,
+    damping: float = DAMPING,
+    pattern: Pattern | None = None,
+) -> np.ndarray:
+    """Mask (True: kept) of exactly `kept` weights, or of what `pattern` makes of that number.
 
     Args:
         matrix: Weights (taps * inputs per group, outputs).
         covariance: Of each group's inputs, (groups, inputs, inputs).
     """
-    if kept <= 0 or kept >= matrix.size:
+
+    def largest(values: np.ndarray) -> np.ndarray:
+        return _largest(values, kept) if pattern is None else mask_of(np.square(values), pattern, kept)
+
+    if pattern is None and (kept <= 0 or kept >= matrix.size):
         return np.full(matrix.shape, kept > 0)
     groups, inputs, _ = covariance.shape
     h = damped(covariance, damping)
@@ -89,17 +102,17 @@ def choose_support(matrix: np.ndarray, covariance: np.ndarray, kept: int, *, dam
     turned = np.swapaxes(vectors, 1, 2)
     target = turned @ (h @ scaled)
     rho = np.float32(_FIRST_RHO)
-    support = _largest(scaled, kept)
+    support = largest(scaled)
     pulled, multiplier = scaled * support, np.zeros_like(scaled)
     checked = support
     for step in range(_ROUNDS):
         free = vectors @ ((target + turned @ (rho * pulled - multiplier)) / (spectrum + rho)[:, :, None])
         candidate = free + multiplier / rho
-        support = _largest(candidate, kept)
+        support = largest(candidate)
         pulled = candidate * support
         multiplier += rho * (free - pulled)
         if step % _CHECK_EVERY == _CHECK_EVERY - 1:
-            changed = np.count_nonzero(support != checked) / (2 * kept)
+            changed = np.count_nonzero(support != checked) / max(2 * kept, 1)
             if changed == 0 and step > _ROUNDS // 2:
                 break
             rho *= np.float32(next(growth for least, growth in _GROWTH if changed >= least))

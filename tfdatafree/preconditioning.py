@@ -1,0 +1,81 @@
+"""Before anything is rounded or pruned: the model checked, and made easier to quantize."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfdatafree.errors import UnsupportedModelError
+from tfdatafree.graph import Graph
+from tfdatafree.linear import layout_of
+from tfdatafree.numerics.metrics import relative_error
+from tfdatafree.optimizers.headroom import decision_tensors
+from tfdatafree.recipe import Recipe
+from tfdatafree.visitors.absorb_bias import absorb_biases
+from tfdatafree.visitors.constant_channels import freeze_constant_channels
+from tfdatafree.visitors.equalize import equalize_unfolded
+from tfdatafree.visitors.fold_batchnorm import fold
+
+# Generated inputs on which float outputs are compared.
+_COMPARED = 8
+
+
+@dataclass(frozen=True)
+class Preconditioning:
+    """What was done before quantization, and what was left alone, by layer."""
+
+    notes: dict[str, str]
+    kept: dict[str, str]
+
+
+def precondition(unfolded: Graph, recipe: Recipe) -> tuple[Graph, Preconditioning]:
+    """The unfolded graph made easier to quantize; its function stays, as far as integers could tell."""
+    notes, kept = {}, {}
+    if recipe.quantize is not None or recipe.prune is not None:
+        unfolded, frozen = freeze_constant_channels(unfolded)
+        for name, count in frozen.items():
+            notes[name] = f"{count} channel(s) made constant: they move by less than the 8-bit grid"
+    if recipe.equalize:
+        unfolded, reasons = equalize_unfolded(unfolded, power=recipe.equalize_power, caps=recipe.equalize_caps)
+        kept |= {name: f"not equalized: {reason}" for name, reason in reasons.items()}
+    if recipe.absorb_bias:
+        unfolded, moved, reasons = absorb_biases(unfolded)
+        notes |= {name: f"high biases of {count} channel(s) moved into the next layer" for name, count in moved.items()}
+        kept |= {name: f"high biases stay: {reason}" for name, reason in reasons.items()}
+    return unfolded, Preconditioning(notes, kept)
+
+
+def moved_by_caps(exact: Graph, teacher: Graph, inputs: list[np.ndarray], caps: str) -> str:
+    """How far equalization, which trusted BatchNorm statistics about caps, moved the float outputs."""
+    some = [array[:_COMPARED] for array in inputs]
+    pairs = zip(fold(exact)[0].predict(some), teacher.predict(some), strict=True)
+    change = max(relative_error(after, before) for before, after in pairs)
+    return f"with equalize_caps={caps!r} the float outputs move by {change:.1%} on {len(some[0])} generated inputs"
+
+
+def require_quantizable(graph: Graph) -> None:
+    """Raises UnsupportedModelError unless some layer has a kernel, and for weights that are not finite."""
+    if not any(layout_of(layer) for layer in graph.layers.values()):
+        classes = ", ".join(sorted({layer.class_name for layer in graph.layers.values()})) or "none"
+        raise UnsupportedModelError(
+            f"'{graph.name}' has no layer with weights to compress (convolution or Dense); its layers are: {classes}."
+        )
+    for key, layer in graph.layers.items():
+        for values in layer.weights:
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise UnsupportedModelError(
+                    f"'{key}' ({layer.class_name}) holds NaN or infinite weights; retrain it or take a sound checkpoint."
+                )
+
+
+def moved_results(before: Graph, after: Graph, inputs: list[np.ndarray]) -> str:
+    """How far the float results, before softmax and the like, moved."""
+    some = [array[:_COMPARED] for array in inputs]
+    watched = decision_tensors(before) or list(before.outputs)
+    results = []
+    for graph in (after, before):
+        shortened = dataclasses.replace(graph.copy(), outputs=watched)
+        shortened.drop_unread()
+        results.append(shortened.predict(some))
+    change = max(relative_error(found, wanted) for found, wanted in zip(*results, strict=True))
+    return f"the float outputs move by {change:.1%} on {len(some[0])} generated inputs"

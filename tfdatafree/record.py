@@ -1,0 +1,177 @@
+"""The report of a compression, from what its stages found."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfdatafree.compressed import predict_as_written, predict_in_batches
+from tfdatafree.evidence import Evidence
+from tfdatafree.export.build import Built
+from tfdatafree.export.sizes import gzip_bytes, kernel_zeros
+from tfdatafree.fidelity import compare_outputs
+from tfdatafree.generators.input_range import InputRange
+from tfdatafree.graph import Graph
+from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.prune_channels import Smaller
+from tfdatafree.pruning import Pruned
+from tfdatafree.recipe import Recipe
+from tfdatafree.report import LayerRow, Pruning, Report
+
+_PRUNED_FROM = "procedural images and BatchNorm statistics; no data"
+
+# Generated inputs on which the result is compared with the user's model.
+_COMPARED_OUTPUTS = 32
+
+
+def _float_bytes(graph: Graph) -> int:
+    """Bytes of the model's weights in float32."""
+    return sum(4 * values.size for layer in graph.layers.values() for values in layer.weights)
+
+
+def measured_on(
+    source: Graph,
+    content: bytes | None,
+    graph: Graph,
+    grids: Mapping[str, Quantizer],
+    inputs: list[np.ndarray],
+) -> dict[str, Any]:
+    """Fields of the report that compare the result with the user's model, on generated inputs."""
+    some = [array[:_COMPARED_OUTPUTS] for array in inputs]
+    weights = (values.astype(np.float32) for layer in source.layers.values() for values in layer.weights)
+    return {
+        "outputs": compare_outputs(
+            source.output_names, predict_in_batches(source, some), predict_as_written(content, graph, grids, some)
+        ),
+        "compared": len(some[0]),
+        "float_gzip_bytes": gzip_bytes(values.tobytes() for values in weights),
+        "gzip_bytes": gzip_bytes([content]) if content else 0,
+    }
+
+
+def float_report(
+    source: Graph,
+    recipe: Recipe,
+    found: InputRange,
+    content: bytes,
+    kept: dict[str, str],
+    pruning: Pruning | None,
+    seconds: float,
+) -> Report:
+    return Report(
+        model=source.name,
+        recipe=recipe.name,
+        input_range=_range_text(found),
+        generated="the weights alone; no data" if recipe.prune is None else _PRUNED_FROM,
+        float_bytes=_float_bytes(source),
+        bytes=len(content),
+        zeros=kernel_zeros(content),
+        seconds=seconds,
+        integer_only=False,
+        requantized=0,
+        kept=kept,
+        pruning=pruning,
+    )
+
+
+def integer_report(
+    source: Graph,
+    recipe: Recipe,
+    found: InputRange,
+    generated: str,
+    built: Built,
+    evidence: Evidence,
+    kept: dict[str, str],
+    notes: dict[str, str],
+    pruning: Pruning | None,
+    seconds: float,
+) -> Report:
+    return Report(
+        model=source.name,
+        recipe=recipe.name,
+        input_range=_range_text(found),
+        generated=generated,
+        float_bytes=_float_bytes(source),
+        bytes=len(built.content or b""),
+        zeros=kernel_zeros(built.content) if built.content else None,
+        seconds=seconds,
+        integer_only=not built.kept_float,
+        requantized=built.requantized,
+        simulated=recipe.quantize.simulated,
+        layers=tuple(_rows(built, evidence)),
+        kept=kept | built.kept_float,
+        notes=notes,
+        pruning=pruning,
+    )
+
+
+def pruning_of(pruned: Pruned, smaller: Smaller | None) -> Pruning | None:
+    if smaller is not None:
+        return Pruning(method="channel", sparsity=smaller.sparsity, layers=smaller.layers, discrepancies={})
+    if not pruned.masks:
+        return None
+    return Pruning(
+        method=pruned.method,
+        sparsity=pruned.sparsity,
+        layers=pruned.by_layer,
+        discrepancies=pruned.discrepancies,
+    )
+
+
+def _range_text(found: InputRange) -> str:
+    return f"[{found.low:g}, {found.high:g}], {found.origin}"
+
+
+def _rows(built: Built, evidence: Evidence) -> Iterable[LayerRow]:
+    """One row per tensor of the file, in execution order; fused layers share a row."""
+    graph, pending = built.graph, []
+    rows_behind: dict[str, tuple[str, ...]] = {tensor: (tensor,) for tensor in graph.inputs if tensor in built.grids}
+    for tensor in graph.inputs:
+        if tensor in built.grids:
+            yield _row(built, evidence, tensor, "input", None, ())
+    for node in graph.nodes:
+        pending.append(node)
+        reads = tuple(dict.fromkeys(row for tensor in node.inputs for row in rows_behind.get(tensor, ())))
+        rows_behind |= {tensor: (tensor,) if tensor in built.grids else reads for tensor in node.outputs}
+        if node.output not in built.grids:
+            continue
+        classes = " + ".join(_label(graph, part) for part in pending)
+        weighted = next((part.layer for part in pending if part.layer in built.kernels), None)
+        yield _row(built, evidence, node.output, classes, weighted, reads)
+        pending = []
+
+
+def _label(graph: Graph, node) -> str:
+    layer = graph.layer_of(node)
+    activation = getattr(layer.operation, "activation", None)
+    return (
+        activation.__name__
+        if layer.class_name == "Activation" and hasattr(activation, "__name__")
+        else layer.class_name
+    )
+
+
+def _row(
+    built: Built, evidence: Evidence, tensor: str, operation: str, layer: str | None, reads: tuple[str, ...]
+) -> LayerRow:
+    grid, check = built.grids[tensor], built.checks[tensor]
+    kernel, written, seen = built.kernels.get(layer), evidence.kernels.get(layer), evidence.values.get(tensor)
+    return LayerRow(
+        name=tensor,
+        operation=operation,
+        weight_bits=None if kernel is None else kernel.bits,
+        weight_scales=None if kernel is None else int(np.size(kernel.scale)),
+        activation_bits=grid.bits,
+        low=float(grid.low),
+        high=float(grid.high),
+        sqnr_db=check.sqnr_db,
+        lsb=check.lsb,
+        layer=layer,
+        reads=reads,
+        shape=tuple(built.graph.specs[tensor].shape[1:]),
+        weights=None if written is None else written.size,
+        sparsity=None if written is None else written.sparsity,
+        weight_steps=None if written is None else written.steps,
+        seen=None if seen is None else (seen.low, seen.high),
+        clipped=None if seen is None else seen.clipped,
+    )
