@@ -92,6 +92,7 @@ def _define_compress(options: _Flags) -> None:
     options.add("input_shape", None, "Input size, if the model leaves it open.", meta="H,W,C")
     options.add("sparsity", None, "Part of the convolution and dense weights to make zero, e.g. 0.6.", meta="PART")
     options.add("prune", None, f"How zeros are chosen (default auto): {', '.join(PRUNE_METHODS)}.", meta="METHOD")
+    options.add("pattern", None, "Where zeros may lie: 2:4, 4:8, or blocks as 4x1 with --sparsity.", meta="PATTERN")
     options.add("target", "generic", "Device to write for.", meta="NAME")
     options.add("report", None, "Also write the report here: a page to look at, or JSON.", meta="FILE.html|.json")
     options.add("simulated", None, "Also write a Keras model that computes the same integers.", meta="FILE.keras")
@@ -105,7 +106,7 @@ def _compress(values: flags.FlagValues, model: str) -> None:
     if values.output is None:
         raise ValueError("there is no output; add -o FILE.tflite.")
     _require_choice("recipe", values.recipe, PRESETS)
-    recipe = dataclasses.replace(PRESETS[values.recipe], prune=_prune(values.sparsity, values.prune))
+    recipe = dataclasses.replace(PRESETS[values.recipe], prune=_prune(values.sparsity, values.prune, values.pattern))
     input_range = _numbers("input_range", values.input_range, float, "-1,1")
     input_shape = _numbers("input_shape", values.input_shape, int, "224,224,3")
     _require_file(model)
@@ -137,17 +138,17 @@ def _compress(values: flags.FlagValues, model: str) -> None:
             print(f"wrote {path}")
 
 
-def _prune(sparsity: str | None, method: str | None) -> Prune | None:
-    """What --sparsity and --prune ask for."""
-    if sparsity is None:
+def _prune(sparsity: str | None, method: str | None, pattern: str | None) -> Prune | None:
+    """What --sparsity, --prune and --pattern ask for."""
+    if sparsity is None and pattern is None:
         if method is not None:
             raise ValueError(f"prune is {method!r}, but there is no sparsity; add --sparsity=0.6.")
         return None
     _require_choice("prune", method or "auto", PRUNE_METHODS)
-    parts = _numbers("sparsity", sparsity, float, "0.6")
+    parts = [None] if sparsity is None else _numbers("sparsity", sparsity, float, "0.6")
     if len(parts) != 1:
         raise ValueError(f"sparsity is {sparsity!r}; give one number, e.g. --sparsity=0.6.")
-    return Prune(sparsity=parts[0], method=cast(PruneMethod, method or "auto"))
+    return Prune(sparsity=parts[0], method=cast(PruneMethod, method or "auto"), pattern=pattern)
 
 
 def _define_inspect(options: _Flags) -> None:
