@@ -135,7 +135,10 @@ def test_version(capsys):
         (("compress", MODEL, "-o", "out.tflite", "--sparsity=0.5", "--prune=ekr"), "did you mean 'erk'"),
         (("compress", MODEL, "-o", "out.tflite", "--sparsity=1.5"), "sparsity is 1.5; give the part of zeros"),
         (("compress", MODEL, "-o", "out.tflite", "--sparsity=a"), "sparsity is 'a'; give numbers"),
-        (("compress", MODEL, "-o", "out.tflite", "--pattern=2:4", "--sparsity=0.3"), "pattern .2:4. gives 0.5; leave one out"),
+        (
+            ("compress", MODEL, "-o", "out.tflite", "--pattern=2:4", "--sparsity=0.3"),
+            "pattern .2:4. gives 0.5; leave one out",
+        ),
         (("compress", MODEL, "-o", "out.tflite", "--target=ethos"), "target is 'ethos'; choose one of"),
         (("compress", MODEL, "-o", "out.tflite", "--input_range=1,-1"), r"input_range is \(1, -1\).*low < high"),
         (("compress", MODEL, "-o", "out.tflite", "--input_range=1"), "input_range is .*two numbers"),

@@ -2,6 +2,7 @@
 
 import functools
 
+import keras
 import numpy as np
 import pytest
 from tiny_models import build, random_inputs, separated
@@ -11,9 +12,11 @@ from tfdatafree.generators.moments import input_covariances
 from tfdatafree.generators.sensitivity import channel_sensitivities
 from tfdatafree.graph import Graph
 from tfdatafree.linear import kernel_of, layout_of, output_last
-from tfdatafree.pruning import prune
+from tfdatafree.optimizers.second_order import with_class_means
+from tfdatafree.pruning import _problem, prune
 from tfdatafree.recipe import PRUNE_METHODS, Prune, Quantize, Recipe
-from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.fold_batchnorm import fold, output_moments
+from tfdatafree.visitors.separate import separate
 
 RANGE = (-1.0, 1.0)
 
@@ -148,6 +151,42 @@ def test_covariances_of_normal_inputs_are_diagonal_and_those_of_images_are_not()
     assert any(np.trace(without[key][0]) > 1.2 * np.trace(with_relu[key][0]) for key in without)
     images = input_covariances(unfolded, teacher, RANGE, images=8)
     assert any(np.abs(m[0] - np.diag(np.diag(m[0]))).max() > 0.1 * np.diag(m[0]).mean() for m in images.values())
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_what_reads_an_average_is_shown_the_pixels(keepdims):
+    inputs = keras.Input((8, 8, 3))
+    y = keras.layers.BatchNormalization(name="bn")(keras.layers.Conv2D(24, 3, name="conv")(inputs))
+    pooled = keras.layers.GlobalAveragePooling2D(keepdims=keepdims)(y)
+    head = keras.layers.Conv2D(4, 1, name="head") if keepdims else keras.layers.Dense(4, name="head")
+    unfolded = separate(Graph.from_keras(keras.Model(inputs, keras.layers.ReLU()(head(pooled)))))
+    matrix = input_covariances(unfolded, fold(unfolded)[0], RANGE, images=6)["head"][0]
+    assert matrix.shape == (24, 24)
+    # Six means span five dimensions at most; pixels behind a BatchNorm have its variances.
+    assert np.linalg.matrix_rank(matrix, tol=1e-5 * matrix.trace()) > 10
+    np.testing.assert_allclose(np.diag(matrix), np.square(output_moments(unfolded.layers["bn"])[1]), rtol=0.3)
+
+
+def test_behind_a_flattened_map_nothing_is_a_pixel():
+    inputs = keras.Input((6, 6, 3))
+    y = keras.layers.AveragePooling2D(2)(keras.layers.Conv2D(4, 3, name="conv")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(5, name="head")(keras.layers.Flatten()(y)))
+    unfolded = separate(Graph.from_keras(model))
+    assert input_covariances(unfolded, fold(unfolded)[0], RANGE, images=6)["head"].shape == (1, 16, 16)
+
+
+def test_only_a_classifier_is_shown_its_classes():
+    """The generated covariance is left as it is in front of every other layer, and of results that are not classes."""
+    unfolded, teacher = graphs("plain")
+    generated = input_covariances(unfolded, teacher, RANGE, images=8)
+    means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in teacher.specs.items()}
+    problem, _ = _problem(teacher, unfolded, Prune(sparsity=0.5, images=8), RANGE, means, 0)
+    changed = {key for key, matrix in generated.items() if not np.allclose(matrix, problem.covariances[key])}
+    (last,) = changed
+    np.testing.assert_allclose(
+        problem.covariances[last], with_class_means(generated[last], prunable(teacher)[last]), rtol=1e-5
+    )
+    assert last == list(prunable(teacher))[-1]
 
 
 def test_a_channel_that_nothing_reads_does_not_matter():

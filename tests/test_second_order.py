@@ -9,6 +9,7 @@ from tfdatafree.optimizers.second_order import (
     from_groups,
     output_variance,
     refit,
+    with_class_means,
 )
 
 CASES = [(40, 12, 1, 1), (18, 8, 2, 1), (9, 24, 12, 1), (20, 6, 1, 3)]
@@ -94,3 +95,19 @@ def test_layers_of_zeros_and_dead_inputs_do_no_harm():
         mask = choose_support(matrix, h, 30)
         assert np.isfinite(refit(matrix, mask, h)).all() and mask.sum() == 30
     assert np.isfinite(energy_scores(np.zeros_like(matrix), covariance)).all()
+
+
+def test_half_of_a_classifiers_covariance_lies_where_its_classes_differ():
+    random = np.random.default_rng(3)
+    matrix, covariance = problem(20, 5, 1, 1)
+    found = with_class_means(covariance, matrix + random.normal(size=(20, 1)).astype(np.float32))
+    between = 2 * found[0] - covariance[0]
+    # What all classes have in common tells them apart by nothing: the rank is one less than their number.
+    spectrum = np.linalg.eigvalsh(between)
+    assert np.count_nonzero(spectrum > 1e-4 * spectrum[-1]) == 4
+    differences = matrix[:, 1:] - matrix[:, :1]
+    inside = differences @ np.linalg.lstsq(differences, between, rcond=None)[0]
+    np.testing.assert_allclose(inside, between, atol=1e-3 * np.abs(between).max())
+    np.testing.assert_allclose(np.trace(found[0]), np.trace(covariance[0]), rtol=1e-4)
+    same = np.ones_like(matrix)
+    np.testing.assert_array_equal(with_class_means(covariance, same), covariance)

@@ -32,7 +32,15 @@ from tfdatafree.numerics.metrics import output_discrepancy
 from tfdatafree.optimizers.headroom import decision_tensors
 from tfdatafree.optimizers.patterns import Pattern, mask_of, parse_pattern, refuse
 from tfdatafree.optimizers.rounding import correct_biases
-from tfdatafree.optimizers.second_order import DAMPING, choose_support, damped, energy_scores, output_variance, refit
+from tfdatafree.optimizers.second_order import (
+    DAMPING,
+    choose_support,
+    damped,
+    energy_scores,
+    output_variance,
+    refit,
+    with_class_means,
+)
 from tfdatafree.optimizers.soft_threshold import train_to_count, train_with_strength
 from tfdatafree.policies.sparsity import erk, erk_lwdf, largest_of_all, largest_of_each, uniform
 from tfdatafree.recipe import Prune
@@ -180,13 +188,18 @@ def _problem(
             images=options.images,
             seed=seed,
         )
+    results = decision_tensors(teacher)
+    if options.inputs == "normalized":
+        for key in _classifiers(teacher, results) & covariances.keys() & matrices.keys():
+            if covariances[key].shape[:2] == (1, len(matrices[key])):
+                covariances[key] = with_class_means(covariances[key], matrices[key])
     for key in matrices:
         if needs_inputs and key not in covariances:
             kept[key] = "pruned by magnitude: the covariance of its input is too large or not known"
     found = {key: values for key, values in covariances.items() if key in matrices}
     sensitivities: dict[str, np.ndarray] = {}
     if options.method in ("auto", "obs") and options.inputs == "normalized" and matrices:
-        results = decision_tensors(teacher) or list(teacher.outputs)
+        results = results or list(teacher.outputs)
         if set(results) <= unfolded.specs.keys():
             sensitivities = channel_sensitivities(
                 unfolded, teacher, results, input_range, seed=seed + _JUDGING_SEED // 2
@@ -203,6 +216,13 @@ def _refuse(layer: Layer, options: Prune) -> str | None:
     if kind == "depthwise":
         inputs, outputs = 1, inputs * outputs
     return refuse(parse_pattern(options.pattern), inputs, outputs // getattr(layer.operation, "groups", 1))
+
+
+def _classifiers(graph: Graph, results: Sequence[str]) -> set[str]:
+    """Layers with a kernel that write one of `results`, before softmax, in more than two channels."""
+    producers = graph.producers()
+    found = {producers[tensor].layer for tensor in results if tensor in producers and graph.specs[tensor].shape[-1] > 2}
+    return {key for key in found if layout_of(graph.layers[key])}
 
 
 # Methods: a problem -> the weights of each layer, zeros where they were dropped -----------------------------------------

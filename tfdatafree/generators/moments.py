@@ -4,9 +4,13 @@
     "gaussian"    independent normal channels and pixels with the moments of BatchNorm   (Horton et al. 2021, eq. 10-12)
     "standard"    N(0, 1)                                                                (their ablation "ours-S")
 
+A kernel that reads a global average is linear in the pixels that were averaged, and is shown these: they are as many times
+more samples, so that the covariance has full rank, and a pixel tells what is in it more strongly than the mean of all does.
+
 Images come and go in batches, so that memory is that of one batch and of the covariances.
 """
 
+import math
 from collections.abc import Iterator
 
 import keras
@@ -22,6 +26,12 @@ from tfdatafree.linear import kernel_of, layout_of
 _BATCH = 128
 # Largest covariance; its spectrum takes seconds.
 MOST_INPUTS = 2304
+_POOLINGS = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
+)
+_MOVES = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Identity)
 _ACTIVATIONS = ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
 
 
@@ -37,6 +47,8 @@ def input_covariances(
 ) -> dict[str, np.ndarray]:
     """Layer key -> covariance (groups, inputs, inputs), float32, of the patches that the layer's first call reads.
 
+    Behind a global average pooling "normalized" gives that of the pixels before it, which is larger than that of the means.
+
     Args:
         unfolded: The separated graph with its BatchNorms.
         folded: The graph that will be pruned; a layer that reads another tensor there is left out.
@@ -48,7 +60,8 @@ def input_covariances(
     read = _readers(folded)
     same = {key: tensor for key, tensor in _readers(unfolded).items() if read.get(key) == tensor}
     if inputs == "normalized":
-        return _from_images(unfolded, same, input_range, images, seed)
+        before = {key: _before_pooling(unfolded, key, tensor) for key, tensor in same.items()}
+        return _from_images(unfolded, before, input_range, images, seed)
     if inputs == "standard":
         ones = {key: np.ones(unfolded.specs[tensor].shape[-1]) for key, tensor in same.items()}
         return {key: _independent(unfolded, key, one) for key, one in ones.items() if _fits(unfolded, key)}
@@ -100,6 +113,23 @@ def _readers(graph: Graph) -> dict[str, str]:
         if node.inputs and layout_of(graph.layer_of(node)):
             found.setdefault(node.layer, node.inputs[0])
     return found
+
+
+def _before_pooling(graph: Graph, key: str, tensor: str) -> str:
+    """What was averaged to give `tensor`, if the layer sees nothing but the averages, pixel by pixel; else `tensor`."""
+    if math.prod(kernel_of(graph.layers[key]).shape[:-2]) > 1 or layout_of(graph.layers[key]).kind == "depthwise":
+        return tensor
+    producers, channels, at = graph.producers(), graph.specs[tensor].shape[-1], tensor
+    while at in producers:
+        node = producers[at]
+        operation = graph.operation_of(node)
+        if isinstance(operation, _POOLINGS) and graph.specs[node.inputs[0]].shape[-1] == channels:
+            return node.inputs[0]
+        moves = isinstance(operation, _MOVES) or type(operation).__name__ in ("Reshape", "Squeeze")
+        if not moves or math.prod(graph.specs[node.inputs[0]].shape[1:]) != channels:
+            break
+        at = node.inputs[0]
+    return tensor
 
 
 def _fits(graph: Graph, key: str) -> bool:

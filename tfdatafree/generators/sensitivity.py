@@ -21,7 +21,7 @@ from tfdatafree.graph import Graph, Node
 from tfdatafree.linear import layout_of
 from tfdatafree.visitors.fold_batchnorm import is_batchnorm
 
-_IMAGES, _BATCH, _PROJECTIONS = 16, 4, 4
+_IMAGES, _BATCH, _PROJECTIONS = 32, 2, 4
 
 
 def channel_sensitivities(

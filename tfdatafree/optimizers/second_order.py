@@ -37,6 +37,25 @@ def damped(covariance: np.ndarray, damping: float = DAMPING) -> np.ndarray:
     return (covariance + ridge[:, None, None] * np.eye(size)).astype(np.float32)
 
 
+def with_class_means(covariance: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The covariance of a classifier's inputs, half of its trace as it came and half between the means of the classes.
+
+    In a trained network the means of the classes lie, around their own mean, where the classifier's weights point to:
+    their covariance is that of the weights over the classes but for a factor. (Papyan, Han and Donoho 2020, "neural
+    collapse", self-duality.) Generated inputs have no classes, and excite these directions too little.
+
+    Args:
+        covariance: (1, inputs, inputs).
+        matrix: Weights (inputs, classes).
+    """
+    centred = (matrix - matrix.mean(axis=1, keepdims=True)).astype(np.float32)
+    between = centred @ centred.T
+    whole, part = float(np.trace(covariance[0])), float(np.trace(between))
+    if part <= 0:
+        return covariance
+    return ((covariance + (whole / part) * between) / 2).astype(np.float32)
+
+
 def by_group(matrix: np.ndarray, groups: int, inputs: int) -> np.ndarray:
     """(taps * inputs, outputs), outputs split evenly over groups -> (groups, inputs, taps * outputs per group)."""
     taps, outputs = len(matrix) // inputs, matrix.shape[1]

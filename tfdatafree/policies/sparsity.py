@@ -72,11 +72,6 @@ def _whole(density: Mapping[str, float], sizes: Mapping[str, int], sparsity: flo
     return counts
 
 
-def as_counts(density: Mapping[str, float], sizes: Mapping[str, int], sparsity: float) -> dict[str, int]:
-    """Weights kept per layer in proportion to `density` as far as layers have them; the whole budget is met exactly."""
-    return _whole(_water_filled(density, sizes, 1 - sparsity), sizes, sparsity)
-
-
 def largest_of_all(scores: Mapping[str, np.ndarray], sparsity: float) -> dict[str, np.ndarray]:
     """Masks (True: kept) of the highest scores of the network; of equal ones the first."""
     keys = list(scores)
