@@ -28,6 +28,7 @@ __all__ = [
     "compress",
     "equalize",
     "fold_batchnorm",
+    "generate_images",
     "layer_inputs",
 ]
 
@@ -41,6 +42,7 @@ def _is_command_line() -> bool:
 if not _is_command_line():
     from tfdatafree.compress import compress
     from tfdatafree.compressed import Compressed
+    from tfdatafree.generate import generate_images
     from tfdatafree.generators.observe import layer_inputs
     from tfdatafree.visitors.absorb_bias import absorb_bias
     from tfdatafree.visitors.equalize import equalize
