@@ -30,6 +30,7 @@ __all__ = [
     "fold_batchnorm",
     "generate_images",
     "layer_inputs",
+    "output_discrepancy",
 ]
 
 
@@ -40,6 +41,7 @@ def _is_command_line() -> bool:
 
 # TensorFlow takes seconds to import, and the command line does without it for help and for mistyped options.
 if not _is_command_line():
+    from tfdatafree.compare import output_discrepancy
     from tfdatafree.compress import compress
     from tfdatafree.compressed import Compressed
     from tfdatafree.generate import generate_images
