@@ -27,6 +27,7 @@ __all__ = [
     "absorb_bias",
     "compress",
     "equalize",
+    "feature_regression",
     "fold_batchnorm",
     "generate_images",
     "layer_inputs",
@@ -46,6 +47,7 @@ if not _is_command_line():
     from tfdatafree.compressed import Compressed
     from tfdatafree.generate import generate_images
     from tfdatafree.generators.observe import layer_inputs
+    from tfdatafree.regression import feature_regression
     from tfdatafree.visitors.absorb_bias import absorb_bias
     from tfdatafree.visitors.equalize import equalize
     from tfdatafree.visitors.fold_batchnorm import fold_batchnorm
