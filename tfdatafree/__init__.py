@@ -29,8 +29,11 @@ __all__ = [
     "absorb_bias",
     "compress",
     "equalize",
+    "feature_regression",
     "fold_batchnorm",
+    "generate_images",
     "layer_inputs",
+    "output_discrepancy",
 ]
 
 
@@ -41,9 +44,12 @@ def _is_command_line() -> bool:
 
 # TensorFlow takes seconds to import, and the command line does without it for help and for mistyped options.
 if not _is_command_line():
+    from tfdatafree.compare import output_discrepancy
     from tfdatafree.compress import compress
     from tfdatafree.compressed import Compressed
+    from tfdatafree.generate import generate_images
     from tfdatafree.generators.observe import layer_inputs
+    from tfdatafree.regression import feature_regression
     from tfdatafree.visitors.absorb_bias import absorb_bias
     from tfdatafree.visitors.equalize import equalize
     from tfdatafree.visitors.fold_batchnorm import fold_batchnorm

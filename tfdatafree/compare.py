@@ -2,23 +2,27 @@
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 import tfdatafree.cap_layer  # noqa: F401  (as the next one)
 import tfdatafree.quantizer_layer  # noqa: F401  (registers the layer that a simulating .keras file holds)
-from tfdatafree.errors import LoadError
+from tfdatafree.compressed import Compressed
+from tfdatafree.errors import ExportError, LoadError
 from tfdatafree.export.runtime import Runner
 from tfdatafree.fidelity import OutputComparison, compare_outputs
+from tfdatafree.generate import GeneratedImages
 from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
 from tfdatafree.generators.procedural import procedural_images
 from tfdatafree.graph import Graph
 from tfdatafree.inspect import read_tflite
 from tfdatafree.load import load
+from tfdatafree.numerics import metrics
 from tfdatafree.visitors.separate import separate
 
 
@@ -101,17 +105,7 @@ def compare(
     if n is not None and n < 1:
         raise ValueError(f"n is {n}; compare on at least 1 input.")
     given = None if input_range is None else check_input_range(input_range)
-    first, second = (_open(path, input_shape, unsafe_load) for path in (a, b))
-    if first.shapes != second.shapes:
-        raise ValueError(
-            f"'{a}' takes inputs of shape {_listed(first.shapes)}, '{b}' of {_listed(second.shapes)}; "
-            "only models with equal inputs can be compared."
-        )
-    if len(first.outputs) != len(second.outputs):
-        raise ValueError(
-            f"'{a}' has {len(first.outputs)} outputs, '{b}' has {len(second.outputs)}; "
-            "only models with equal outputs can be compared."
-        )
+    first, second = _pair(a, b, input_shape, unsafe_load)
     if data is None:
         found = given or _range_of(first, second, seed)
         inputs = [
@@ -126,14 +120,95 @@ def compare(
     return Comparison(n=len(inputs[0]), inputs=described, outputs=outputs)
 
 
+def output_discrepancy(a: Any, b: Any, images: Any, *, unsafe_load: bool = False) -> float:
+    """How far the directions of two models' outputs lie apart: mean || F/|F| - F'/|F'| || over the inputs, in [0, 2].
+
+    Lower is better; it needs no labels, and ranks compressed models much as their accuracy does. Of several outputs the
+    mean.
+
+    Args:
+        a, b: Keras models, results of `compress` (their file runs, where there is one), `.tflite` bytes, or paths of
+            .keras, .h5 or .tflite files.
+        images: Real values (n, *shape), as the models want them; for several inputs a list in the models' order or a
+            dict by the first model's input names; or what `generate_images` returned.
+        unsafe_load: As for `compress`.
+
+    Raises:
+        ValueError: The models do not fit each other or the images.
+        LoadError, UnsupportedModelError: As for `compare`.
+    Source: Sobolev et al., FRanDI, eq. 3.
+    """
+    first, second = _pair(a, b, None, unsafe_load)
+    inputs = _given_inputs(images, first)
+    pairs = zip(first.predict(inputs), second.predict(inputs), strict=True)
+    return float(np.mean([metrics.output_discrepancy(x, y) for x, y in pairs]))
+
+
+def _given_inputs(images: Any, subject: _Subject) -> list[np.ndarray]:
+    """One array per input, checked against the model."""
+    if isinstance(images, GeneratedImages):
+        images = list(images.inputs.values())
+    elif isinstance(images, Mapping):
+        if missing := [name for name in subject.names if name not in images]:
+            raise ValueError(f"images lack {', '.join(missing)}; the inputs are {', '.join(subject.names)}.")
+        images = [images[name] for name in subject.names]
+    elif len(subject.names) == 1 and not isinstance(images, (list, tuple)):
+        images = [images]
+    if len(images) != len(subject.names):
+        raise ValueError(f"images are {len(images)} arrays; give one per input: {', '.join(subject.names)}.")
+    return [
+        _fitted(name, np.asarray(values), shape, dtype, len(images[0]), "images")
+        for name, values, shape, dtype in zip(subject.names, images, subject.shapes, subject.dtypes, strict=True)
+    ]
+
+
+def _fitted(name: str, values: np.ndarray, shape: tuple[int, ...], dtype: str, n: int, source: str) -> np.ndarray:
+    if values.shape[1:] != shape or not len(values) or len(values) != n:
+        raise ValueError(f"'{name}' in {source} has shape {values.shape}; give (n, {', '.join(map(str, shape))}).")
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"'{name}' in {source} holds {values.dtype}; give numbers.")
+    return values.astype(dtype)
+
+
+def _pair(a: Any, b: Any, input_shape: tuple[int, ...] | None, unsafe: bool) -> tuple[_Subject, _Subject]:
+    """Both models, ready to run. Raises ValueError unless their inputs and the number of outputs are equal."""
+    first, second = (_open(subject, input_shape, unsafe) for subject in (a, b))
+    if first.shapes != second.shapes:
+        raise ValueError(
+            f"{_named(a)} takes inputs of shape {_listed(first.shapes)}, {_named(b)} of {_listed(second.shapes)}; "
+            "only models with equal inputs can be compared."
+        )
+    if len(first.outputs) != len(second.outputs):
+        raise ValueError(
+            f"{_named(a)} has {len(first.outputs)} outputs, {_named(b)} has {len(second.outputs)}; "
+            "only models with equal outputs can be compared."
+        )
+    return first, second
+
+
+def _named(subject: Any) -> str:
+    if isinstance(subject, (str, os.PathLike)):
+        return f"'{subject}'"
+    if isinstance(subject, bytes):
+        return "the .tflite given as bytes"
+    return f"the {type(subject).__name__}" + (f" '{subject.name}'" if hasattr(subject, "name") else "")
+
+
 def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
     return ", ".join(map(str, shapes))
 
 
-def _open(path: str | os.PathLike, input_shape: tuple[int, ...] | None, unsafe: bool) -> _Subject:
-    if Path(path).suffix == ".tflite":
-        return _open_file(path)
-    model = load(path, unsafe=unsafe, input_shape=input_shape)
+def _open(subject: Any, input_shape: tuple[int, ...] | None, unsafe: bool) -> _Subject:
+    if isinstance(subject, Compressed):
+        try:
+            subject = subject.tflite
+        except ExportError:
+            subject = subject.model
+    if isinstance(subject, bytes):
+        return _open_content(subject, "the .tflite", "the .tflite")
+    if isinstance(subject, (str, os.PathLike)) and Path(subject).suffix == ".tflite":
+        return _open_content(read_tflite(subject), f"'{subject}'", f"'{Path(subject).name}'")
+    model = load(subject, unsafe=unsafe, input_shape=input_shape)
 
     def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         outputs = model.predict(list(inputs) if len(inputs) > 1 else inputs[0], verbose=0)
@@ -149,15 +224,14 @@ def _open(path: str | os.PathLike, input_shape: tuple[int, ...] | None, unsafe: 
     )
 
 
-def _open_file(path: str | os.PathLike) -> _Subject:
-    content = read_tflite(path)
+def _open_content(content: bytes, name: str, short: str) -> _Subject:
     try:
         runner = Runner(content)
     except ValueError as error:
-        raise LoadError(f"'{path}' cannot be run: {error}") from error
+        raise LoadError(f"{name} cannot be run: {error}") from error
     for detail in runner.inputs:
         if len(detail["shape"]) == 0 or detail["shape"][0] != 1:
-            raise ValueError(f"'{path}' takes inputs of shape {tuple(detail['shape'])}; batches must be of 1.")
+            raise ValueError(f"{name} takes inputs of shape {tuple(detail['shape'])}; batches must be of 1.")
 
     def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
@@ -169,7 +243,7 @@ def _open_file(path: str | os.PathLike) -> _Subject:
     if scale:
         limits = np.iinfo(dtype)
         low, high = (float(scale * (end - zero_point)) for end in (limits.min, limits.max))
-        grid = InputRange(low, high, f"what the integers of '{Path(path).name}' reach")
+        grid = InputRange(low, high, f"what the integers of {short} reach")
     return _Subject(
         tuple(detail["name"] for detail in runner.inputs),
         tuple(tuple(int(size) for size in detail["shape"][1:]) for detail in runner.inputs),
@@ -211,11 +285,8 @@ def _read_inputs(path: str | os.PathLike, subject: _Subject, n: int | None) -> l
         names = list(arrays) if len(arrays) == 1 else ["x"]
     if missing := [name for name in names if name not in arrays]:
         raise ValueError(f"'{path}' holds {', '.join(arrays) or 'nothing'}; it lacks {', '.join(missing)}.")
-    inputs = [arrays[name][:n] for name in names]
-    for name, values, shape, dtype in zip(names, inputs, subject.shapes, subject.dtypes, strict=True):
-        if values.shape[1:] != shape or not len(values) or len(values) != len(inputs[0]):
-            raise ValueError(f"'{name}' in '{path}' has shape {values.shape}; give (n, {', '.join(map(str, shape))}).")
-        if values.dtype.kind not in "fiub":
-            raise ValueError(f"'{name}' in '{path}' holds {values.dtype}; give numbers.")
-        inputs[names.index(name)] = values.astype(dtype)
-    return inputs
+    count = len(arrays[names[0]][:n])
+    return [
+        _fitted(name, arrays[name][:n], shape, dtype, count, f"'{path}'")
+        for name, shape, dtype in zip(names, subject.shapes, subject.dtypes, strict=True)
+    ]

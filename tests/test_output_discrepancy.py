@@ -1,0 +1,93 @@
+"""output_discrepancy of models: whatever form they have, the same figure."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from tiny_models import build, image, random_inputs, randomized
+
+import tfdatafree
+from tfdatafree import Quantize, Recipe, generate_images, output_discrepancy
+from tfdatafree.numerics import metrics
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build("plain")
+
+
+@pytest.fixture(scope="module")
+def compressed(model):
+    return tfdatafree.compress(model, input_range=(-1, 1), verbose=0)
+
+
+def test_it_is_equation_3_on_the_outputs(model, compressed):
+    (x,) = random_inputs(model, 5)
+    a, b = (values.astype(np.float64) for values in (model.predict(x, verbose=0), compressed.predict(x)))
+    unit = lambda v: v / np.linalg.norm(v, axis=1, keepdims=True)  # noqa: E731
+    wanted = np.linalg.norm(unit(a) - unit(b), axis=1).mean()
+    np.testing.assert_allclose(output_discrepancy(model, compressed, x), wanted, rtol=1e-6)
+    assert output_discrepancy(model, model, x) == 0 < wanted
+
+
+def test_every_form_of_a_model_gives_the_same(model, compressed, tmp_path):
+    (x,) = random_inputs(model, 5)
+    wanted = output_discrepancy(model, compressed, x)
+    model.save(tmp_path / "float.keras")
+    file = compressed.save(tmp_path / "file.tflite")
+    for a in (model, tmp_path / "float.keras", str(tmp_path / "float.keras")):
+        for b in (compressed, compressed.tflite, file, str(file)):
+            assert output_discrepancy(a, b, x) == wanted
+    assert output_discrepancy(compressed, model, x) == wanted
+
+
+def test_what_is_only_simulated_is_simulated(model):
+    recipe = Recipe(quantize=Quantize(weight_bits=5, activation_bits=5))
+    coarse = tfdatafree.compress(model, recipe, input_range=(-1, 1), verbose=0)
+    (x,) = random_inputs(model, 5)
+    wanted = metrics.output_discrepancy(model.predict(x, verbose=0), coarse.model.predict(x, verbose=0))
+    np.testing.assert_allclose(output_discrepancy(model, coarse, x), wanted, rtol=1e-5)
+
+
+def test_several_inputs_and_outputs():
+    model = build("two_inputs")
+    changed = keras.models.clone_model(model)
+    changed.set_weights([values * 1.1 + 0.01 for values in model.get_weights()])
+    inputs = random_inputs(model, 4)
+    wanted = output_discrepancy(model, changed, inputs)
+    assert wanted > 0
+    by_name = {tensor.name: values for tensor, values in zip(model.inputs, inputs, strict=True)}
+    assert output_discrepancy(model, changed, by_name) == wanted
+    x = image()
+    y, z = L.Flatten()(x), L.GlobalAveragePooling2D()(x)
+    split = randomized(keras.Model(x, [L.Dense(4, name="y")(y), L.Dense(3, name="z")(z)]))
+    other = keras.models.clone_model(split)
+    other.set_weights(
+        [values * (at < 2) + (at >= 2) * values[..., ::-1] for at, values in enumerate(split.get_weights())]
+    )
+    (x,) = random_inputs(split, 4)
+    pairs = zip(split.predict(x, verbose=0), other.predict(x, verbose=0), strict=True)
+    each = [metrics.output_discrepancy(a, b) for a, b in pairs]
+    assert min(each) < 1e-6 < max(each)
+    np.testing.assert_allclose(output_discrepancy(split, other, x), np.mean(each), rtol=1e-5)
+
+
+def test_generated_images_are_taken_as_they_are(model, compressed):
+    images = generate_images(model, 4, input_range=(-1, 1), steps=1, verbose=0)
+    assert output_discrepancy(model, compressed, images) == output_discrepancy(model, compressed, images.images)
+
+
+def test_what_does_not_fit_is_told(model, compressed):
+    (x,) = random_inputs(model, 2)
+    with pytest.raises(ValueError, match=r"'image' in images has shape \(2, 7, 8, 3\); give \(n, 8, 8, 3\)"):
+        output_discrepancy(model, compressed, x[:, 1:])
+    with pytest.raises(ValueError, match=r"the Functional 'plain' takes inputs of shape \(8, 8, 3\)"):
+        output_discrepancy(model, build("one_channel"), x)
+    with pytest.raises(ValueError, match="images are 2 arrays; give one per input: image"):
+        output_discrepancy(model, compressed, [x, x])
+    with pytest.raises(ValueError, match="images lack image"):
+        output_discrepancy(model, compressed, {"x": x})
+    with pytest.raises(tfdatafree.LoadError, match="Cannot load a int"):
+        output_discrepancy(model, 3, x)
+    with pytest.raises(tfdatafree.LoadError, match="the .tflite cannot be run"):
+        output_discrepancy(model, b"nonsense", x)

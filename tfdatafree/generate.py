@@ -1,0 +1,349 @@
+"""generate_images(): inputs without data, made to look to the model as its training data did.
+
+    load -> separate -> start (procedural images) -> match BatchNorm statistics, batch after batch -> images
+
+The optimisation itself is in generators/matched.py.
+"""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdatafree.compressed import write_atomically
+from tfdatafree.errors import LoadError, UnsupportedModelError
+from tfdatafree.generators.images import make_inputs
+from tfdatafree.generators.input_range import check_input_range, find_input_range
+from tfdatafree.generators.matched import Matcher, Matching, State
+from tfdatafree.graph import Graph, TensorSpec
+from tfdatafree.load import load
+from tfdatafree.progress import Progress
+from tfdatafree.visitors.separate import separate
+
+# Pixels between the pictures of a sheet, and how bright they are.
+_GAP, _GAP_VALUE = 2, 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedImages:
+    """What `generate_images` returns.
+
+    Attributes:
+        inputs: Input name -> array (n, *shape), float32, or of the input's integer type.
+        input_range: (low, high) that all values keep.
+        loss: (steps, batches): the optimised sum, priors included, before each step.
+        divergence: BatchNorm -> KL divergence of its input's statistics from the stored ones, in nats, mean over
+            channels, all n images together.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    input_range: tuple[float, float]
+    loss: np.ndarray
+    divergence: Mapping[str, float]
+
+    @property
+    def images(self) -> np.ndarray:
+        """The inputs of a model with one: (n, height, width, channels) for images."""
+        if len(self.inputs) != 1:
+            raise ValueError(f"the model has {len(self.inputs)} inputs ({', '.join(self.inputs)}); use .inputs[name].")
+        return next(iter(self.inputs.values()))
+
+    @property
+    def mean_divergence(self) -> float:
+        """Mean over the BatchNorms."""
+        return float(np.mean(list(self.divergence.values())))
+
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
+        """Writes `.npz` (`x`, or one array per input name; loss, divergence) or `.png` (a sheet of all pictures).
+
+        Raises:
+            FileExistsError: `path` exists and `overwrite` is False.
+            ValueError: The ending is none of these, or the inputs are no pictures.
+        """
+        path = Path(path)
+        if path.suffix not in (".npz", ".png"):
+            raise ValueError(f"{path} ends in {path.suffix!r}; choose .npz or .png.")
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists; pass overwrite=True to replace it.")
+        content = _as_npz(_arrays(self)) if path.suffix == ".npz" else tf.io.encode_png(self.sheet()).numpy()
+        write_atomically(path, content)
+        return path
+
+    def sheet(self) -> np.ndarray:
+        """All pictures side by side, (height, width, 1 or 3) uint8; of other channels the first or the first three."""
+        images = self.images
+        if images.ndim != 4:
+            raise ValueError(f"the inputs have shape {images.shape[1:]}; only (height, width, channels) can be shown.")
+        low, high = self.input_range
+        shown = images[..., : 3 if images.shape[-1] >= 3 else 1].astype(np.float64)
+        pictures = np.rint((shown - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)
+        n, height, width, channels = pictures.shape
+        columns = int(np.ceil(np.sqrt(n)))
+        rows = -(-n // columns)
+        size = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels)
+        sheet = np.full(size, _GAP_VALUE, np.uint8)
+        for at, picture in enumerate(pictures):
+            top, left = (
+                _GAP + place * (side + _GAP) for place, side in zip(divmod(at, columns), (height, width), strict=True)
+            )
+            sheet[top : top + height, left : left + width] = picture
+        return sheet
+
+
+def generate_images(
+    model: "keras.Model | str | os.PathLike",
+    n: int,
+    *,
+    image_size: int | tuple[int, ...] | None = None,
+    input_range: tuple[float, float] | None = None,
+    start: "Literal['procedural', 'noise'] | np.ndarray" = "procedural",
+    steps: int = 100,
+    learning_rate: float = 0.03,
+    statistics: Literal["batch", "set"] = "batch",
+    total_variation: float = 0.0,
+    l2: float = 0.0,
+    targets: np.ndarray | None = None,
+    target_weight: float = 1.0,
+    swing: bool = False,
+    batch_size: int | None = None,
+    path: str | os.PathLike | None = None,
+    seed: int = 0,
+    unsafe_load: bool = False,
+    verbose: int = 1,
+) -> GeneratedImages:
+    """Makes `n` inputs whose statistics at every BatchNorm come close to the stored ones. The model is not changed.
+
+    Args:
+        model: As for `compress`, with its BatchNorms, in nested models, too.
+        n: Number of images.
+        image_size: Height and width (or one number for both) other than the model's own: smaller is faster. The model up
+            to its last BatchNorm must be convolutional; with `targets`, all of it.
+        input_range: As for `compress`. All values stay within.
+        start: "procedural": images with the statistics of natural ones, which get there several times sooner than
+            "noise"; or an array (n, *shape) of values within the range.
+        steps: Of Adam, for each image.
+        learning_rate: The first step's length as a part of the input range; cosine decay to 0.
+        statistics: "batch": each batch has the stored statistics, as ZeroQ and FRanDI do; "set": all images together
+            have them, which leaves single batches the variety that real ones have.
+        total_variation, l2: Weights of these priors (Yin et al. 2020): smooth and grey images.
+        targets: Class labels, int (n,), that the images are to be taken for; or outputs, float (n, ...), that the model
+            is to give.
+        target_weight: Weight of that term.
+        swing: Move the input of each strided convolution by a random part of its stride (Jeon et al. 2023), so that all
+            pixels count alike.
+        batch_size: Images optimised together; None: as many as about 2 GB of memory allow.
+        path: An .npz file that keeps what is finished; a run that was cut short goes on from there, and gives the same
+            bytes as if it had not been.
+        seed: The same seed gives the same bytes.
+        unsafe_load: As for `compress`.
+        verbose: 0 hides the progress bar, which shows the loss.
+
+    Raises:
+        UnsupportedModelError: No BatchNorm, or a layer that cannot work at `image_size`; says what to do.
+        ValueError: An option is wrong, or `path` holds images of another model or of other options.
+        LoadError: `path` is damaged, or as for `compress`.
+    Source: Sobolev et al., FRanDI, eq. 1.
+    """
+    if not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"n is {n!r}; ask for at least 1 image.")
+    if statistics not in ("batch", "set"):
+        raise ValueError(f"statistics is {statistics!r}; choose 'batch' or 'set'.")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1, or None.")
+    options = Matching(
+        steps=steps,
+        learning_rate=learning_rate,
+        total_variation=total_variation,
+        l2=l2,
+        target_weight=target_weight,
+        swing=swing,
+        whole_set=statistics == "set",
+    )
+    graph = _read(model, image_size, unsafe_load)
+    found = find_input_range(graph, seed) if input_range is None else check_input_range(input_range)
+    ends = (found.low, found.high)
+    specs = _specs(graph, image_size)
+    targets = None if targets is None else _checked_targets(targets, n)
+    matcher = Matcher(
+        graph,
+        options,
+        shapes=[spec.shape[1:] for spec in specs],
+        ranges=[ends] * len(specs),
+        targets=targets,
+        seed=seed,
+    )
+    begin = _start(graph, specs, start, n, ends, seed)
+    batch = batch_size or matcher.batch_size(n)
+    identity = _fingerprint(graph, options, begin, targets, ends, batch, seed)
+    state = matcher.start(begin, batch)
+    if path is not None:
+        path = _checked_path(path)
+        kept = _read_kept(path, identity)
+        if kept is not None and "state_done" not in kept:
+            return _finished(kept, graph.inputs, ends)
+        state = state if kept is None else _state(kept, len(specs))
+    progress = Progress(state.loss.size, verbose, done=state.done)
+    try:
+        for loss, worth_keeping in matcher.advance(state):
+            progress.step(f"match BatchNorm statistics, loss {loss:.3f}")
+            if worth_keeping and path is not None and state.done < state.loss.size:
+                write_atomically(path, _as_npz(_state_arrays(state) | {"identity": np.array(identity)}))
+    finally:
+        progress.close()
+    images = []
+    for array, spec in zip(state.images, specs, strict=True):
+        values = array.reshape(-1, *array.shape[2:])[:n]
+        images.append(np.rint(values).astype(spec.dtype) if "int" in spec.dtype else values)
+    divergence = matcher.divergence(images, batch)
+    result = GeneratedImages(
+        inputs=dict(zip(graph.inputs, images, strict=True)), input_range=ends, loss=state.loss, divergence=divergence
+    )
+    if path is not None:
+        write_atomically(path, _as_npz(_arrays(result) | {"identity": np.array(identity)}))
+    return result
+
+
+def _read(model, image_size, unsafe: bool) -> Graph:
+    """The separated graph; sizes that the model leaves open are those of `image_size`."""
+    shape = None
+    if isinstance(model, keras.Model) and image_size is not None and getattr(model, "inputs", None):
+        sizes = tuple(model.inputs[0].shape[1:])
+        if len(model.inputs) == 1 and None in sizes[:-1]:
+            shape = (*_sizes(image_size, len(sizes) - 1), sizes[-1])
+    return separate(Graph.from_keras(load(model, unsafe=unsafe, input_shape=shape)))
+
+
+def _sizes(image_size, rank: int) -> tuple[int, ...]:
+    sizes = (image_size,) * rank if isinstance(image_size, (int, np.integer)) else tuple(image_size)
+    if len(sizes) != rank or not all(isinstance(size, (int, np.integer)) and size >= 1 for size in sizes):
+        raise ValueError(f"image_size is {image_size!r}; give {rank} whole numbers of at least 1, or one for all.")
+    return tuple(int(size) for size in sizes)
+
+
+def _specs(graph: Graph, image_size) -> list[TensorSpec]:
+    """Shape and type of each input to make."""
+    specs = []
+    for tensor in graph.inputs:
+        spec = graph.specs[tensor]
+        if "float" not in spec.dtype and spec.dtype != "uint8":
+            raise UnsupportedModelError(
+                f"input '{tensor}' takes {spec.dtype}, which no gradient can move; only images of floats or of 8 bits "
+                "can be matched to BatchNorm statistics."
+            )
+        if image_size is not None:
+            if len(graph.inputs) > 1:
+                raise ValueError(f"image_size is for models with one input; '{graph.name}' has {len(graph.inputs)}.")
+            spec = TensorSpec((None, *_sizes(image_size, len(spec.shape) - 2), spec.shape[-1]), spec.dtype)
+        specs.append(spec)
+    return specs
+
+
+def _start(graph: Graph, specs, start, n: int, ends: tuple[float, float], seed: int) -> list[np.ndarray]:
+    low, high = ends
+    if isinstance(start, np.ndarray):
+        if len(specs) != 1 or start.shape != (n, *specs[0].shape[1:]):
+            wanted = ", ".join(str((n, *spec.shape[1:])) for spec in specs)
+            raise ValueError(f"start has shape {start.shape}; give {wanted}.")
+        return [np.clip(start, low, high).astype(np.float32)]
+    if start == "procedural":
+        resized = graph.copy()
+        resized.specs |= {
+            name: TensorSpec(spec.shape, "float32") for name, spec in zip(graph.inputs, specs, strict=True)
+        }
+        return make_inputs(resized, n, ends, seed=seed)
+    if start == "noise":
+        random = np.random.default_rng(seed)
+        drawn = [random.standard_normal((n, *spec.shape[1:]), np.float32) for spec in specs]
+        return [np.clip((low + high) / 2 + array * ((high - low) / 4), low, high).astype(np.float32) for array in drawn]
+    raise ValueError(f"start is {start!r}; choose 'procedural' or 'noise', or give an array.")
+
+
+def _checked_targets(targets, n: int) -> np.ndarray:
+    targets = np.asarray(targets)
+    if len(targets) != n or targets.dtype.kind not in "iuf":
+        raise ValueError(
+            f"targets are {targets.dtype} of shape {targets.shape}; give {n} class labels (int) or outputs ({n}, ...)."
+        )
+    return targets
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def _fingerprint(graph: Graph, options: Matching, begin, targets, ends, batch: int, seed: int) -> str:
+    """Tells runs apart that make different images."""
+    digest = hashlib.sha256(repr((options, ends, batch, seed, [array.shape for array in begin])).encode())
+    arrays = [*begin, *([] if targets is None else [targets])]
+    for key in sorted(graph.layers):
+        digest.update(f"{key} {graph.layers[key].class_name}".encode())
+        arrays += graph.layers[key].weights
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _checked_path(path) -> Path:
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"path is '{path}'; give one that ends in .npz.")
+    return path
+
+
+def _read_kept(path: Path, identity: str) -> dict[str, np.ndarray] | None:
+    """What an earlier run with the same outcome left; None if nothing did."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            kept = {name: file[name] for name in file.files}
+    except (AttributeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise LoadError(f"'{path}' is damaged and cannot be continued: delete it, or give another path.") from error
+    if str(kept.get("identity")) != identity:
+        raise ValueError(
+            f"'{path}' was made from another model or with other options, so it cannot be continued: delete it, or give "
+            "another path."
+        )
+    return kept
+
+
+def _as_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _arrays(result: GeneratedImages) -> dict[str, np.ndarray]:
+    alone = len(result.inputs) == 1
+    images = {"x" if alone else name: array for name, array in result.inputs.items()}
+    return images | {
+        "loss": result.loss,
+        "divergence": np.array(json.dumps(dict(result.divergence))),
+        "input_range": np.array(result.input_range),
+    }
+
+
+def _finished(kept: Mapping[str, np.ndarray], names: list[str], ends: tuple[float, float]) -> GeneratedImages:
+    inputs = {name: kept["x" if len(names) == 1 else name] for name in names}
+    divergence = json.loads(str(kept["divergence"]))
+    return GeneratedImages(inputs=inputs, input_range=ends, loss=kept["loss"], divergence=divergence)
+
+
+def _state_arrays(state: State) -> dict[str, np.ndarray]:
+    arrays = {"state_done": np.array(state.done), "state_loss": state.loss, "state_moments": state.moments}
+    for part in ("images", "first", "second"):
+        arrays |= {f"state_{part}_{at}": array for at, array in enumerate(getattr(state, part))}
+    return arrays
+
+
+def _state(kept: Mapping[str, np.ndarray], inputs: int) -> State:
+    parts = ([kept[f"state_{part}_{at}"] for at in range(inputs)] for part in ("images", "first", "second"))
+    return State(*parts, kept["state_moments"], kept["state_loss"], int(kept["state_done"]))
