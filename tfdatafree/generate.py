@@ -317,7 +317,7 @@ def _read_kept(path: Path, identity: str) -> dict[str, np.ndarray] | None:
 
 def _as_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]  (taken for other arguments)
+    np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
