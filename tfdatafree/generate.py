@@ -317,7 +317,7 @@ def _read_kept(path: Path, identity: str) -> dict[str, np.ndarray] | None:
 
 def _as_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
@@ -345,5 +345,7 @@ def _state_arrays(state: State) -> dict[str, np.ndarray]:
 
 
 def _state(kept: Mapping[str, np.ndarray], inputs: int) -> State:
-    parts = ([kept[f"state_{part}_{at}"] for at in range(inputs)] for part in ("images", "first", "second"))
-    return State(*parts, kept["state_moments"], kept["state_loss"], int(kept["state_done"]))
+    images, first, second = (
+        [kept[f"state_{part}_{at}"] for at in range(inputs)] for part in ("images", "first", "second")
+    )
+    return State(images, first, second, kept["state_moments"], kept["state_loss"], int(kept["state_done"]))
