@@ -1,6 +1,6 @@
 """BatchNorm statistics of a changed network, moved by as much as the change moved its layers.
 
-    mean' = mean* + (m_s - m_t),     variance' = variance* (v_s + e) / (v_t + e)
+    r = (v_s + e) / (v_t + e),     mean' = m_s + (mean* - m_t) sqrt(r),     variance' + e = (variance* + e) r
 
 m and v are the mean and variance where the BatchNorm reads, of the student s and the teacher t on the same images; stars
 mark what the teacher stores. Where the images have the training data's statistics these are the student's own; where they
@@ -34,12 +34,13 @@ def reestimate_batchnorm(student: Graph, teacher: Graph, inputs: Sequence[Any]) 
 
     def correct(node: Node, live: Mapping[str, Any]) -> tuple:
         layer = student.layer_of(node)
-        if is_batchnorm(layer) and node.name in wanted and calls[node.layer] == 1:
-            (mean, variance), (mean_t, variance_t) = _moments(student, node, live), wanted[node.name]
+        mean, variance = _moments(student, node, live) if is_batchnorm(layer) else (None, None)
+        mean_t, variance_t = wanted.get(node.name, (None, None))
+        if mean is not None and mean_t is not None and mean.shape == mean_t.shape and calls[node.layer] == 1:
             stored, epsilon = teacher.layers[node.layer], layer.operation.epsilon
             ratio = (variance + epsilon) / (variance_t + epsilon)
             student.layers[node.layer] = layer.with_weights(
-                moving_mean=stored.weight("moving_mean") + mean - mean_t,
+                moving_mean=mean + (stored.weight("moving_mean") - mean_t) * np.sqrt(ratio),
                 moving_variance=np.maximum((stored.weight("moving_variance") + epsilon) * ratio - epsilon, 0),
             )
         return student.call(node, live)
