@@ -1,0 +1,67 @@
+"""Tests of tools/od_correlation.py: its variants, its figures, its tables."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import build, random_inputs
+
+_TOOL = Path(__file__).resolve().parents[1] / "tools" / "od_correlation.py"
+_spec = importlib.util.spec_from_file_location("od_correlation", _TOOL)
+tool = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tool)
+
+
+def rows_of(top1, matched):
+    rows = [{"variant": "float", "top1": 0.9, "agreement": 1.0}]
+    for at, (accuracy, discrepancy) in enumerate(zip(top1, matched, strict=True)):
+        od = {"matched": discrepancy, "real": -accuracy}
+        rows.append({"variant": f"v{at}", "top1": accuracy, "agreement": accuracy / 2, "od": od})
+    return rows
+
+
+def test_there_are_enough_variants_and_none_needs_a_file():
+    recipes = tool.variants()
+    assert len(recipes) >= 40 and len(set(recipes.values())) == len(recipes)
+    assert all(recipe.quantize is None or recipe.quantize.simulated for recipe in recipes.values())
+
+
+def test_rho_is_one_where_less_discrepancy_is_more_accuracy():
+    top1 = [0.3, 0.5, 0.7, 0.88, 0.89]
+    matched, real = tool.correlations(rows_of(top1, [1.2, 0.9, 0.6, 0.1, 0.2]), good=7)
+    assert (real["images"], real["top1_good"]) == ("real", None) and real["top1"] == pytest.approx(1)
+    assert matched["good"] == 2 and 0.5 < matched["top1"] < 1
+    (reverse, _) = tool.correlations(rows_of(top1, top1), good=70)
+    assert reverse["top1"] == reverse["agreement_good"] == pytest.approx(-1) and reverse["good"] == 5
+    (alike, _) = tool.correlations(rows_of(top1, [0.1] * 5), good=7)
+    assert alike["top1"] is None
+
+
+def test_figures_tables_and_plot_of_a_tiny_model(tmp_path):
+    model = build("plain")
+    (x,) = random_inputs(model, 40)
+    y = np.asarray(model(x)).argmax(axis=-1)
+    sets = tool.image_sets(model, x, (-2, 2), 16)
+    assert tuple(sets) == tool.SETS and all(images.shape == (16, 8, 8, 3) for images in sets.values())
+    names = ("global_unfolded 30%", "uniform 80%", "w6a6 nearest, per channel")
+    recipes = {name: tool.variants()[name] for name in names}
+    said = []
+    rows = tool.measure(model, recipes, sets, x, y, None, (-2, 2), said.append)
+    assert [row["variant"] for row in rows] == ["float", *names] and said == rows[1:]
+    assert rows[0]["top1"] == 1 and all(row["top1"] == row["agreement"] for row in rows)
+    assert all(rows[2]["od"][name] > rows[3]["od"][name] > 0 for name in tool.SETS)
+    found = tool.correlations(rows, 100)
+    lines = tool.markdown(rows, found).splitlines()
+    assert lines[0].startswith("| images | rho, top-1") and len(lines) == 2 + 4 + 1 + 2 + 4
+    assert lines[7] == "| variant | top-1 % | agreement | OD, matched | OD, procedural | OD, noise | OD, real |"
+    pytest.importorskip("matplotlib")
+    tool.plot(rows, found, tmp_path / "od.png")
+    assert (tmp_path / "od.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_wrong_is_told():
+    done = subprocess.run([sys.executable, str(_TOOL), "--zoo=nowhere"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "no folder 'nowhere'; give --zoo" in done.stderr
