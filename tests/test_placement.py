@@ -1,5 +1,7 @@
 """Where the simulation rounds, held against where the integer file of the same network does."""
 
+import re
+
 import numpy as np
 import pytest
 from keras import layers as L
@@ -18,10 +20,16 @@ UNLIKE = {
 }
 
 
+def is_unlike(name: str, tensor: str) -> bool:
+    """Whether UNLIKE lists the tensor; Keras numbers operations without a name as it meets them: "add", "add_7"."""
+    return bool(UNLIKE.get(name, set()) & {tensor, re.sub(r"_\d+$", "", tensor)})
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_simulation_rounds_where_the_file_does(name):
-    built, unlike = exported(name).built, UNLIKE.get(name, set())
+    built = exported(name).built
     placed = place_grids(built.graph)
+    unlike = {tensor for tensor in placed.keys() | built.grids.keys() if is_unlike(name, tensor)}
     assert built.grids.keys() <= placed.keys() | unlike
     # What the file has under no name of its own only moves what another tensor holds.
     named = {placed[tensor] for tensor in built.grids if tensor in placed}
@@ -30,11 +38,11 @@ def test_the_simulation_rounds_where_the_file_does(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_tensors_share_a_grid_where_the_files_do(name):
-    made, unlike = exported(name), UNLIKE.get(name, set())
+    made = exported(name)
     grids, placed = simulated_grids(made.built.graph, made.ranges, 8), place_grids(made.built.graph)
     widened = {placed[tensor] for tensor in decision_tensors(made.built.graph)}
     for tensor, grid in made.built.grids.items():
-        if tensor not in unlike and placed[tensor] not in widened:
+        if not is_unlike(name, tensor) and placed[tensor] not in widened:
             # The file may have measured tensors that the graph has not.
             np.testing.assert_allclose((grids[tensor].low, grids[tensor].high), (grid.low, grid.high), rtol=0.01)
 
