@@ -41,6 +41,15 @@ def test_every_form_of_a_model_gives_the_same(model, compressed, tmp_path):
     assert output_discrepancy(compressed, model, x) == wanted
 
 
+def test_where_there_is_a_file_it_runs(model, compressed, monkeypatch):
+    def refuse(self):
+        raise AssertionError("the simulation was asked")
+
+    (x,) = random_inputs(model, 2)
+    monkeypatch.setattr(tfdatafree.Compressed, "model", property(refuse))
+    assert output_discrepancy(model, compressed, x) == output_discrepancy(model, compressed.tflite, x)
+
+
 def test_what_is_only_simulated_is_simulated(model):
     recipe = Recipe(quantize=Quantize(weight_bits=5, activation_bits=5))
     coarse = tfdatafree.compress(model, recipe, input_range=(-1, 1), verbose=0)
