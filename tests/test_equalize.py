@@ -7,8 +7,9 @@ from tiny_models import outputs_of, random_inputs, randomized, relative_differen
 import tfdatafree
 from tfdatafree.graph import Graph
 from tfdatafree.linear import kernel_of, layout_of, output_last
-from tfdatafree.visitors.equalize import TOLERANCE, equalize_graph, equalize_unfolded, find_groups
+from tfdatafree.visitors.equalize import TOLERANCE, equalize_graph, equalize_unfolded
 from tfdatafree.visitors.fold_batchnorm import fold, output_moments
+from tfdatafree.visitors.scale_channels import find_groups
 from tfdatafree.visitors.separate import separate
 
 

@@ -10,8 +10,9 @@ from tfdatafree.optimizers.feedback import DAMPING
 from tfdatafree.optimizers.importance import channel_importance
 from tfdatafree.optimizers.rounding import quantize_weights
 from tfdatafree.optimizers.weight_ranges import FRACTIONS, output_errors, search_scale
-from tfdatafree.visitors.equalize import equalize_graph, find_groups
+from tfdatafree.visitors.equalize import equalize_graph
 from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.scale_channels import find_groups
 
 
 def layer(seed=0, inputs=12, outputs=6):

@@ -26,7 +26,7 @@ from tfdatafree.generators.representative import generated_inputs, given_inputs
 from tfdatafree.graph import Graph
 from tfdatafree.load import load
 from tfdatafree.optimizers.rounding import kernel_grids
-from tfdatafree.preconditioning import moved_by_caps, moved_results, precondition, require_quantizable
+from tfdatafree.preconditioning import across_caps, moved_by_caps, moved_results, precondition, require_quantizable
 from tfdatafree.progress import Progress
 from tfdatafree.prune_channels import prune_channels
 from tfdatafree.pruning import Pruned, prune
@@ -139,9 +139,8 @@ def compress(
             else:
                 real = given_inputs(representative_data, teacher, ends)
             inputs = real.arrays
-        if recipe.equalize and recipe.equalize_caps in ("limit", "drop"):
-            exact, _ = precondition(original, dataclasses.replace(recipe, equalize_caps="keep"), ends, seed)
-            preconditioning.notes[source.name] = moved_by_caps(exact, teacher, inputs, recipe.equalize_caps)
+        if moving := across_caps(recipe):
+            preconditioning.notes[source.name] = moved_by_caps(original, teacher, inputs, moving)
         smaller, zeros = None, recipe.prune
         if recipe.prune is not None and recipe.prune.method == "channel":
             with progress.stage("remove channels"):

@@ -6,22 +6,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfdatafree.errors import UnsupportedModelError
-from tfdatafree.generators.images import make_inputs
+from tfdatafree.generators.images import make_inputs, normalized_walk
 from tfdatafree.generators.layer_damages import single_layer_damages
+from tfdatafree.generators.statistics import channel_reaches
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.optimizers.headroom import decision_tensors
+from tfdatafree.outliers import scale_outlier_channels
 from tfdatafree.recipe import Recipe
 from tfdatafree.visitors.absorb_bias import absorb_biases
 from tfdatafree.visitors.constant_channels import freeze_constant_channels
 from tfdatafree.visitors.equalize import equalize_unfolded
 from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.level import level_channels
 
 # Generated inputs on which float outputs are compared.
 _COMPARED = 8
 # Generated inputs on which channels are seen to be constant for the results, too, and by how much these may change, squared.
 _WATCHED, _HARMLESS = 2, 1e-4
+# Generated inputs on which outliers, and how far channels reach, are seen.
+_SEEN, _REACHED = 16, 4
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,18 @@ def precondition(
                 f"{count} channel(s) move by less than the 8-bit grid, but the results depend on it: another channel is far "
                 "larger. Try equalize=True, or 16-bit activations."
             )
+    if recipe.scale_outliers and recipe.quantize is not None:
+        seen = make_inputs(unfolded, _SEEN, input_range, seed=seed)
+        unfolded, scaled, reasons = scale_outlier_channels(unfolded, seen, bits=recipe.quantize.weight_bits, seed=seed)
+        said = "channel(s) with outlying weights scaled across the cap"
+        notes |= {name: f"{count} {said}" for name, count in scaled.items()}
+        kept |= {name: f"no channels scaled across its cap: {reason}" for name, reason in reasons.items()}
     if recipe.equalize:
         unfolded, reasons = equalize_unfolded(unfolded, power=recipe.equalize_power, caps=recipe.equalize_caps)
         kept |= {name: f"not equalized: {reason}" for name, reason in reasons.items()}
+    elif recipe.level_activations and recipe.quantize is not None and recipe.quantize.activation_bits <= 8:
+        reaches = channel_reaches(normalized_walk(unfolded, make_inputs(unfolded, _REACHED, input_range, seed=seed)))
+        unfolded, _ = level_channels(unfolded, reaches)
     if recipe.absorb_bias:
         unfolded, moved, reasons = absorb_biases(unfolded)
         notes |= {name: f"high biases of {count} channel(s) moved into the next layer" for name, count in moved.items()}
@@ -86,12 +100,22 @@ def _without_constant_channels(
     )
 
 
-def moved_by_caps(exact: Graph, teacher: Graph, inputs: list[np.ndarray], caps: str) -> str:
-    """How far equalization, which trusted BatchNorm statistics about caps, moved the float outputs."""
+def across_caps(recipe: Recipe) -> str:
+    """What the recipe does that moves caps, and with them the float function; empty if nothing."""
+    moving = []
+    if recipe.scale_outliers and recipe.quantize is not None:
+        moving.append("scale_outliers=True")
+    if recipe.equalize and recipe.equalize_caps in ("limit", "drop"):
+        moving.append(f"equalize_caps={recipe.equalize_caps!r}")
+    return " and ".join(moving)
+
+
+def moved_by_caps(original: Graph, teacher: Graph, inputs: list[np.ndarray], moving: str) -> str:
+    """How far the float outputs moved, between the unfolded graph as it came and the folded one."""
     some = [array[:_COMPARED] for array in inputs]
-    pairs = zip(fold(exact)[0].predict(some), teacher.predict(some), strict=True)
+    pairs = zip(fold(original)[0].predict(some), teacher.predict(some), strict=True)
     change = max(relative_error(after, before) for before, after in pairs)
-    return f"with equalize_caps={caps!r} the float outputs move by {change:.1%} on {len(some[0])} generated inputs"
+    return f"with {moving} the float outputs move by {change:.1%} on {len(some[0])} generated inputs"
 
 
 def require_quantizable(graph: Graph) -> None:

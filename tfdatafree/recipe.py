@@ -323,6 +323,11 @@ class Recipe:
             exact, one MINIMUM operator each; "limit": scales that BatchNorm statistics say do not reach the cap; "drop":
             caps that they say are not reached are taken out. The last two change the float function; the report says
             by how much.
+        scale_outliers: For one weight step per tensor: scale channels with outlying weights across ReLU6 and other caps, as
+            far as what caps then cut off costs less than rounding with the larger step would. It adds no operators and
+            changes the float function; the report says by how much.
+        level_activations: Bring channels of a tensor nearer to one another's reach where that keeps the function, for steps
+            of 8 bits or fewer. Not beside `equalize`, which needs the same freedom for kernels.
         absorb_bias: Move high biases through ReLU into the next layer (Nagel et al. 2019, section 4.1.3).
         generate: Inputs for ranges and corrections.
         rules: What single layers get instead; the first that matches a layer decides for it.
@@ -336,6 +341,8 @@ class Recipe:
     equalize: bool = False
     equalize_power: float = 1.0
     equalize_caps: Caps = "keep"
+    scale_outliers: bool = False
+    level_activations: bool = True
     absorb_bias: bool = False
     generate: Generate = Generate()
     rules: tuple[Rule, ...] = ()
@@ -348,7 +355,7 @@ class Recipe:
             raise ValueError("float16 is for float files; set quantize=None, or leave float16 out.")
         if self.policy is not None:
             self._check_policy()
-        for name in ("float16", "equalize", "absorb_bias"):
+        for name in ("float16", "equalize", "scale_outliers", "level_activations", "absorb_bias"):
             _choose(self, name, (True, False))
         _choose(self, "equalize_caps", CAPS)
         if not (_is_number(self.equalize_power) and 0 < self.equalize_power <= 1):
@@ -427,7 +434,12 @@ PRESETS: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="int8"),
-        Recipe(name="int8_per_tensor", equalize=True, quantize=Quantize(per_channel=False, weight_ranges="search")),
+        Recipe(
+            name="int8_per_tensor",
+            equalize=True,
+            scale_outliers=True,
+            quantize=Quantize(per_channel=False, weight_ranges="search"),
+        ),
         Recipe(name="int16x8", quantize=Quantize(activation_bits=16)),
         Recipe(name="float16", quantize=None, float16=True),
         Recipe(

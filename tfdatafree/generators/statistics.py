@@ -74,3 +74,13 @@ def collect(values: Iterable[tuple[str, np.ndarray]], *, batches: int = 1, seed:
         new = Statistics.of(array, share, random)
         found[name] = found[name].merge(new) if name in found else new
     return found
+
+
+def channel_reaches(values: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Tensor -> largest absolute value of each channel, (channels,), in a stream of (tensor name, array) pairs."""
+    found: dict[str, np.ndarray] = {}
+    for name, array in values:
+        if array.ndim > 1:
+            reach = np.abs(array).max(axis=tuple(range(array.ndim - 1)))
+            found[name] = np.maximum(found[name], reach) if name in found else reach
+    return found

@@ -1,0 +1,43 @@
+"""Activations made easier to round: channels of a tensor brought nearer to one another's reach, exactly undone behind.
+
+A tensor has one step, and the channel that reaches farthest decides it: what is right for that one is coarse for a channel that
+reaches a tenth as far. Where scale moves freely between layers (`scale_channels.py`), with r_c the reach max|x_c| of a channel,
+
+    s_c = sqrt(max_k r_k / r_c)
+
+at most 10. Reaches are seen on generated inputs, and on real ones a channel may go farther: somewhere between r_c, which
+s_c = max r / r_c would stake everything on, and max r, which s_c = 1 leaves room for. This goes half the way between the two,
+by their logarithms: a channel may reach sqrt(max r / r_c) times as far as seen before it decides the step.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tfdatafree.graph import Graph
+from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.scale_channels import Group, find_groups, scale_unfolded
+
+# Channels that reach less than this part of the farthest are taken to reach so far, or not at all.
+_LEAST, _NOTHING = 1e-2, 1e-4
+
+
+def level_channels(unfolded: Graph, reaches: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
+    """A graph with the same function whose channels reach alike, as far as scale may move: (graph, {layer: why it may not}).
+
+    Args:
+        unfolded: A separated graph with its BatchNorms.
+        reaches: Tensor -> largest absolute value per channel, (channels,), for the tensors of the folded graph.
+    """
+    groups, kept = find_groups(fold(unfolded)[0])
+    scales = {group.producers[0].name: _scale(group, reaches) for group in groups}
+    graph, _, apart = scale_unfolded(unfolded, groups, scales)
+    return graph, kept | apart
+
+
+def _scale(group: Group, reaches: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(channels,), from all tensors between the group's layers: in each a channel may be beside farther ones."""
+    tensors = {node.output for node in group.producers} | {node.inputs[0] for node in group.consumers}
+    seen = [reaches[tensor] / max(reaches[tensor].max(), 1e-30) for tensor in tensors if tensor in reaches]
+    relative = np.max(seen, axis=0)
+    return np.where(relative > _NOTHING, 1 / np.sqrt(np.maximum(relative, _LEAST)), 1.0)
