@@ -95,8 +95,8 @@ def recipes(weight_bits: int, activation_bits: int) -> dict:
     ranges = "min_max" if activation_bits >= 6 else "search"
     return {
         "dfq": Recipe(equalize=True, equalize_caps="channel", absorb_bias=True, quantize=sigma),
-        "aciq": Recipe(quantize=Quantize(ranges="aciq", range_source="gaussian", **nearest)),
-        "zeroq": Recipe(quantize=Quantize(ranges="min_max", bias_correction=False, **nearest)),
+        "aciq": Recipe(level_activations=False, quantize=Quantize(ranges="aciq", range_source="gaussian", **nearest)),
+        "zeroq": Recipe(level_activations=False, quantize=Quantize(ranges="min_max", bias_correction=False, **nearest)),
         "rounded": Recipe(quantize=Quantize(ranges=ranges, activation_correction=True, **grids)),
     }
 

@@ -63,7 +63,11 @@ def recipes(bits: int, ablation: Ablation = Ablation()) -> dict:
 
     def paper(ranges: str = "search", **options) -> Recipe:
         options = {"rounding": "nearest", "equalized_rounding": ablation.equalize} | grids | options
-        return Recipe(absorb_bias=True, quantize=Quantize(ranges=ranges, range_source=layerwise, **options))
+        return Recipe(
+            absorb_bias=True,
+            level_activations=False,
+            quantize=Quantize(ranges=ranges, range_source=layerwise, **options),
+        )
 
     # A step of 5 bits costs more than what is cut off the ends; from 6 bits on the ends cost more.
     ours = Quantize(
@@ -76,7 +80,7 @@ def recipes(bits: int, ablation: Ablation = Ablation()) -> dict:
     )
     dfq = paper("k_sigma", equalized_rounding=False)
     return {
-        "ours": Recipe(quantize=ours),
+        "ours": Recipe(level_activations=False, quantize=ours),
         "lwdf": paper(),
         "dfq": dataclasses.replace(dfq, equalize=ablation.equalize, equalize_caps="channel"),
         "aciq": paper("aciq"),
