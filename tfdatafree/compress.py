@@ -32,7 +32,7 @@ from tfdatafree.prune_channels import prune_channels
 from tfdatafree.pruning import Pruned, prune
 from tfdatafree.quantization import input_ranges, quantize
 from tfdatafree.recipe import Recipe, get_recipe
-from tfdatafree.record import float_report, integer_report, measured_on, pruning_of, targeted_on
+from tfdatafree.record import float_source, measured_on, pruning_of, report_of, targeted_on
 from tfdatafree.rule_targets import apply_rules, rule_notes
 from tfdatafree.simulate import simulate
 from tfdatafree.targets import Target, fit_recipe, get_target
@@ -178,11 +178,19 @@ def compress(
                 content = float_file(pruned.graph, [array[:1] for array in inputs], float16=recipe.float16)
             evidence = Evidence(inputs=shown_inputs(source.inputs, inputs))
             measured = measured_on(source, content, pruned.graph, {}, inputs) | targeted_on(content, profile)
-            report = float_report(
-                source, recipe, found, content, kept, pruning_of(pruned, smaller), time.perf_counter() - started
+            report = report_of(
+                source,
+                recipe,
+                found,
+                float_source(recipe),
+                content,
+                kept=kept,
+                notes=preconditioning.notes | rule_notes(rules),
+                pruning=pruning_of(pruned, smaller),
+                call=call,
+                measured=measured,
+                seconds=time.perf_counter() - started,
             )
-            notes = preconditioning.notes | rule_notes(rules)
-            report = dataclasses.replace(report, call=call, notes=notes, **measured)
             return Compressed(content, asked, report, pruned.graph, {}, evidence)
         options = recipe.quantize
         policy, replay = None, asked
@@ -215,20 +223,21 @@ def compress(
     notes = preconditioning.notes | built.notes | said
     if options.one_step_per_channel(dense=True) != asked.quantize.one_step_per_channel(dense=True):
         notes["dense layers"] = f"one weight step per tensor, as {profile.title} wants"
-    report = integer_report(
+    report = report_of(
         source,
         recipe,
         found,
         real.described,
-        built,
-        evidence,
-        kept,
-        notes,
-        pruning_of(pruned, smaller),
-        policy,
-        seconds,
+        built.content,
+        kept=kept,
+        notes=notes,
+        pruning=pruning_of(pruned, smaller),
+        call=call,
+        measured=measured,
+        seconds=seconds,
+        integers=(built, evidence),
+        policy=policy,
     )
-    report = dataclasses.replace(report, call=call, **measured)
     return Compressed(built.content, asked, report, built.graph, built.grids, evidence, replay, grids)
 
 
