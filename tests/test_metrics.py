@@ -64,9 +64,10 @@ def test_output_discrepancy_is_the_mean_over_samples():
 
 @settings(deadline=None)
 @given(seeds, st.floats(0.001, 1000))
-def test_response_discrepancy_is_blind_to_an_offset_of_all_samples_and_a_factor(seed, factor):
+def test_response_discrepancy_is_blind_to_an_offset_of_all_samples_a_constant_of_each_and_a_factor(seed, factor):
     a, b = pair(seed)
-    offset = np.random.default_rng(seed + 1).normal(size=a.shape[1:])
+    random = np.random.default_rng(seed + 1)
+    offset = random.normal(size=a.shape[1:]) + random.normal(size=(6, 2, 1))
     wanted = response_discrepancy(a, b)
     assert 0 < wanted < 2 and response_discrepancy(b, a) == pytest.approx(wanted)
     assert response_discrepancy(a + offset, b) == pytest.approx(wanted)
@@ -78,7 +79,11 @@ def test_response_discrepancy_is_blind_to_an_offset_of_all_samples_and_a_factor(
 
 def test_response_discrepancy_is_output_discrepancy_around_the_mean():
     a, b = pair(3)
+    a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
     assert response_discrepancy(a, b) == pytest.approx(output_discrepancy(a - a.mean(axis=0), b - b.mean(axis=0)))
+    one, other = np.array([[1.0], [2.0], [6.0]]), np.array([[6.0], [1.0], [5.0]])
+    assert response_discrepancy(one, other) == pytest.approx(2 / 3), "a single value has no classes to take a mean of"
+    a, b = pair(3)
     assert output_discrepancy(a, a + 5) > 0.5 > response_discrepancy(a, a + 5)
 
 
@@ -87,7 +92,8 @@ def test_response_discrepancy_is_output_discrepancy_around_the_mean():
 def test_response_discrepancy_bounds_the_margins_of_what_is_decided_otherwise(seed, noise):
     a, b = (array.reshape(-1, 5) for array in pair(seed))
     b = 3 * (a + noise * b) + np.arange(5)
-    responses, others = a - a.mean(axis=0), b - b.mean(axis=0)
+    a -= a.mean(axis=1, keepdims=True)
+    responses, others = (array - array.mean(axis=0) for array in (a, b - b.mean(axis=1, keepdims=True)))
     scale = np.maximum((responses * others).sum(axis=1) / (others**2).sum(axis=1), 0)
     corrected = a.mean(axis=0) + scale[:, None] * others
     turned = corrected.argmax(axis=1) != a.argmax(axis=1)
@@ -98,15 +104,12 @@ def test_response_discrepancy_bounds_the_margins_of_what_is_decided_otherwise(se
 
 def test_the_bound_on_the_margins_is_reached():
     # Both samples turn by a small angle, right up to where the decision falls.
-    angle = 1e-3
-    a = np.array([[np.sin(angle), -np.sin(angle), np.cos(angle) * np.sqrt(2)]])
-    a = np.concatenate([a - [0, 0, 10], -a - [0, 0, 10]])  # both decide between the first two
-    b = a.copy()
-    b[:, :2] = 0
-    responses = a - a.mean(axis=0)
-    margins = np.abs(a[:, 0] - a[:, 1]) / np.linalg.norm(responses, axis=1)
-    bound = np.sqrt(2) * 2 * response_discrepancy(a, b)
-    assert margins.sum() == pytest.approx(bound, rel=1e-3)
+    angle, apart, away = 1e-3, np.array([1.0, -1, 0]) / np.sqrt(2), np.array([1.0, 1, -2]) / np.sqrt(6)
+    signs, common = np.array([[1.0], [-1]]), np.array([10.0, 10, 0])  # it is between the first two
+    a = signs * (np.cos(angle) * away + np.sin(angle) * apart) + common
+    b = signs * away + common
+    margins = np.abs(a[:, 0] - a[:, 1])  # responses have norm 1
+    assert margins.sum() == pytest.approx(np.sqrt(2) * 2 * response_discrepancy(a, b), rel=1e-3)
 
 
 def test_outputs_that_do_not_depend_on_the_input_have_no_response():

@@ -16,7 +16,7 @@ class OutputComparison:
         name: In the first model.
         agreement: Share of inputs with the same argmax, 0 to 1; None where the last axis has one entry only.
         output_discrepancy: 0 (same direction) to 2 (opposite); Sobolev et al., FRanDI, eq. 3.
-        response_discrepancy: The same of outputs less their mean over the inputs; None where there is one input only.
+        response_discrepancy: The same without what all inputs have in common; None where there is one input only.
         sqnr_db: Energy of the first model's output over that of the difference.
     """
 

@@ -4,7 +4,7 @@
 
 Some fifty variants of one model, pruned by several methods and rounded to several widths, each made without data from a
 Recipe. Of each: top-1 and agreement with the float model on labelled images, and its Output Discrepancy and its Response
-Discrepancy (the same of outputs less their mean over the images) to the float model on images that need no labels:
+Discrepancy (the same without what the images have in common) to the float model on images that need no labels:
     matched     tfdatafree.generate_images: statistics at every BatchNorm as stored, over the whole set
     procedural  1/f noise and dead leaves, made without a model
     noise       Gaussian, clipped to the input range

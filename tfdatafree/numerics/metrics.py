@@ -44,34 +44,36 @@ def output_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def response_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
-    """Output Discrepancy of the responses: of the outputs less their mean over the samples; 0 to 2, lower is better.
+    """Output Discrepancy of the responses: of what a sample changes in the outputs; 0 to 2, lower is better.
 
-    r_i = a_i - mean_j a_j                              what sample i changes in the output; r'_i the same of b
+    c_i = a_i - (mean of a_i over its last axis)        where that has several entries: a softmax is blind to it
+    r_i = c_i - mean_j c_j                              what sample i has of its own; r'_i the same of b
     D   = mean of D_i = || r_i/||r_i|| - r'_i/||r'_i|| ||
 
-    so that, once the mean is put right and samples are scaled, b'_i = mean_j a_j + t_i r'_i with the best t_i >= 0, samples
+    so that, once the mean is put right and samples are scaled, b'_i = mean_j c_j + t_i r'_i with the best t_i >= 0, samples
     that b' decides otherwise than a had small margins, m_i = first - second of a_i:
         sum of m_i / ||r_i|| over these samples <= sqrt(2) n D,
-    since b'_i - a_i has norm ||r_i|| sin(theta_i) <= ||r_i|| D_i where the angle theta_i between r_i and r'_i is below 90
+    since b'_i - c_i has norm ||r_i|| sin(theta_i) <= ||r_i|| D_i where the angle theta_i between r_i and r'_i is below 90
     degrees, else ||r_i|| <= ||r_i|| D_i / sqrt(2), and turning a decision takes m_i / sqrt(2) of it.
 
     Generated inputs have much in common that real ones do not share, and with it an offset of a compressed model's outputs:
-    `output_discrepancy` counts it in every sample. Blind to an offset that all samples have, and to a positive factor per
-    sample after it. A sample whose response is 0 stays 0: at distance 1 from others, 0 from its like.
+    `output_discrepancy` counts it in every sample. Blind to an offset that all samples have, then to a positive factor for
+    each sample, and to a constant for each sample. A sample whose response is 0 stays 0: at distance 1 from others, 0 from
+    its like.
     Args:
-        a, b: Arrays (samples, ...), at least two samples; a sample's norm runs over all other axes.
+        a, b: Arrays (samples, ..., classes), at least two samples; a sample's norm runs over all other axes.
     """
     a, b = _pair(a, b)
     if a.ndim < 1 or len(a) < 2:
         raise ValueError(f"the arrays have shape {a.shape}; responses are differences between at least 2 samples.")
-    return float(np.mean(np.linalg.norm(_directions(_responses(a)) - _directions(_responses(b)), axis=1)))
+    return output_discrepancy(_responses(a), _responses(b))
 
 
 def _responses(a: np.ndarray) -> np.ndarray:
-    rows = a.reshape(len(a), -1)
-    found = rows - rows.mean(axis=0)
-    sizes = [np.linalg.norm(part, axis=1, keepdims=True) for part in (found, rows)]
-    return np.where(sizes[0] <= _ROUNDING * sizes[1], 0.0, found)
+    found = a - a.mean(axis=-1, keepdims=True) if a.ndim > 1 and a.shape[-1] > 1 else a
+    found = (found - found.mean(axis=0)).reshape(len(a), -1)
+    left, before = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (found, a.reshape(len(a), -1)))
+    return np.where(left <= _ROUNDING * before, 0.0, found)
 
 
 def _directions(a: np.ndarray) -> np.ndarray:
