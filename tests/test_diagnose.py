@@ -1,4 +1,4 @@
-"""diagnose: one quantizer at a time, against what each does when it is really alone."""
+"""diagnose: which quantizers it finds, and whether following its advice helps."""
 
 import functools
 import json
@@ -9,25 +9,19 @@ import numpy as np
 import pytest
 from keras import layers as L
 from test_graph import state
-from tiny_models import build, exported, image, randomized, separated
+from tiny_models import build, image, randomized, separated
 
 from tfdatafree import Generate, Prune, Quantize, Recipe, Rule, compress, diagnose
 from tfdatafree.cli import main
-from tfdatafree.damage import Effect, measure_damage
 from tfdatafree.demo import MODEL_PATH
 from tfdatafree.diagnosis import Diagnosis, Suspect, advise
 from tfdatafree.findings import channel_findings
 from tfdatafree.generators.images import make_inputs
 from tfdatafree.graph import Graph
 from tfdatafree.numerics.metrics import relative_error
-from tfdatafree.optimizers.ranges import Range
-from tfdatafree.placement import simulated_grids
 from tfdatafree.recipe_file import read_recipe
-from tfdatafree.simulate import insert_quantizers
 
 QUICK = Generate(images=4, samples=200)
-SOME = ["plain", "branch_add", "shared_layer_with_activation", "two_inputs", "two_outputs", "poolings", "softmax",
-        "nested_called_twice", "concatenate", "squeeze_excite"]  # fmt: skip
 
 
 def recipe(*rules: Rule, **options) -> Recipe:
@@ -37,63 +31,6 @@ def recipe(*rules: Rule, **options) -> Recipe:
 @functools.cache
 def diagnosed(name: str, *rules: Rule) -> Diagnosis:
     return diagnose(build(name), recipe(*rules), input_range=(-1, 1), verbose=0)
-
-
-# Measuring --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", SOME)
-def test_each_effect_is_that_of_a_network_with_this_quantizer_alone(name):
-    made = exported(name)
-    teacher, student = made.teacher, made.student
-    grids = simulated_grids(teacher, made.ranges, 6)
-    bits = {key: kernel.quantizer.bits for key, kernel in made.kernels.items()}
-    damages, together = measure_damage(teacher, student, bits, grids, made.inputs)
-    assert {d.name for d in damages if d.kind == "weights"} == bits.keys()
-    # What a softmax makes of the results is left out of both.
-    unbounded = name not in ("softmax",)
-    wanted = teacher.predict(made.inputs)
-    for damage in damages if unbounded else ():
-        if damage.kind == "weights":
-            alone = teacher.copy()
-            alone.layers[damage.name] = student.layers[damage.name]
-        else:
-            alone = insert_quantizers(teacher, {damage.name: grids[damage.name]})
-        found = alone.predict(made.inputs)
-        worst = max(relative_error(x, y) for x, y in zip(found, wanted, strict=True))
-        assert damage.effect.error == pytest.approx(worst, rel=1e-3, abs=1e-6), damage.name
-    whole = insert_quantizers(student, grids).predict(made.inputs)
-    if unbounded:
-        assert together.error == pytest.approx(max(map(relative_error, whole, wanted)), rel=1e-3, abs=1e-6)
-
-
-def test_a_tensor_whose_values_only_moved_is_not_measured_twice():
-    teacher = exported("poolings").teacher
-    grids = simulated_grids(teacher, exported("poolings").ranges, 8)
-    damages, _ = measure_damage(teacher, exported("poolings").student, {}, grids, exported("poolings").inputs)
-    kinds = {d.name: type(teacher.operation_of(teacher.node(d.node))).__name__ for d in damages if d.node}
-    assert "MaxPooling2D" not in kinds.values() and "AveragePooling2D" in kinds.values()
-
-
-def test_clipping_and_rounding_are_told_apart():
-    made = exported("plain")
-    low = {tensor: Range(0.3 * r.low, 0.3 * r.high) for tensor, r in made.ranges.items()}
-    grids = simulated_grids(made.teacher, low, 8)
-    damages, _ = measure_damage(made.teacher, made.student, {}, grids, made.inputs)
-    found = {(d.kind, d.name): d for d in damages}
-    clipped = [name for kind, name in found if kind == "range"]
-    assert clipped and all(0 < found["range", name].clipped < 1 for name in clipped)
-    assert all(found["range", name].effect.error > 2 * found["values", name].effect.error for name in clipped)
-    fine = measure_damage(made.teacher, made.student, {}, simulated_grids(made.teacher, made.ranges, 8), made.inputs)[0]
-    assert "range" not in {d.kind for d in fine}, "these ranges come from these inputs"
-
-
-def test_of_several_results_the_furthest_counts():
-    a, b = np.eye(3, dtype=np.float32), np.ones((3, 1), np.float32)
-    effect = Effect.of([a, 2 * b], [a, b])
-    assert (effect.error, effect.output_discrepancy, effect.agreement) == (1.0, 0.0, 1.0)
-    assert Effect.of([b], [b]).agreement is None
-    assert Effect.of([a * np.nan], [a]).error == 1.0
 
 
 # Ranking and advice -----------------------------------------------------------------------------------------------------

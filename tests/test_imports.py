@@ -56,7 +56,7 @@ def test_no_module_imports_itself_by_way_of_others():
     graph = {module: targets - {"tfdatafree"} for module, targets in GRAPH.items() if module != "tfdatafree"}
     assert cycle_in(graph) == []
     assert cycle_in({"a": {"b"}, "b": {"a"}}), "a cycle would be found"
-    assert "tfdatafree.graph" in graph["tfdatafree.compress"], "the edges are real"
+    assert "tfdatafree.preparation" in graph["tfdatafree.compress"], "the edges are real"
 
 
 def test_imports_inside_functions_count():
@@ -85,7 +85,7 @@ def test_numerics_know_no_model_and_no_framework(module):
 
 def test_the_flow_is_imported_by_nobody_but_the_doors():
     readers = {module for module, targets in GRAPH.items() if "tfdatafree.compress" in targets}
-    assert readers <= {"tfdatafree", "tfdatafree.cli"}
+    assert readers <= {"tfdatafree", "tfdatafree.cli.compress", "tfdatafree.cli.demo"}
 
 
 def test_stages_do_not_know_the_result_the_report_or_the_command_line():
@@ -97,8 +97,9 @@ def test_stages_do_not_know_the_result_the_report_or_the_command_line():
         "tfdatafree.progress",
     }
     for module, targets in GRAPH.items():
-        if module.count(".") > 1:
+        if module.count(".") > 1 and not module.startswith("tfdatafree.cli."):
             assert not targets & outer, module
+            assert not any(target.startswith("tfdatafree.cli") for target in targets), module
 
 
 def test_only_one_file_touches_the_private_parts_of_keras():
@@ -117,7 +118,11 @@ def test_errors_and_recipes_need_no_framework():
 def test_nothing_prints_and_nothing_draws_from_global_chance():
     for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and module != "tfdatafree.cli":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and not module.startswith("tfdatafree.cli")
+            ):
                 assert node.func.id not in ("print", "hash", "eval", "exec"), f"{module}:{node.lineno}"
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("np.random", "numpy.random"):
                 assert node.attr in ("default_rng", "Generator"), f"{module}:{node.lineno}"

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from tfdatafree.numerics.metrics import (
     agreement,
-    margin_discrepancy,
     output_discrepancy,
     relative_error,
+    response_discrepancy,
     sqnr_db,
 )
 
@@ -64,65 +64,63 @@ def test_output_discrepancy_is_the_mean_over_samples():
 
 @settings(deadline=None)
 @given(seeds, st.floats(0.001, 1000))
-def test_margin_discrepancy_is_blind_to_one_factor_and_a_constant_per_sample_only(seed, factor):
+def test_response_discrepancy_is_blind_to_an_offset_of_all_samples_a_constant_of_each_and_a_factor(seed, factor):
     a, b = pair(seed)
-    constants = np.random.default_rng(seed + 1).normal(size=(6, 2, 1))
-    wanted = margin_discrepancy(a, b)
-    assert 0 < wanted < 2
-    assert margin_discrepancy(factor * a + constants, b) == pytest.approx(wanted)
-    assert margin_discrepancy(a, factor * b + constants) == pytest.approx(wanted)
-    assert margin_discrepancy(a, factor * a + constants) == pytest.approx(0, abs=1e-6)
-    assert margin_discrepancy(a, -factor * a + constants) == pytest.approx(2)
-    assert margin_discrepancy(a, a * np.arange(1, 7).reshape(6, 1, 1)) > 0.1
-    assert margin_discrepancy(a, a + np.arange(5)) > 0.1
+    random = np.random.default_rng(seed + 1)
+    offset = random.normal(size=a.shape[1:]) + random.normal(size=(6, 2, 1))
+    wanted = response_discrepancy(a, b)
+    assert 0 < wanted < 2 and response_discrepancy(b, a) == pytest.approx(wanted)
+    assert response_discrepancy(a + offset, b) == pytest.approx(wanted)
+    assert response_discrepancy(a, factor * b + offset) == pytest.approx(wanted)
+    assert response_discrepancy(a, factor * a + offset) == pytest.approx(0, abs=1e-6)
+    assert response_discrepancy(a, offset - factor * a) == pytest.approx(2)
+    assert response_discrepancy(a, a + np.random.default_rng(seed + 2).normal(size=a.shape)) > 0.1
+
+
+def test_response_discrepancy_is_output_discrepancy_around_the_mean():
+    a, b = pair(3)
+    a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
+    assert response_discrepancy(a, b) == pytest.approx(output_discrepancy(a - a.mean(axis=0), b - b.mean(axis=0)))
+    one, other = np.array([[1.0], [2.0], [6.0]]), np.array([[6.0], [1.0], [5.0]])
+    assert response_discrepancy(one, other) == pytest.approx(2 / 3), "a single value has no classes to take a mean of"
+    a, b = pair(3)
+    assert output_discrepancy(a, a + 5) > 0.5 > response_discrepancy(a, a + 5)
 
 
 @settings(deadline=None)
 @given(seeds, st.floats(0.01, 3))
-def test_margin_discrepancy_bounds_the_margins_of_what_is_decided_otherwise(seed, noise):
-    a, b = pair(seed)
-    b = 3 * (a + noise * b)
-    distance = margin_discrepancy(a, b)
-    margins = a.max(axis=-1, keepdims=True) - a
-    ordered = np.sort(a, axis=-1)
-    turned = a.argmax(axis=-1) != b.argmax(axis=-1)
-    lost = np.sum(((ordered[..., -1] - ordered[..., -2]) ** 2)[turned])
-    assert distance >= np.sqrt(2) or lost <= (1 + 1e-9) * distance**2 * (1 - distance**2 / 4) * np.sum(margins**2)
-
-
-def test_margins_are_those_of_the_decisions_of_the_reference():
-    # Of the first entry: by 4 and 4 in the one, by -2 and 1 in the other.
-    found = margin_discrepancy(np.array([[4.0, 0, 0]]), np.array([[1.0, 3, 0]]))
-    assert found == pytest.approx(np.sqrt(2 - 2 * (4 * -2 + 4 * 1) / np.sqrt(32 * 5)))
+def test_response_discrepancy_bounds_the_margins_of_what_is_decided_otherwise(seed, noise):
+    a, b = (array.reshape(-1, 5) for array in pair(seed))
+    b = 3 * (a + noise * b) + np.arange(5)
+    a -= a.mean(axis=1, keepdims=True)
+    responses, others = (array - array.mean(axis=0) for array in (a, b - b.mean(axis=1, keepdims=True)))
+    scale = np.maximum((responses * others).sum(axis=1) / (others**2).sum(axis=1), 0)
+    corrected = a.mean(axis=0) + scale[:, None] * others
+    turned = corrected.argmax(axis=1) != a.argmax(axis=1)
+    ordered = np.sort(a, axis=1)
+    relative = (ordered[:, -1] - ordered[:, -2]) / np.linalg.norm(responses, axis=1)
+    assert relative[turned].sum() <= (1 + 1e-9) * np.sqrt(2) * len(a) * response_discrepancy(a, b)
 
 
 def test_the_bound_on_the_margins_is_reached():
-    a = np.array([[3.0, 0.0], [1.0, 0.0]])
-    b = np.array([[3.0, 0.0], [0.0, 0.0]])  # the second sample is undecided now, nothing else has changed
-    distance = margin_discrepancy(a, b)
-    assert distance**2 * (1 - distance**2 / 4) * (3**2 + 1**2) == pytest.approx(1**2)
+    # Both samples turn by a small angle, right up to where the decision falls.
+    angle, apart, away = 1e-3, np.array([1.0, -1, 0]) / np.sqrt(2), np.array([1.0, 1, -2]) / np.sqrt(6)
+    signs, common = np.array([[1.0], [-1]]), np.array([10.0, 10, 0])  # it is between the first two
+    a = signs * (np.cos(angle) * away + np.sin(angle) * apart) + common
+    b = signs * away + common
+    margins = np.abs(a[:, 0] - a[:, 1])  # responses have norm 1
+    assert margins.sum() == pytest.approx(np.sqrt(2) * 2 * response_discrepancy(a, b), rel=1e-3)
 
 
-def test_decisions_that_were_not_clear_count_little():
-    a = np.array([[5.0, -5], [-5, 5], [0.1, -0.1], [-0.1, 0.1]])
-    unclear, clear = a.copy(), a.copy()
-    unclear[2:] *= -1
-    clear[:2] *= -1
-    assert agreement(a, unclear) == agreement(a, clear) == 0.5
-    assert output_discrepancy(a, unclear) == pytest.approx(output_discrepancy(a, clear))
-    assert margin_discrepancy(a, unclear) < 0.05 and margin_discrepancy(a, clear) > 1.9
+def test_outputs_that_do_not_depend_on_the_input_have_no_response():
+    same, other = np.tile([0.1, 0.7, 0.3], (7, 1)), np.eye(7, 3)  # the mean of 7 equal numbers is rounded
+    assert response_discrepancy(same, 7 * same) == response_discrepancy(same, same + [0.3, 0.7, 0.1]) == 0
+    assert response_discrepancy(same, other) == response_discrepancy(other, same) == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"\(1, 3\); responses are differences between at least 2 samples"):
+        response_discrepancy(np.zeros((1, 3)), np.zeros((1, 3)))
 
 
-def test_equal_outputs_have_no_margins():
-    same, other = np.full((5, 3), 0.1), np.eye(5, 3)
-    assert margin_discrepancy(same, 7 * same) == 0
-    assert margin_discrepancy(same, other) == margin_discrepancy(other, same) == pytest.approx(1)
-    for shape in ((4, 1), (4,)):
-        with pytest.raises(ValueError, match=r"at least 2 classes"):
-            margin_discrepancy(np.zeros(shape), np.zeros(shape))
-
-
-@pytest.mark.parametrize("metric", [sqnr_db, relative_error, agreement, output_discrepancy, margin_discrepancy])
+@pytest.mark.parametrize("metric", [sqnr_db, relative_error, agreement, output_discrepancy, response_discrepancy])
 def test_unequal_shapes_are_refused(metric):
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(3,\)"):
         metric(np.zeros((2, 3)), np.zeros(3))

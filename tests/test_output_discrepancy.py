@@ -1,4 +1,4 @@
-"""output_discrepancy and margin_discrepancy of models: whatever form they have, the same figure."""
+"""output_discrepancy and response_discrepancy of models: whatever form they have, the same figure."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from keras import layers as L
 from tiny_models import build, image, random_inputs, randomized
 
 import tfdatafree
-from tfdatafree import Quantize, Recipe, generate_images, margin_discrepancy, output_discrepancy
+from tfdatafree import Quantize, Recipe, generate_images, output_discrepancy, response_discrepancy
 from tfdatafree.numerics import metrics
 
 
@@ -81,26 +81,20 @@ def test_several_inputs_and_outputs():
     np.testing.assert_allclose(output_discrepancy(split, other, x), np.mean(each), rtol=1e-5)
 
 
-def test_margins_are_those_of_the_first_model(model, compressed):
+def test_responses_are_those_of_the_models(model, compressed):
     (x,) = random_inputs(model, 5)
     a, b = model.predict(x, verbose=0), compressed.predict(x)
-    np.testing.assert_allclose(margin_discrepancy(model, compressed, x), metrics.margin_discrepancy(a, b), rtol=1e-6)
-    np.testing.assert_allclose(margin_discrepancy(compressed, model, x), metrics.margin_discrepancy(b, a), rtol=1e-6)
-    assert margin_discrepancy(model, model, x) == 0 < margin_discrepancy(model, compressed, x)
+    found = response_discrepancy(model, compressed, x)
+    np.testing.assert_allclose(found, metrics.response_discrepancy(a, b), rtol=1e-6)
+    assert response_discrepancy(model, model, x) == 0 < found
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        response_discrepancy(model, compressed, x[:1])
 
 
-def test_margins_are_those_of_outputs_with_classes():
-    x = image()
-    pooled = L.GlobalAveragePooling2D()(x)
-    two, one = L.Dense(4, name="classes")(pooled), L.Dense(1, name="value")(pooled)
-    both, value = randomized(keras.Model(x, [two, one])), randomized(keras.Model(x, one))
-    changed = keras.models.clone_model(both)
-    changed.set_weights([values**3 for values in both.get_weights()])
-    (x,) = random_inputs(both, 4)
-    a, b = both.predict(x, verbose=0)[0], changed.predict(x, verbose=0)[0]
-    np.testing.assert_allclose(margin_discrepancy(both, changed, x), metrics.margin_discrepancy(a, b), rtol=1e-5)
-    with pytest.raises(ValueError, match="no output of at least 2 classes; use output_discrepancy"):
-        margin_discrepancy(value, value, x)
+def test_what_moves_all_outputs_alike_is_seen_by_output_discrepancy_alone(model):
+    (x,) = random_inputs(model, 5)
+    moved = keras.Model(model.inputs, keras.layers.Rescaling(2.0, offset=3.0)(model.outputs[0]))
+    assert response_discrepancy(model, moved, x) < 1e-4 < 0.1 < output_discrepancy(model, moved, x)
 
 
 def test_generated_images_are_taken_as_they_are(model, compressed):

@@ -173,7 +173,7 @@ def test_quiet_is_silent_even_on_a_terminal(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-@pytest.mark.parametrize("where", ["os.replace", "tfdatafree.compress.fold"])
+@pytest.mark.parametrize("where", ["os.replace", "tfdatafree.preparation.fold"])
 def test_an_interrupt_in_a_process_of_its_own_is_one_line(where, tmp_path):
     """Ctrl-C while working, and while the file is being written."""
     module, name = where.rsplit(".", 1)

@@ -121,7 +121,7 @@ def test_the_summary_says_what_the_report_says():
         f"{report.bytes:,} bytes; float: {report.float_bytes:,}",
         f"{report.gzip_bytes:,} bytes; float: {report.float_gzip_bytes:,}",
         f"{output.output_discrepancy:.4f}",
-        f"{output.margin_discrepancy:.4f}",
+        f"{output.response_discrepancy:.4f}",
         f"{100 * output.agreement:.1f} %",
         f"{report.seconds:.1f} s",
     ):
@@ -287,7 +287,7 @@ def test_outputs_are_compared_with_the_users_model_on_the_generated_inputs():
     found = result.report.outputs[0]
     assert result.report.compared == 4
     assert found.output_discrepancy == pytest.approx(wanted.output_discrepancy, rel=1e-3)
-    assert found.margin_discrepancy == pytest.approx(wanted.margin_discrepancy, rel=1e-3)
+    assert found.response_discrepancy == pytest.approx(wanted.response_discrepancy, rel=1e-3)
     assert found.agreement == wanted.agreement
 
 

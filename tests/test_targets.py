@@ -125,7 +125,9 @@ def test_what_a_recipe_leaves_open_the_target_decides():
 def test_contradictions_are_refused_before_the_work(name, options, message, monkeypatch):
     import sys
 
-    monkeypatch.setattr(sys.modules["tfdatafree.compress"], "load", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setattr(
+        sys.modules["tfdatafree.preparation"], "load", lambda *_, **__: pytest.fail("the work has begun")
+    )
     with pytest.raises(ValueError, match=message):
         compressed(build("plain"), recipe=Recipe(quantize=options), target=name)
 

@@ -19,7 +19,7 @@ def rows_of(top1, matched):
     rows = [{"variant": "float", "top1": 0.9, "agreement": 1.0}]
     for at, (accuracy, discrepancy) in enumerate(zip(top1, matched, strict=True)):
         figures = {"matched": discrepancy, "real": -accuracy}
-        values = {"top1": accuracy, "agreement": accuracy / 2, "od": figures, "margin": {"matched": -accuracy}}
+        values = {"top1": accuracy, "agreement": accuracy / 2, "od": figures, "response": {"matched": -accuracy}}
         rows.append({"variant": f"v{at}"} | values)
     return rows
 
@@ -32,10 +32,11 @@ def test_there_are_enough_variants_and_none_needs_a_file():
 
 def test_rho_is_one_where_less_discrepancy_is_more_accuracy():
     top1 = [0.3, 0.5, 0.7, 0.88, 0.89]
-    matched, real, margin = tool.correlations(rows_of(top1, [1.2, 0.9, 0.6, 0.1, 0.2]), good=7)
+    matched, real, response, agreement = tool.correlations(rows_of(top1, [1.2, 0.9, 0.6, 0.1, 0.2]), good=7)
     assert (real["images"], real["top1_good"]) == ("real", None) and real["top1"] == pytest.approx(1)
     assert matched["good"] == 2 and 0.5 < matched["top1"] < 1
-    assert (margin["metric"], margin["top1"]) == ("margin", pytest.approx(1)) and matched["metric"] == "od"
+    assert (response["metric"], response["top1"]) == ("response", pytest.approx(1)) and matched["metric"] == "od"
+    assert (agreement["metric"], agreement["top1"]) == ("agreement", pytest.approx(1))
     assert matched["pairs"] == real["pairs"] == 1, "the two that are out of order are half a point apart"
     assert tool.correlations(rows_of(top1, [0.9, 1.2, 0.6, 0.1, 0.2]), good=7)[0]["pairs"] == pytest.approx(8 / 9)
     (reverse, *_) = tool.correlations(rows_of(top1, top1), good=70)
@@ -59,6 +60,24 @@ def test_the_ceiling_is_what_the_truth_itself_reaches():
     assert tool.ceilings(rows, decisions * 0, y, good=100)["top1"] is None
 
 
+def test_what_ranks_better_than_output_discrepancy_is_ahead_in_most_draws():
+    random = np.random.default_rng(0)
+    truth, y = np.linspace(0.8, 0.9, 20), np.zeros(500, int)
+    decisions = np.concatenate([y[None], random.random((20, 500)) > truth[:, None]]).astype(int)
+    noisy = -truth + random.normal(size=20)
+    rows = [{"top1": 1.0}] + [
+        {"top1": float(np.mean(row == 0)), "od": {"x": noise}, "response": {"x": -wanted}}
+        for row, noise, wanted in zip(decisions[1:], noisy, truth, strict=True)
+    ]
+    (found,) = tool.lead(rows, decisions, y, good=100)
+    assert (found["images"], found["metric"]) == ("x", "response") and found["ahead"] > 0.95 and found["lead"] > 0.3
+    for row in rows[1:]:
+        row["response"] = row["od"]
+    assert (
+        tool.lead(rows, decisions, y, good=100)[0]["ahead"] == tool.lead(rows, decisions, y, good=100)[0]["lead"] == 0
+    )
+
+
 def test_figures_tables_and_plot_of_a_tiny_model(tmp_path):
     model = build("plain")
     (x,) = random_inputs(model, 40)
@@ -75,11 +94,12 @@ def test_figures_tables_and_plot_of_a_tiny_model(tmp_path):
         assert all(rows[2][key][name] > rows[3][key][name] > 0 for name in tool.SETS)
     assert [np.mean(row == y) for row in decisions] == [row["top1"] for row in rows]
     found = [*tool.correlations(rows, 100), tool.ceilings(rows, decisions, y, 100)]
-    lines = tool.markdown(rows, found).splitlines()
-    assert lines[0].startswith("| images | figure | rho, top-1") and len(lines) == 2 + 9 + 1 + 2 + 4
-    assert lines[2].startswith("| matched | OD |") and lines[10].startswith("| 40 labelled | ceiling |")
-    assert lines[12].startswith("| variant | top-1 % | agreement | OD, matched |") and "margin, real |" in lines[12]
-    assert len({line.count("|") for line in lines[12:]}) == 1
+    lines = tool.markdown(rows, found, tool.lead(rows, decisions, y, 100)).splitlines()
+    assert lines[0].startswith("| images | figure | rho, top-1") and len(lines) == (2 + 10) + (1 + 2 + 4) + (1 + 2 + 4)
+    assert lines[2].startswith("| matched | OD |") and lines[11].startswith("| 40 labelled | ceiling |")
+    assert lines[15].startswith("| matched | response |")
+    assert lines[20].startswith("| variant | top-1 % | agreement | OD, matched |") and "response, real |" in lines[20]
+    assert len({line.count("|") for line in lines[20:]}) == 1
     pytest.importorskip("matplotlib")
     tool.plot(rows, found, tmp_path / "od.png")
     assert (tmp_path / "od.png").read_bytes().startswith(b"\x89PNG")

@@ -37,8 +37,8 @@ __all__ = [
     "fold_batchnorm",
     "generate_images",
     "layer_inputs",
-    "margin_discrepancy",
     "output_discrepancy",
+    "response_discrepancy",
 ]
 
 
@@ -49,7 +49,7 @@ def _is_command_line() -> bool:
 
 # TensorFlow takes seconds to import, and the command line does without it for help and for mistyped options.
 if not _is_command_line():
-    from tfdatafree.compare import margin_discrepancy, output_discrepancy
+    from tfdatafree.compare import output_discrepancy, response_discrepancy
     from tfdatafree.compress import compress
     from tfdatafree.compressed import Compressed
     from tfdatafree.diagnose import diagnose

@@ -2,7 +2,7 @@
 
     every layer rounded to 4 bits, biases corrected -> the harm of each alone -> the widths that fit and harm least
 
-Layers are measured one at a time on generated inputs (`generators/layer_damages.py`); 8 bits do the harm of 4 times the square of
+Layers are measured one at a time on generated inputs (`damage.py`); 8 bits do the harm of 4 times the square of
 their step, because rounding noise goes with it. The sum of these squares foretells the squared error of any choice
 (`policies/bits.py` finds the best one); on MobileNetV1-0.25 it ranks random choices by their error on real images with a
 Spearman correlation of 0.99, which running each of them on the same generated inputs does not (0.97).
@@ -15,9 +15,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tfdatafree.damage import single_layer_damages
 from tfdatafree.errors import ExportError
 from tfdatafree.export.build import storage
-from tfdatafree.generators.layer_damages import single_layer_damages
 from tfdatafree.generators.observe import Observed
 from tfdatafree.graph import Graph
 from tfdatafree.optimizers.ranges import Range

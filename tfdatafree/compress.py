@@ -6,7 +6,6 @@
 The unfolded graph is kept beside the folded one: its BatchNorm statistics are the data.
 """
 
-import dataclasses
 import functools
 import os
 import time
@@ -20,29 +19,20 @@ from tfdatafree.compressed import Compressed
 from tfdatafree.evidence import Evidence, gather, shown_inputs
 from tfdatafree.export.build import build_integer_file
 from tfdatafree.export.float_model import float_file
-from tfdatafree.generators.input_range import check_input_range, find_input_range
-from tfdatafree.generators.observe import observe
-from tfdatafree.generators.representative import generated_inputs, given_inputs
-from tfdatafree.graph import Graph
-from tfdatafree.load import load
 from tfdatafree.optimizers.rounding import kernel_grids
-from tfdatafree.preconditioning import across_caps, moved_by_caps, moved_results, precondition, require_quantizable
+from tfdatafree.preconditioning import across_caps, moved_by_caps, moved_results
+from tfdatafree.preparation import inputs_for, make_task, observe_for, prepare, read
 from tfdatafree.progress import Progress
 from tfdatafree.prune_channels import prune_channels
 from tfdatafree.pruning import Pruned, prune
 from tfdatafree.quantization import input_ranges, quantize
-from tfdatafree.recipe import Recipe, get_recipe
-from tfdatafree.record import float_report, integer_report, measured_on, pruning_of, targeted_on
+from tfdatafree.recipe import Recipe
+from tfdatafree.record import float_source, measured_on, pruning_of, report_of, targeted_on
 from tfdatafree.rule_targets import apply_rules, rule_notes
 from tfdatafree.simulate import simulate
-from tfdatafree.targets import Target, fit_recipe, get_target
+from tfdatafree.targets import Target
 from tfdatafree.visitors.fold_batchnorm import fold
 from tfdatafree.visitors.fold_scales import fold_scales
-from tfdatafree.visitors.global_pooling import globalize_pooling
-from tfdatafree.visitors.merge_twins import merge_twins
-from tfdatafree.visitors.pool_slices import pool_slices
-from tfdatafree.visitors.separate import separate
-from tfdatafree.visitors.split_normalization import split_normalization
 
 # Stages in their order, and what they take of the time of a middling network.
 _WORK = {
@@ -103,62 +93,41 @@ def compress(
         ValueError: An option is wrong; says what came and what was wanted.
     """
     started = time.perf_counter()
-    profile = get_target(target)
-    asked = get_recipe(recipe)
-    recipe = fit_recipe(asked, profile)
-    given_range = None if input_range is None else check_input_range(input_range)
-    call = {
-        "model": os.path.basename(model) if isinstance(model, (str, os.PathLike)) else None,
-        "input_range": None if given_range is None else (given_range.low, given_range.high),
-        "input_shape": input_shape,
-        "target": profile.name,
-        "seed": seed,
-        "representative_data": os.fspath(representative_data)
-        if isinstance(representative_data, (str, os.PathLike))
-        else representative_data is not None,
-    }
+    task = make_task(
+        model,
+        recipe,
+        input_range=input_range,
+        input_shape=input_shape,
+        representative_data=representative_data,
+        target=target,
+        seed=seed,
+        unsafe_load=unsafe_load,
+    )
+    asked, recipe, profile = task.asked, task.recipe, task.target
     progress = Progress(_expected_work(recipe), verbose)
     try:
         with progress.stage("load"):
-            source = Graph.from_keras(load(model, unsafe=unsafe_load, input_shape=input_shape))
-            unfolded = merge_twins(split_normalization(globalize_pooling(separate(source))))
-            unfolded = pool_slices(unfolded) if profile.pooled_slices else unfolded
-            require_quantizable(unfolded)
+            source, original = read(task)
         with progress.stage("fold BatchNorm"):
-            original = unfolded
-            found = given_range or find_input_range(unfolded, seed)
-            ends = (found.low, found.high)
-            unfolded, preconditioning = precondition(unfolded, recipe, ends, seed)
-            teacher, kept = fold(unfolded)
-            teacher = fold_scales(teacher)
-            kept |= preconditioning.kept
-            rules = apply_rules(recipe.rules, source, teacher)
+            prepared = prepare(task, source, original)
+            unfolded, teacher, found, rules = prepared.unfolded, prepared.teacher, prepared.found, prepared.rules
+            ends, kept, notes = (found.low, found.high), prepared.kept, prepared.notes
         with progress.stage("generate inputs"):
-            if representative_data is None:
-                real = generated_inputs(teacher, recipe.generate.images, ends, seed=seed)
-            else:
-                real = given_inputs(representative_data, teacher, ends)
+            real = inputs_for(task, prepared)
             inputs = real.arrays
         if moving := across_caps(recipe):
-            preconditioning.notes[source.name] = moved_by_caps(original, teacher, inputs, moving)
+            notes[source.name] = moved_by_caps(original, teacher, inputs, moving)
         smaller, zeros = None, recipe.prune
         if recipe.prune is not None and recipe.prune.method == "channel":
             with progress.stage("remove channels"):
                 smaller, zeros = prune_channels(unfolded, recipe.prune, input_range=ends, seed=seed), None
                 whole, unfolded = teacher, smaller.graph
                 teacher = fold_scales(fold(unfolded)[0])
-                preconditioning.notes["channels removed"] = moved_results(whole, teacher, inputs)
+                notes["channels removed"] = moved_results(whole, teacher, inputs)
             kept |= smaller.kept
         if recipe.quantize is not None or zeros is not None:
             with progress.stage("pass inputs through the layers"):
-                observed = observe(
-                    unfolded,
-                    teacher,
-                    inputs,
-                    samples=recipe.generate.samples,
-                    standard=recipe.quantize is not None and recipe.quantize.range_source == "standard",
-                    seed=seed,
-                )
+                observed = observe_for(task, unfolded, teacher, inputs)
         pruned = Pruned(teacher, {}, "none", {}, {})
         if zeros is not None:
             with progress.stage("prune"):
@@ -177,11 +146,19 @@ def compress(
                 content = float_file(pruned.graph, [array[:1] for array in inputs], float16=recipe.float16)
             evidence = Evidence(inputs=shown_inputs(source.inputs, inputs))
             measured = measured_on(source, content, pruned.graph, {}, inputs) | targeted_on(content, profile)
-            report = float_report(
-                source, recipe, found, content, kept, pruning_of(pruned, smaller), time.perf_counter() - started
+            report = report_of(
+                source,
+                recipe,
+                found,
+                float_source(recipe),
+                content,
+                kept=kept,
+                notes=notes | rule_notes(rules),
+                pruning=pruning_of(pruned, smaller),
+                call=task.call,
+                measured=measured,
+                seconds=time.perf_counter() - started,
             )
-            notes = preconditioning.notes | rule_notes(rules)
-            report = dataclasses.replace(report, call=call, notes=notes, **measured)
             return Compressed(content, asked, report, pruned.graph, {}, evidence)
         options = recipe.quantize
         policy, replay = None, asked
@@ -211,23 +188,24 @@ def compress(
     seconds = time.perf_counter() - started
     grids = kernel_grids(built.graph, quantized.kernels)
     said = rule_notes(rules, built.grids, built.graph.outputs, options.edge_dtype, built.kept_float.values())
-    notes = preconditioning.notes | built.notes | said
+    notes |= built.notes | said
     if options.one_step_per_channel(dense=True) != asked.quantize.one_step_per_channel(dense=True):
         notes["dense layers"] = f"one weight step per tensor, as {profile.title} wants"
-    report = integer_report(
+    report = report_of(
         source,
         recipe,
         found,
         real.described,
-        built,
-        evidence,
-        kept,
-        notes,
-        pruning_of(pruned, smaller),
-        policy,
-        seconds,
+        built.content,
+        kept=kept,
+        notes=notes,
+        pruning=pruning_of(pruned, smaller),
+        call=task.call,
+        measured=measured,
+        seconds=seconds,
+        integers=(built, evidence),
+        policy=policy,
     )
-    report = dataclasses.replace(report, call=call, **measured)
     return Compressed(built.content, asked, report, built.graph, built.grids, evidence, replay, grids)
 
 

@@ -16,27 +16,17 @@ from tfdatafree.damage import Damage, measure_damage
 from tfdatafree.diagnosis import Diagnosis, Suspect, advise
 from tfdatafree.findings import channel_findings
 from tfdatafree.generators.images import make_inputs
-from tfdatafree.generators.input_range import check_input_range, find_input_range
-from tfdatafree.generators.observe import observe
-from tfdatafree.generators.representative import generated_inputs, given_inputs
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
-from tfdatafree.load import load
 from tfdatafree.placement import has_kernels, operator_layers
-from tfdatafree.preconditioning import precondition, require_quantizable
+from tfdatafree.preparation import inputs_for, make_task, observe_for, prepare, read
 from tfdatafree.progress import Progress
 from tfdatafree.pruning import Pruned, prune
 from tfdatafree.quantization import input_ranges, quantize
-from tfdatafree.recipe import Quantize, Recipe, get_recipe
+from tfdatafree.recipe import Quantize, Recipe
 from tfdatafree.rule_targets import apply_rules
 from tfdatafree.simulate import simulate
-from tfdatafree.targets import Target, fit_recipe, get_target
-from tfdatafree.visitors.fold_batchnorm import fold
-from tfdatafree.visitors.fold_scales import fold_scales
-from tfdatafree.visitors.global_pooling import globalize_pooling
-from tfdatafree.visitors.merge_twins import merge_twins
-from tfdatafree.visitors.separate import separate
-from tfdatafree.visitors.split_normalization import split_normalization
+from tfdatafree.targets import Target
 
 # Stages in their order, and what they take of the time of a middling network.
 _WORK = {
@@ -82,8 +72,17 @@ def diagnose(
         ValueError: An option is wrong, or the recipe leaves the model in float or takes channels out of it.
     """
     started = time.perf_counter()
-    profile = get_target(target)
-    recipe = fit_recipe(get_recipe(recipe), profile)
+    task = make_task(
+        model,
+        recipe,
+        input_range=input_range,
+        input_shape=input_shape,
+        representative_data=representative_data,
+        target=target,
+        seed=seed,
+        unsafe_load=unsafe_load,
+    )
+    recipe = task.recipe
     options = recipe.quantize
     if options is None:
         raise ValueError(
@@ -95,35 +94,22 @@ def diagnose(
         )
     if not isinstance(images, int) or isinstance(images, bool) or images < 1:
         raise ValueError(f"images is {images!r}; measure on at least 1.")
-    given_range = None if input_range is None else check_input_range(input_range)
     left_out = {"prune": recipe.prune is None, "search bits": recipe.policy is None}
     progress = Progress({stage: work for stage, work in _WORK.items() if not left_out.get(stage)}, verbose)
     try:
         with progress.stage("load, fold BatchNorm"):
-            source = Graph.from_keras(load(model, unsafe=unsafe_load, input_shape=input_shape))
-            trained = merge_twins(split_normalization(globalize_pooling(separate(source))))
-            require_quantizable(trained)
-            found = given_range or find_input_range(trained, seed)
+            source, trained = read(task)
+            prepared = prepare(task, source, trained)
+            unfolded, teacher, found, rules = prepared.unfolded, prepared.teacher, prepared.found, prepared.rules
             ends = (found.low, found.high)
-            unfolded, _ = precondition(trained, recipe, ends, seed)
-            teacher = fold_scales(fold(unfolded)[0])
-            rules = apply_rules(recipe.rules, source, teacher)
         with progress.stage("generate inputs, pass them on"):
+            real = inputs_for(task, prepared)
+            inputs = real.arrays
             if representative_data is None:
-                real = generated_inputs(teacher, recipe.generate.images, ends, seed=seed)
                 measured = make_inputs(teacher, images, ends, seed=seed + _MEASURING_SEED)
             else:
-                real = given_inputs(representative_data, teacher, ends)
-                measured = [array[:images] for array in real.arrays]
-            inputs = real.arrays
-            observed = observe(
-                unfolded,
-                teacher,
-                inputs,
-                samples=recipe.generate.samples,
-                standard=options.range_source == "standard",
-                seed=seed,
-            )
+                measured = [array[:images] for array in inputs]
+            observed = observe_for(task, unfolded, teacher, inputs)
         pruned = Pruned(teacher, {}, "none", {}, {})
         if recipe.prune is not None:
             with progress.stage("prune"):
@@ -150,7 +136,7 @@ def diagnose(
     return Diagnosis(
         model=source.name,
         recipe=recipe.name,
-        suspects=_suspects(teacher, damages, options, profile, findings.caps, real=representative_data is not None),
+        suspects=_suspects(teacher, damages, options, task.target, findings.caps, real=representative_data is not None),
         error=together.error,
         output_discrepancy=together.output_discrepancy,
         agreement=together.agreement,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfdatafree.numerics.metrics import agreement, margin_discrepancy, output_discrepancy, sqnr_db
+from tfdatafree.numerics.metrics import agreement, output_discrepancy, response_discrepancy, sqnr_db
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +16,14 @@ class OutputComparison:
         name: In the first model.
         agreement: Share of inputs with the same argmax, 0 to 1; None where the last axis has one entry only.
         output_discrepancy: 0 (same direction) to 2 (opposite); Sobolev et al., FRanDI, eq. 3.
-        margin_discrepancy: The same of the margins of the first model's decisions; None where agreement is.
+        response_discrepancy: The same without what all inputs have in common; None where there is one input only.
         sqnr_db: Energy of the first model's output over that of the difference.
     """
 
     name: str
     agreement: float | None
     output_discrepancy: float
-    margin_discrepancy: float | None
+    response_discrepancy: float | None
     sqnr_db: float
 
 
@@ -39,15 +39,15 @@ def compare_outputs(
     return tuple(
         OutputComparison(
             name=name,
-            agreement=agreement(x, y) if has_classes(x) else None,
+            agreement=agreement(x, y) if _has_classes(x) else None,
             output_discrepancy=output_discrepancy(x, y),
-            margin_discrepancy=margin_discrepancy(x, y) if has_classes(x) else None,
+            response_discrepancy=response_discrepancy(x, y) if len(x) > 1 else None,
             sqnr_db=sqnr_db(x, y),
         )
         for name, x, y in zip(names, references, found, strict=True)
     )
 
 
-def has_classes(output: np.ndarray) -> bool:
+def _has_classes(output: np.ndarray) -> bool:
     """Whether an array (n, ...) holds at least two entries to choose from along its last axis."""
     return output.ndim > 1 and output.shape[-1] > 1

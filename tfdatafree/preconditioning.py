@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfdatafree.damage import single_layer_damages
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.generators.images import make_inputs, normalized_walk
-from tfdatafree.generators.layer_damages import single_layer_damages
 from tfdatafree.generators.statistics import channel_reaches
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of

@@ -32,8 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfdatafree.at_work import report_layer
+from tfdatafree.damage import single_layer_damages
 from tfdatafree.generators.images import batch_size, make_inputs
-from tfdatafree.generators.layer_damages import single_layer_damages
 from tfdatafree.generators.moments import input_covariances
 from tfdatafree.generators.sensitivity import channel_sensitivities
 from tfdatafree.graph import Graph, Layer

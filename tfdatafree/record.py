@@ -67,62 +67,63 @@ def targeted_on(content: bytes | None, target: Target) -> dict[str, Any]:
     return {"on_target": check, "npu_bytes": None if compiled is None else compiled.bytes}
 
 
-def float_report(
-    source: Graph,
-    recipe: Recipe,
-    found: InputRange,
-    content: bytes,
-    kept: dict[str, str],
-    pruning: Pruning | None,
-    seconds: float,
-) -> Report:
-    return Report(
-        model=source.name,
-        recipe=recipe.name,
-        input_range=_range_text(found),
-        generated="the weights alone; no data" if recipe.prune is None else _PRUNED_FROM,
-        float_bytes=_float_bytes(source),
-        bytes=len(content),
-        zeros=kernel_zeros(content),
-        seconds=seconds,
-        integer_only=False,
-        requantized=0,
-        kept=kept,
-        pruning=pruning,
-    )
-
-
-def integer_report(
+def report_of(
     source: Graph,
     recipe: Recipe,
     found: InputRange,
     generated: str,
-    built: Built,
-    evidence: Evidence,
+    content: bytes | None,
+    *,
     kept: dict[str, str],
     notes: dict[str, str],
     pruning: Pruning | None,
-    policy: Policy | None,
+    call: Mapping[str, Any],
+    measured: Mapping[str, Any],
     seconds: float,
+    integers: tuple[Built, Evidence] | None = None,
+    policy: Policy | None = None,
 ) -> Report:
+    """The report of one compression.
+
+    Args:
+        source: The user's model.
+        recipe: As it was carried out.
+        generated: What the layers were exercised with.
+        content: The file, if one was written.
+        measured: Further fields: `measured_on`, `targeted_on`.
+        integers: What was built, and what speaks for it; None for a float file.
+    """
+    fields: dict[str, Any] = {"integer_only": False, "requantized": 0, "kept": kept}
+    if integers is not None:
+        built, evidence = integers
+        fields = {
+            "integer_only": not built.kept_float,
+            "requantized": built.requantized,
+            "simulated": recipe.quantize.simulated,
+            "layers": tuple(_rows(built, evidence)),
+            "kept": kept | built.kept_float,
+        }
     return Report(
         model=source.name,
         recipe=recipe.name,
-        input_range=_range_text(found),
+        input_range=f"[{found.low:g}, {found.high:g}], {found.origin}",
         generated=generated,
         float_bytes=_float_bytes(source),
-        bytes=len(built.content or b""),
-        zeros=kernel_zeros(built.content) if built.content else None,
+        bytes=len(content or b""),
+        zeros=kernel_zeros(content) if content else None,
         seconds=seconds,
-        integer_only=not built.kept_float,
-        requantized=built.requantized,
-        simulated=recipe.quantize.simulated,
-        layers=tuple(_rows(built, evidence)),
-        kept=kept | built.kept_float,
         notes=notes,
         pruning=pruning,
         policy=policy,
+        call=dict(call),
+        **fields,
+        **measured,
     )
+
+
+def float_source(recipe: Recipe) -> str:
+    """What a float file is made from."""
+    return "the weights alone; no data" if recipe.prune is None else _PRUNED_FROM
 
 
 def pruning_of(pruned: Pruned, smaller: Smaller | None) -> Pruning | None:
@@ -136,10 +137,6 @@ def pruning_of(pruned: Pruned, smaller: Smaller | None) -> Pruning | None:
         layers=pruned.by_layer,
         discrepancies=pruned.discrepancies,
     )
-
-
-def _range_text(found: InputRange) -> str:
-    return f"[{found.low:g}, {found.high:g}], {found.origin}"
 
 
 def _rows(built: Built, evidence: Evidence) -> Iterable[LayerRow]:

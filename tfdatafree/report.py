@@ -186,8 +186,9 @@ class Report:
         for output in self.outputs:
             name = f"'{output.name}': " if len(self.outputs) > 1 else ""
             same = "" if output.agreement is None else f", {100 * output.agreement:.1f} % have the same argmax"
-            margins = "" if output.margin_discrepancy is None else f", of margins {output.margin_discrepancy:.4f},"
-            found = f"{output.output_discrepancy:.4f}{margins} on {self.compared_on} (0 best, 2 worst)"
+            of = output.response_discrepancy
+            responses = "" if of is None else f", of responses {of:.4f},"
+            found = f"{output.output_discrepancy:.4f}{responses} on {self.compared_on} (0 best, 2 worst)"
             lines.append(f"{name}discrepancy {found}{same}")
         return lines
 

@@ -42,7 +42,7 @@ _GLOSSARY = (
      "noise; 40 dB: a hundredth."),
     ("Output discrepancy", "|| F/||F|| - F~/||F~|| || of the outputs F in float and F~ compressed, mean over the generated "
      "inputs: 0 is the same direction, 2 the opposite one."),
-    ("Margin discrepancy", "The same of the margins by which the float model prefers its first class to the others, all "
+    ("Response discrepancy", "The same of the margins by which the float model prefers its first class to the others, all "
      "inputs at once: close decisions, which turn easily, count little."),
     ("Agreement", "Share of the inputs for which both models put the same class first. Generated inputs look like no class in "
      "particular, so that many decisions on them are close and easily turned; on real inputs measure it with tfdatafree "
@@ -122,8 +122,8 @@ def _tiles(report: Report) -> Iterable[str]:
         of = f" of {output.name}" if len(report.outputs) > 1 else ""
         small = f"0: same as float, 2: opposite; on {report.compared_on}"
         yield _tile(f"Output discrepancy{of}", f"{output.output_discrepancy:.4f}", small)
-        if output.margin_discrepancy is not None:
-            yield _tile(f"Margin discrepancy{of}", f"{output.margin_discrepancy:.4f}", small)
+        if output.response_discrepancy is not None:
+            yield _tile(f"Response discrepancy{of}", f"{output.response_discrepancy:.4f}", small)
         if output.agreement is not None:
             same = round(output.agreement * report.compared)
             yield _tile(

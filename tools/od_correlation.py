@@ -3,15 +3,19 @@
     python tools/od_correlation.py --zoo=../shared/zoo --model=resnet20 --limit=1000 --markdown=od.md --plot=od.png
 
 Some fifty variants of one model, pruned by several methods and rounded to several widths, each made without data from a
-Recipe. Of each: top-1 and agreement with the float model on labelled images, and its Output Discrepancy and its Margin
-Discrepancy to the float model on images that need no labels:
+Recipe. Of each: top-1 and agreement with the float model on labelled images, and its Output Discrepancy and its Response
+Discrepancy (the same without what the images have in common) to the float model on images that need no labels:
     matched     tfdatafree.generate_images: statistics at every BatchNorm as stored, over the whole set
     procedural  1/f noise and dead leaves, made without a model
     noise       Gaussian, clipped to the input range
     real        calibration images, not among those that accuracy is measured on: the reference for the others
 Spearman's rho of each against top-1 and agreement, over all variants and over the good ones (top-1 within --good points of
 float), where it is decided which one to ship; and of all pairs of variants whose agreement differs by at least two points,
-the share that is ranked right. A softmax at the end is taken off first.
+the share that is ranked right. How much better than Output Discrepancy the other ranks the good ones is told with the share
+of random draws of variants and labelled images in which it does. A softmax at the end is taken off first.
+
+No distance to the float model knows of mistakes that a variant mends: the row "agreement" tells how far the true agreement
+with it, on the labelled images themselves, ranks top-1.
 
 So many labelled images tell variants apart only so far: no figure can be expected to rank better than the square root of
     r = 2 h / (1 + h),      h: mean rho between two random halves of these images
@@ -36,10 +40,10 @@ import benchmark
 import evaluate
 
 SETS = ("matched", "procedural", "noise", "real")
-METRICS = {"od": "OD", "margin": "margin"}  # key of a row: heading
+METRICS = {"od": "OD", "response": "response"}  # key of a row: heading
 _SEED = 1
 _APART = 0.02
-_HALVINGS = 200
+_HALVINGS, _RESAMPLINGS = 200, 400
 
 
 def variants() -> dict:
@@ -104,7 +108,7 @@ def measure(
     import keras
 
     import tfdatafree
-    from tfdatafree.numerics.metrics import margin_discrepancy, output_discrepancy
+    from tfdatafree.numerics.metrics import output_discrepancy, response_discrepancy
 
     reference = evaluate.predict(model, x, batch=100, preprocess=preprocess)
     references = {name: evaluate.predict(model, images, batch=100) for name, images in sets.items()}
@@ -120,7 +124,7 @@ def measure(
             "top1": float(np.mean(decisions[-1] == y)),
             "agreement": float(np.mean(decisions[-1] == decisions[0])),
             "od": {which: output_discrepancy(references[which], found[which]) for which in sets},
-            "margin": {which: margin_discrepancy(references[which], found[which]) for which in sets},
+            "response": {which: response_discrepancy(references[which], found[which]) for which in sets},
             "seconds": time.perf_counter() - started,
         }
         rows.append(row)
@@ -130,8 +134,9 @@ def measure(
 
 
 def correlations(rows: list[dict], good: float) -> list[dict]:
-    """Returns, per metric and image set, Spearman's rho of -metric; `good`: points of top-1 that a good variant may lose.
+    """Returns, per metric and image set, Spearman's rho of -metric, and at the end that of the agreement itself.
 
+    `good`: points of top-1 that a good variant may lose.
     None where fewer than three variants, or all the same, are left to rank. "pairs": share ranked right of the pairs that
     are clearly apart in agreement, None where there are none.
     """
@@ -146,7 +151,11 @@ def correlations(rows: list[dict], good: float) -> list[dict]:
                 entry[target] = _rho(of[""], [row[target] for row in others])
                 entry[f"{target}_good"] = _rho(of["_good"], [row[target] for row in best])
             found.append(entry | {"pairs": _pairs(of[""], [row["agreement"] for row in others])})
-    return found
+    entry = {"images": "labelled", "metric": "agreement", "good": len(best), "pairs": None}
+    for key, some in (("", others), ("_good", best)):
+        entry[f"top1{key}"] = _rho([row["agreement"] for row in some], [row["top1"] for row in some])
+        entry[f"agreement{key}"] = None
+    return [*found, entry]
 
 
 def ceilings(rows: list[dict], decisions: np.ndarray, y: np.ndarray, good: float) -> dict:
@@ -169,6 +178,33 @@ def ceilings(rows: list[dict], decisions: np.ndarray, y: np.ndarray, good: float
     return found
 
 
+def lead(rows: list[dict], decisions: np.ndarray, y: np.ndarray, good: float) -> list[dict]:
+    """Returns, per metric but OD and per image set, how much better than OD it ranks the good variants by top-1.
+
+    "lead": rho less OD's, mean over random draws of as many variants and as many labelled images, with replacement;
+    "ahead": share of the draws in which it is positive. Arguments as for `ceilings`.
+    """
+    random = np.random.default_rng(_SEED)
+    best = [at for at in range(1, len(rows)) if _is_good(rows[at], rows[0], good)]
+    right = decisions == y
+    draws = []
+    for _ in range(_RESAMPLINGS if best else 0):
+        drawn = random.choice(best, len(best))
+        draws.append((drawn, right[:, random.integers(0, len(y), len(y))].mean(axis=1)[drawn]))
+    found = []
+    for metric in list(METRICS)[1:]:
+        for name in rows[1][metric] if len(rows) > 1 else ():
+            leads = []
+            for drawn, top1 in draws:
+                rhos = [_rho([-rows[at][key][name] for at in drawn], top1) for key in (metric, "od")]
+                if None not in rhos:
+                    leads.append(rhos[0] - rhos[1])
+            ahead = float(np.mean(np.array(leads) > 0)) if leads else None
+            mean = float(np.mean(leads)) if leads else None
+            found.append({"images": name, "metric": metric, "lead": mean, "ahead": ahead})
+    return found
+
+
 def _is_good(row: dict, float_row: dict, good: float) -> bool:
     return row["top1"] >= float_row["top1"] - good / 100
 
@@ -187,8 +223,8 @@ def _pairs(found: Sequence[float], wanted: Sequence[float]) -> float | None:
     return float(np.mean((found[:, None] > found)[apart])) if apart.any() else None
 
 
-def markdown(rows: list[dict], found: list[dict]) -> str:
-    """Returns both tables in Markdown: correlations, then variants."""
+def markdown(rows: list[dict], found: list[dict], leads: Sequence[dict] = ()) -> str:
+    """Returns the tables in Markdown: correlations, what is ahead of OD, variants."""
     text = lambda value: "-" if value is None else f"{value:.3f}"  # noqa: E731
     count = found[0]["good"] if found else 0
     lines = [
@@ -201,6 +237,11 @@ def markdown(rows: list[dict], found: list[dict]) -> str:
         lines.append(f"| {row['images']} | {heading} | {' | '.join(map(text, figures))} |")
     names = [(row["metric"], row["images"]) for row in found if row["metric"] in METRICS]
     headings = " | ".join(f"{METRICS[metric]}, {images}" for metric, images in names)
+    if leads:
+        lines += ["", "| images | figure | rho above OD's, good | share of draws above |", "|---|---|---:|---:|"]
+    for row in leads:
+        heading = METRICS[row["metric"]]
+        lines.append(f"| {row['images']} | {heading} | {text(row['lead'])} | {text(row['ahead'])} |")
     lines += ["", f"| variant | top-1 % | agreement | {headings} |", f"|---|---:|---:|{'---:|' * len(names)}"]
     for row in rows:
         figures = [f"{100 * row['top1']:.2f}", f"{row['agreement']:.4f}"]
@@ -232,7 +273,7 @@ def plot(rows: list[dict], found: list[dict], path: str | Path) -> None:
                 label="pruned" if pruned else "quantized",
             )
         rho = "" if row["top1"] is None else f", rho {row['top1']:.3f}"
-        name = {"od": "Output Discrepancy", "margin": "Margin Discrepancy"}[row["metric"]]
+        name = {"od": "Output Discrepancy", "response": "Response Discrepancy"}[row["metric"]]
         panel.set(title=f"{row['images']}{rho}", xlabel=name)
     for panels in grid:
         panels[0].set_ylabel("top-1, %")
@@ -282,7 +323,8 @@ def main(argv: list[str]) -> int:
 
     rows, decisions = measure(model, recipes, sets, x, y, subject.prepare, subject.input_range, report)
     found = [*correlations(rows, values.good), ceilings(rows, decisions, y, values.good)]
-    print(markdown(rows[:1], found))
+    leads = lead(rows, decisions, y, values.good)
+    print(markdown(rows[:1], found, leads))
     record = {
         "environment": benchmark.environment(),
         "model": subject.name,
@@ -290,13 +332,14 @@ def main(argv: list[str]) -> int:
         "images": values.images,
         "good": values.good,
         "correlations": found,
+        "lead": leads,
         "rows": rows,
         "recipes": {name: dataclasses.asdict(recipe) for name, recipe in recipes.items()},
     }
     if values.json:
         evaluate.write_text(values.json, json.dumps(record, indent=2) + "\n")
     if values.markdown:
-        evaluate.write_text(values.markdown, markdown(rows, found))
+        evaluate.write_text(values.markdown, markdown(rows, found, leads))
     if values.plot:
         plot(rows, found, values.plot)
     return 0

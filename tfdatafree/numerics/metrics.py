@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# Part of an output, in float64, below which a difference is rounding.
+_ROUNDING = 1e-12
+
 
 def sqnr_db(reference: np.ndarray, approximation: np.ndarray) -> float:
     """Signal to noise in dB: 10 log10(sum reference^2 / sum (reference - approximation)^2), inf when both are equal."""
@@ -40,32 +43,37 @@ def output_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean(np.linalg.norm(_directions(a) - _directions(b), axis=1)))
 
 
-def margin_discrepancy(reference: np.ndarray, found: np.ndarray) -> float:
-    """How far the margins of a reference's decisions are from the same margins in `found`, 0 to 2; lower is better.
+def response_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
+    """Output Discrepancy of the responses: of what a sample changes in the outputs; 0 to 2, lower is better.
 
-    d_ij = reference_ik - reference_ij      k the reference's argmax of sample i, j every entry: by how much k leads, >= 0
-    e_ij = found_ik - found_ij              decides as the reference does where it is > 0 for every j other than k
-    D    = || d/||d|| - e/||e|| || = 2 sin(theta / 2)     over all samples at once; theta the angle between d and e
+    c_i = a_i - (mean of a_i over its last axis)        where that has several entries: a softmax is blind to it
+    r_i = c_i - mean_j c_j                              what sample i has of its own; r'_i the same of b
+    D   = mean of D_i = || r_i/||r_i|| - r'_i/||r'_i|| ||
 
-    so that for D < sqrt(2) the samples that are decided otherwise have small margins m_i = min_j d_ij over j other than k:
-        sum of m_i^2 over these samples <= sin(theta)^2 ||d||^2,   sin(theta)^2 = D^2 (1 - D^2 / 4),
-    since d - t e has norm sin(theta) ||d|| for the best t > 0, and in these samples d_ij - t e_ij >= d_ij for some j.
+    so that, once the mean is put right and samples are scaled, b'_i = mean_j c_j + t_i r'_i with the best t_i >= 0, samples
+    that b' decides otherwise than a had small margins, m_i = first - second of a_i:
+        sum of m_i / ||r_i|| over these samples <= sqrt(2) n D,
+    since b'_i - c_i has norm ||r_i|| sin(theta_i) <= ||r_i|| D_i where the angle theta_i between r_i and r'_i is below 90
+    degrees, else ||r_i|| <= ||r_i|| D_i / sqrt(2), and turning a decision takes m_i / sqrt(2) of it.
 
-    It counts a change by what it can decide: not where it moves all outputs of a sample alike, and little in a sample
-    without a clear winner, whose decision turns easily but costs little, as the reference itself is often wrong there.
-    `output_discrepancy` scales every sample to norm 1, so that such samples count as much as clear ones. Blind to one
-    positive factor for all, and to a constant per sample (softmax is, too); not symmetric.
-    Where all margins of one array are 0 it has no direction and stays 0: at distance 1 from others, 0 from its like.
+    Generated inputs have much in common that real ones do not share, and with it an offset of a compressed model's outputs:
+    `output_discrepancy` counts it in every sample. Blind to an offset that all samples have, then to a positive factor for
+    each sample, and to a constant for each sample. A sample whose response is 0 stays 0: at distance 1 from others, 0 from
+    its like.
     Args:
-        reference, found: Arrays (samples, ..., classes), before softmax where they can be had; at least two classes.
+        a, b: Arrays (samples, ..., classes), at least two samples; a sample's norm runs over all other axes.
     """
-    reference, found = _pair(reference, found)
-    if reference.ndim < 2 or reference.shape[-1] < 2:
-        raise ValueError(f"the arrays have shape {reference.shape}; margins need (samples, ..., at least 2 classes).")
-    first = reference.argmax(axis=-1)[..., None]
-    margins = (np.take_along_axis(values, first, axis=-1) - values for values in (reference, found))
-    wanted, left = (_directions(values[None])[0] for values in margins)
-    return float(np.linalg.norm(wanted - left))
+    a, b = _pair(a, b)
+    if a.ndim < 1 or len(a) < 2:
+        raise ValueError(f"the arrays have shape {a.shape}; responses are differences between at least 2 samples.")
+    return output_discrepancy(_responses(a), _responses(b))
+
+
+def _responses(a: np.ndarray) -> np.ndarray:
+    found = a - a.mean(axis=-1, keepdims=True) if a.ndim > 1 and a.shape[-1] > 1 else a
+    found = (found - found.mean(axis=0)).reshape(len(a), -1)
+    left, before = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (found, a.reshape(len(a), -1)))
+    return np.where(left <= _ROUNDING * before, 0.0, found)
 
 
 def _directions(a: np.ndarray) -> np.ndarray:

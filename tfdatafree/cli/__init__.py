@@ -1,0 +1,158 @@
+"""The command line: `tfdatafree compress | inspect | compare | diagnose | demo`. The only package that prints.
+
+Each command has a module of its own.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+
+from absl import flags
+
+from tfdatafree import __version__
+from tfdatafree.cli.command import NAME, Command, Flags, require_choice
+from tfdatafree.cli.compare import COMMAND as COMPARE
+from tfdatafree.cli.compress import COMMAND as COMPRESS
+from tfdatafree.cli.demo import COMMAND as DEMO
+from tfdatafree.cli.diagnose import COMMAND as DIAGNOSE
+from tfdatafree.cli.inspect import COMMAND as INSPECT
+from tfdatafree.cli.messages import quiet, talkative
+from tfdatafree.errors import TfdatafreeError
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_COMMANDS = {"compress": COMPRESS, "inspect": INSPECT, "compare": COMPARE, "diagnose": DIAGNOSE, "demo": DEMO}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line `arguments` (None: the process's own) and returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--verbose" in arguments or bool(os.environ.get("TFDATAFREE_DEBUG"))
+    try:
+        _dispatch(arguments, debug)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted.", _INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain once more while closing stdout.
+        with contextlib.suppress(io.UnsupportedOperation):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except flags.Error as error:
+        return _fail(f"{str(error).rstrip('.')}; see --help.")
+    except (TfdatafreeError, OSError) as error:
+        if debug:
+            raise
+        return _fail(_text(error))
+    except ValueError as error:
+        # A ValueError of this package is about an option; one from deeper down is a bug and keeps its traceback.
+        if debug or not _is_ours(error):
+            raise
+        return _fail(_text(error))
+
+
+def _dispatch(arguments: list[str], debug: bool) -> None:
+    if not arguments:
+        raise ValueError(f"there is no command; usage: {NAME} {'|'.join(_COMMANDS)} ..., see {NAME} --help.")
+    name, *rest = arguments
+    if name in ("--help", "-h", "-help"):
+        print(_help())
+    elif name == "--version":
+        print(f"{NAME} {__version__}")
+    elif name.startswith("-"):
+        raise ValueError(f"{name!r} comes before any command; usage: {NAME} {'|'.join(_COMMANDS)} [flags].")
+    else:
+        require_choice("command", name, _COMMANDS)
+        _run(name, rest, debug)
+
+
+def _run(name: str, arguments: list[str], debug: bool) -> None:
+    command, options = _COMMANDS[name], Flags()
+    command.define(options)
+    options.add("verbose", False, "Show TensorFlow's messages, the time of each stage, and the traceback of an error.")
+    options.add("help", False, "Show this page.", short="h")
+    values, given = options.parse(arguments)
+    if values.help:
+        print(_command_help(name, command, options))
+        return
+    if len(given) != len(command.arguments):
+        wanted = " ".join(command.arguments) or "no arguments"
+        got = f"{len(given)}: {' '.join(given)}" if given else "none"
+        raise ValueError(f"{name} wants {wanted}, got {got}; see {NAME} {name} --help.")
+    _require_tensorflow_backend()
+    level = logging.ERROR if "quiet" in values and values.quiet else logging.WARNING
+    with talkative() if debug else quiet(level):
+        command.run(values, *given)
+
+
+def _help() -> str:
+    rows = [(name, command.does) for name, command in _COMMANDS.items()]
+    return "\n".join(
+        [
+            f"{NAME} {__version__}: compresses trained Keras CNNs without data into integer TFLite files.",
+            "",
+            f"usage: {NAME} COMMAND [flags]",
+            "",
+            "commands:",
+            *_columns(rows),
+            "",
+            f"A first try:          {NAME} demo",
+            f"Flags of a command:   {NAME} COMMAND --help",
+            f"Version:              {NAME} --version",
+        ]
+    )
+
+
+def _command_help(name: str, command: Command, options: Flags) -> str:
+    return "\n".join(
+        [
+            command.does,
+            command.more,
+            "",
+            f"usage:   {' '.join(filter(None, (NAME, name, *command.arguments, command.flag)))} [flags]",
+            f"example: {command.example}",
+            "",
+            "flags:",
+            *_columns(options.lines),
+        ]
+    )
+
+
+def _columns(rows: Iterable[tuple[str, str]], width: int = 100) -> Iterator[str]:
+    """Lines of two columns, the second wrapped."""
+    rows = list(rows)
+    left = max(len(name) for name, _ in rows) + 4
+    for name, text in rows:
+        first, *others = textwrap.wrap(text, width - left)
+        yield f"  {name:<{left - 2}}{first}"
+        yield from (" " * left + line for line in others)
+
+
+def _require_tensorflow_backend() -> None:
+    """Chooses Keras' backend before Keras is imported, whatever its configuration file says."""
+    if (backend := os.environ.setdefault("KERAS_BACKEND", "tensorflow")) != "tensorflow":
+        raise ValueError(f"KERAS_BACKEND is {backend!r}; unset it, or set it to 'tensorflow'.")
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the error was raised by this package's own code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").split(".")[0] == NAME
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: '{error.filename}'" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _fail(message: str, code: int = 1) -> int:
+    """Says what is wrong in one line."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code

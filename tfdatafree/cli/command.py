@@ -1,0 +1,175 @@
+"""What a subcommand consists of, the flags that several have, and the checks that they share.
+
+What needs TensorFlow is imported by the command that uses it, so that `--help` and mistyped options answer at once.
+"""
+
+import difflib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from tfdatafree.errors import LoadError
+from tfdatafree.generators.input_files import require_readable
+from tfdatafree.recipe import PRESETS, Recipe
+from tfdatafree.recipe_file import ENDINGS as RECIPE_ENDINGS
+from tfdatafree.recipe_file import is_recipe_file, read_recipe, recipe_text
+
+NAME = "tfdatafree"
+
+
+class Flags:
+    """The flags of one call of one command, and the lines of its help that describe them."""
+
+    def __init__(self):
+        self.values = flags.FlagValues()
+        self.values.set_gnu_getopt()
+        self.lines: list[tuple[str, str]] = []
+
+    def add(self, name: str, default, text: str, *, meta: str = "", short: str | None = None, lower: int | None = None):
+        """Adds a flag of the type of `default`; None stands for a text that need not be given."""
+        if isinstance(default, bool):
+            flags.DEFINE_boolean(name, default, text, flag_values=self.values, short_name=short)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(name, default, text, lower, flag_values=self.values, short_name=short)
+        else:
+            flags.DEFINE_string(name, default, text, flag_values=self.values, short_name=short)
+        left = f"-{short}, --{name}" if short else f"--{name}"
+        shown = "" if default in (None, False) else f" (default: {default})"
+        self.lines.append((f"{left}={meta}" if meta else left, text + shown))
+
+    def parse(self, arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+        """(values, what is no flag). Raises flags.Error."""
+        return self.values, self.values([NAME, *arguments])[1:]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        arguments: Names of what must be given besides flags.
+        flag: The flag that must be given, if there is one.
+        does: One line.
+        more: What a newcomer should know.
+        example: A line to copy.
+        define: Adds its flags.
+        run: Does it.
+    """
+
+    arguments: tuple[str, ...]
+    flag: str
+    does: str
+    more: str
+    example: str
+    define: Callable[[Flags], None]
+    run: Callable[..., None]
+
+
+# What compress and diagnose share ---------------------------------------------------------------------------------------
+
+
+def add_inputs(options: Flags) -> None:
+    """Flags about the model's inputs."""
+    options.add(
+        "input_range",
+        None,
+        "Smallest and largest value that the model is fed with, after preprocessing. Without it, it is taken from the "
+        "model or estimated; the report says which.",
+        meta="LOW,HIGH",
+    )
+    options.add("input_shape", None, "Input size, if the model leaves it open.", meta="H,W,C")
+    options.add(
+        "representative_data",
+        None,
+        "A few real inputs, if you have some, in place of generated ones: a folder of images, which are scaled and cut to "
+        "the model's input and brought into its input range, or an array of preprocessed inputs.",
+        meta="FOLDER|FILE.npz|.npy",
+    )
+
+
+def model_arguments(values: flags.FlagValues) -> dict[str, Any]:
+    """The arguments that say how the model is read and fed."""
+    return {
+        "input_range": numbers("input_range", values.input_range, float, "-1,1"),
+        "input_shape": numbers("input_shape", values.input_shape, int, "224,224,3"),
+        "representative_data": values.representative_data,
+        "target": values.target,
+        "seed": values.seed,
+        "unsafe_load": values.unsafe_load,
+    }
+
+
+def require_inputs(values: flags.FlagValues, model: str) -> None:
+    """Says at once what would be said after TensorFlow's import, or after the work."""
+    if values.save_recipe is not None:
+        _require_writable_recipe(values.save_recipe, model, values.overwrite)
+    if values.representative_data is not None:
+        require_readable(values.representative_data)
+
+
+def find_recipe(text: str) -> Recipe:
+    """The preset of that name, or the recipe in that file."""
+    if is_recipe_file(text):
+        return read_recipe(text)
+    require_choice("recipe", text, PRESETS)
+    return PRESETS[text]
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    from tfdatafree.compressed import write_atomically
+
+    write_atomically(path, recipe_text(recipe, path).encode())
+
+
+# Checks ---------------------------------------------------------------------------------------------------------------
+
+
+def require_choice(what: str, given: str, choices: Iterable[str]) -> None:
+    if given in choices:
+        return
+    near = difflib.get_close_matches(given, choices, n=1)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{what} is {given!r};{hint} choose one of {', '.join(choices)}.")
+
+
+def require_file(path: str) -> None:
+    """Says at once what `load` would say after TensorFlow's import."""
+    if not os.path.exists(path):
+        raise LoadError(f"'{path}' does not exist.")
+
+
+def _require_writable_recipe(path: str, model: str, overwrite: bool) -> None:
+    require_writable("save_recipe", Path(path), RECIPE_ENDINGS, model, overwrite)
+    recipe_text(Recipe(), path)  # fails where PyYAML is missing
+
+
+def require_writable(name: str, path: Path, endings: tuple[str, ...], model: str | None, overwrite: bool) -> None:
+    """Raises before the work what would otherwise fail after it."""
+    if path.suffix not in endings:
+        raise ValueError(f"{name} is '{path}'; give a name that ends in {' or '.join(endings)}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{name} '{path}' is a directory; give the name of a file.")
+    if model is not None and path.exists() and os.path.samefile(path, model):
+        raise ValueError(f"{name} is '{path}', the model itself; give another name.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"'{path}' exists; add --overwrite to replace it, or give another name.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{name} is '{path}', but the folder '{path.parent}' does not exist; create it first.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise PermissionError(f"{name} is '{path}', but nothing can be written there: {error.strerror}.") from error
+
+
+def numbers(name: str, text: str | None, kind: Callable, example: str) -> tuple | None:
+    if text is None:
+        return None
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}; give numbers separated by commas, e.g. --{name}={example}.") from None

@@ -1,0 +1,123 @@
+"""`tfdatafree compress`: writes the integer file of a model."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import cast
+
+from absl import flags
+
+from tfdatafree.cli.command import (
+    Command,
+    Flags,
+    add_inputs,
+    find_recipe,
+    model_arguments,
+    numbers,
+    require_choice,
+    require_file,
+    require_inputs,
+    require_writable,
+    write_recipe,
+)
+from tfdatafree.page.plots import require_bokeh
+from tfdatafree.recipe import PRESETS, PRUNE_METHODS, Prune, PruneMethod, Search
+from tfdatafree.targets import TARGETS, fit_recipe, get_target
+
+
+def _define(options: Flags) -> None:
+    options.add("output", None, "Where to write the TFLite file. Required.", meta="FILE.tflite", short="o")
+    options.add("recipe", "int8", f"What to do: {', '.join(PRESETS)}; or a recipe file.", meta="NAME|FILE")
+    options.add("save_recipe", None, "Also write the recipe as a file that --recipe takes.", meta="FILE.json|.yaml")
+    add_inputs(options)
+    options.add(
+        "size",
+        None,
+        "Part of the int8 file's bytes that the file may take, e.g. 0.6: each layer gets 4 or 8 bits, whichever harms least.",
+        meta="PART",
+    )
+    options.add("sparsity", None, "Part of the convolution and dense weights to make zero, e.g. 0.6.", meta="PART")
+    options.add("prune", None, f"How zeros are chosen (default auto): {', '.join(PRUNE_METHODS)}.", meta="METHOD")
+    options.add("pattern", None, "Where zeros may lie: 2:4, 4:8, or blocks as 4x1 with --sparsity.", meta="PATTERN")
+    options.add(
+        "target",
+        "generic",
+        f"Device or runtime to write for: {', '.join(TARGETS)}. Also ethos-u55-256 and the like.",
+        meta="NAME",
+    )
+    options.add("report", None, "Also write the report here: a page to look at, or JSON.", meta="FILE.html|.json")
+    options.add("simulated", None, "Also write a Keras model that computes the same integers.", meta="FILE.keras")
+    options.add("seed", 0, "The same seed gives the same bytes.", meta="N", lower=0)
+    options.add("overwrite", False, "Replace output files that exist.")
+    options.add("unsafe_load", False, "Run Python code stored in the model (Lambda layers). Only for models you trust.")
+    options.add("quiet", False, "Print nothing but errors.")
+
+
+def _run(values: flags.FlagValues, model: str) -> None:
+    if values.output is None:
+        raise ValueError("there is no output; add -o FILE.tflite.")
+    recipe = find_recipe(values.recipe)
+    target = get_target(values.target)
+    zeros = _prune(values.sparsity, values.prune, values.pattern)
+    if zeros is not None:
+        recipe = dataclasses.replace(recipe, prune=zeros)
+    policy = _search(values.size)
+    if policy is not None:
+        recipe = dataclasses.replace(recipe, policy=policy)
+    fit_recipe(recipe, target)
+    arguments = model_arguments(values)
+    require_file(model)
+    outputs = []
+    for name, endings in (("output", (".tflite",)), ("report", (".html", ".json")), ("simulated", (".keras",))):
+        if getattr(values, name) is not None:
+            outputs.append(Path(getattr(values, name)))
+            require_writable(name, outputs[-1], endings, model, values.overwrite)
+    if any(path.suffix == ".html" for path in outputs):
+        require_bokeh()
+    require_inputs(values, model)
+    from tfdatafree.compress import compress
+
+    verbose = int(not values.quiet and sys.stderr.isatty())
+    compressed = compress(model, recipe, **arguments, verbose=verbose)
+    for path in outputs:
+        compressed.save(path, overwrite=values.overwrite)
+    if values.save_recipe is not None:
+        outputs.append(Path(values.save_recipe))
+        write_recipe(recipe, outputs[-1])
+    if not values.quiet:
+        print(compressed.report)
+        print()
+        for path in outputs:
+            print(f"wrote {path}")
+
+
+def _search(size: str | None) -> Search | None:
+    """What --size asks for."""
+    parts = numbers("size", size, float, "0.6")
+    if parts is not None and len(parts) != 1:
+        raise ValueError(f"size is {size!r}; give one number, e.g. --size=0.6.")
+    return None if parts is None else Search(size=parts[0])
+
+
+def _prune(sparsity: str | None, method: str | None, pattern: str | None) -> Prune | None:
+    """What --sparsity, --prune and --pattern ask for."""
+    if sparsity is None and pattern is None:
+        if method is not None:
+            raise ValueError(f"prune is {method!r}, but there is no sparsity; add --sparsity=0.6.")
+        return None
+    require_choice("prune", method or "auto", PRUNE_METHODS)
+    parts = [None] if sparsity is None else numbers("sparsity", sparsity, float, "0.6")
+    if len(parts) != 1:
+        raise ValueError(f"sparsity is {sparsity!r}; give one number, e.g. --sparsity=0.6.")
+    return Prune(sparsity=parts[0], method=cast(PruneMethod, method or "auto"), pattern=pattern)
+
+
+COMMAND = Command(
+    ("MODEL",),
+    "-o FILE.tflite",
+    "Writes the integer TFLite file of a trained Keras model. No data is needed.",
+    "MODEL is a .keras or .h5 file.",
+    "tfdatafree compress mobilenet.keras -o mobilenet.tflite --input_range=-1,1",
+    _define,
+    _run,
+)

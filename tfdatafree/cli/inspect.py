@@ -1,0 +1,37 @@
+"""`tfdatafree inspect`: shows what a file holds."""
+
+from absl import flags
+
+from tfdatafree.cli.command import Command, Flags
+from tfdatafree.targets import TARGETS, get_target
+
+
+def _define(options: Flags) -> None:
+    options.add(
+        "target",
+        None,
+        f"Say what of the file this device computes: {', '.join(TARGETS)}. For an Ethos-U, Vela compiles it, if installed.",
+        meta="NAME",
+    )
+
+
+def _run(values: flags.FlagValues, file: str) -> None:
+    if values.target is not None:
+        get_target(values.target)
+    from tfdatafree.inspect import inspect_file, inspect_target
+
+    print(inspect_file(file))
+    if values.target is not None:
+        print()
+        print(inspect_target(file, values.target))
+
+
+COMMAND = Command(
+    ("FILE",),
+    "",
+    "Shows what a TFLite file holds: operators, types, scales and zero points, sizes.",
+    "FILE is a .tflite file from any converter.",
+    "tfdatafree inspect mobilenet.tflite --target=ethos-u55",
+    _define,
+    _run,
+)
