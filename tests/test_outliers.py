@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from tiny_models import MODELS, outputs_of, random_inputs, randomized, relative_difference, separated
+from tiny_models import MODELS, build, outputs_of, random_inputs, randomized, relative_difference, separated
 
 import tfdatafree
 from tfdatafree import PRESETS
@@ -112,6 +112,11 @@ def test_any_model_comes_through(name):
     assert capped or not counts
     if not counts:
         assert relative_difference(scaled.predict(inputs), unfolded.predict(inputs)) == 0
+
+
+def test_nothing_is_said_where_nothing_was_scaled():
+    compressed = tfdatafree.compress(build("plain"), "int8_per_tensor", input_range=ENDS, verbose=0)
+    assert not any("float outputs move" in note for note in compressed.report.notes.values())
 
 
 def test_channels_that_are_pooled_first_are_left_alone_with_a_reason():

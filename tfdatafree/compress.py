@@ -20,7 +20,7 @@ from tfdatafree.evidence import Evidence, gather, shown_inputs
 from tfdatafree.export.build import build_integer_file
 from tfdatafree.export.float_model import float_file
 from tfdatafree.optimizers.rounding import kernel_grids
-from tfdatafree.preconditioning import across_caps, moved_by_caps, moved_results
+from tfdatafree.preconditioning import moved_by_caps, moved_results
 from tfdatafree.preparation import inputs_for, make_task, observe_for, prepare, read
 from tfdatafree.progress import Progress
 from tfdatafree.prune_channels import prune_channels
@@ -115,8 +115,8 @@ def compress(
         with progress.stage("generate inputs"):
             real = inputs_for(task, prepared)
             inputs = real.arrays
-        if moving := across_caps(recipe):
-            notes[source.name] = moved_by_caps(original, teacher, inputs, moving)
+        if prepared.moving:
+            notes[source.name] = moved_by_caps(original, teacher, inputs, prepared.moving)
         smaller, zeros = None, recipe.prune
         if recipe.prune is not None and recipe.prune.method == "channel":
             with progress.stage("remove channels"):

@@ -31,10 +31,15 @@ _SEEN, _REACHED = 16, 4
 
 @dataclass(frozen=True)
 class Preconditioning:
-    """What was done before quantization, and what was left alone, by layer."""
+    """What was done before quantization, and what was left alone, by layer.
+
+    Attributes:
+        moving: Options of the recipe that moved caps, and with them the float function; empty if none did.
+    """
 
     notes: dict[str, str]
     kept: dict[str, str]
+    moving: str
 
 
 def precondition(
@@ -45,7 +50,7 @@ def precondition(
     Args:
         input_range: (low, high) of the model's inputs; with `seed` for the few generated ones that this is checked on.
     """
-    notes, kept = {}, {}
+    notes, kept, moving = {}, {}, []
     if recipe.quantize is not None or recipe.prune is not None:
         unfolded, frozen, lively = _without_constant_channels(unfolded, input_range, seed)
         for name, count in frozen.items():
@@ -60,8 +65,10 @@ def precondition(
         unfolded, scaled, reasons = scale_outlier_channels(unfolded, seen, bits=recipe.quantize.weight_bits, seed=seed)
         said = "channel(s) with outlying weights scaled across the cap"
         notes |= {name: f"{count} {said}" for name, count in scaled.items()}
+        moving += ["scale_outliers=True"] if scaled else []
         kept |= {name: f"no channels scaled across its cap: {reason}" for name, reason in reasons.items()}
     if recipe.equalize:
+        moving += [f"equalize_caps={recipe.equalize_caps!r}"] if recipe.equalize_caps in ("limit", "drop") else []
         unfolded, reasons = equalize_unfolded(unfolded, power=recipe.equalize_power, caps=recipe.equalize_caps)
         kept |= {name: f"not equalized: {reason}" for name, reason in reasons.items()}
     elif recipe.level_activations and recipe.quantize is not None and recipe.quantize.activation_bits <= 8:
@@ -71,7 +78,7 @@ def precondition(
         unfolded, moved, reasons = absorb_biases(unfolded)
         notes |= {name: f"high biases of {count} channel(s) moved into the next layer" for name, count in moved.items()}
         kept |= {name: f"high biases stay: {reason}" for name, reason in reasons.items()}
-    return unfolded, Preconditioning(notes, kept)
+    return unfolded, Preconditioning(notes, kept, " and ".join(moving))
 
 
 def _without_constant_channels(
@@ -98,16 +105,6 @@ def _without_constant_channels(
         {name: count for name, count in counts.items() if name in done},
         {name: count for name, count in counts.items() if name not in done},
     )
-
-
-def across_caps(recipe: Recipe) -> str:
-    """What the recipe does that moves caps, and with them the float function; empty if nothing."""
-    moving = []
-    if recipe.scale_outliers and recipe.quantize is not None:
-        moving.append("scale_outliers=True")
-    if recipe.equalize and recipe.equalize_caps in ("limit", "drop"):
-        moving.append(f"equalize_caps={recipe.equalize_caps!r}")
-    return " and ".join(moving)
 
 
 def moved_by_caps(original: Graph, teacher: Graph, inputs: list[np.ndarray], moving: str) -> str:

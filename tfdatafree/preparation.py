@@ -109,6 +109,7 @@ class Prepared:
         teacher: The folded graph.
         found: Range of the inputs.
         notes, kept: What was done, and what was left alone, by layer.
+        moving: Options that moved the float function, as `Preconditioning` says.
     """
 
     unfolded: Graph
@@ -117,6 +118,7 @@ class Prepared:
     rules: LayerRules
     notes: dict[str, str]
     kept: dict[str, str]
+    moving: str
 
 
 def prepare(task: Task, source: Graph, trained: Graph) -> Prepared:
@@ -132,6 +134,7 @@ def prepare(task: Task, source: Graph, trained: Graph) -> Prepared:
         rules=apply_rules(task.recipe.rules, source, teacher),
         notes=preconditioning.notes,
         kept=kept | preconditioning.kept,
+        moving=preconditioning.moving,
     )
 
 

@@ -437,6 +437,7 @@ PRESETS: dict[str, Recipe] = {
         Recipe(
             name="int8_per_tensor",
             equalize=True,
+            equalize_power=0.5,  # kernels alike at any price make activations unlike
             scale_outliers=True,
             quantize=Quantize(per_channel=False, weight_ranges="search"),
         ),
