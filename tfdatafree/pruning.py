@@ -11,8 +11,8 @@ Every method is a way to choose masks and a way to choose weights on them:
     global           one threshold on |w|, folded                                    their own
     global_unfolded  one threshold on |w|, before folding                            their own
     uniform, erk     the largest |w| of each layer                                   their own
-    str              counts by measured harm (or as strength decides), trained       trained
-                     thresholds
+    str              counts by measured harm (or as strength decides), trained       least squares (or
+                     thresholds                                                      trained)
     budget           as many as "str" per layer, the largest |w|                     their own
     auto             of the candidates the one whose outputs differ least from the float network's on images that it was
                      not made with (Sobolev et al., FRanDI, eq. 3)
@@ -156,7 +156,7 @@ def prune(
         report_layer(f"by {name}", at / len(names))
         weights = _METHODS[name](problem)
         masks = {key: values != 0 for key, values in weights.items()}
-        if options.refit if options.refit is not None else name == "obs":
+        if _repairs(options, name):
             weights = _refitted(problem, masks)
         candidates[name] = _student(problem, _restored(problem, weights) if options.restore else weights)
     discrepancies = {}
@@ -246,6 +246,13 @@ def _problem(
         teacher, options, matrices, before, shapes, found, sensitivities, means, fixed, frozenset(classifiers), images
     )
     return problem, kept
+
+
+def _repairs(options: Prune, method: str) -> bool:
+    """Whether least squares find the values of the weights that `method` keeps; a strength stands for the paper's own rule."""
+    if options.refit is not None:
+        return options.refit
+    return method == "obs" or (method == "str" and options.strength is None)
 
 
 def _refuse(layer: Layer, options: Prune) -> str | None:

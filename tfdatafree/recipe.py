@@ -161,7 +161,8 @@ class Prune:
             ("16x1" is what TFLite calls 1x16). For "auto", "obs", "energy", "global" and "global_unfolded".
         multiple: For "channel": layers keep a multiple of so many channels, as NPUs like them, or all.
         correct: Take the mean shift that pruning causes out of the biases.
-        refit: Least-squares repair of the weights that stay; None leaves it to the method ("obs" does it).
+        refit: Least-squares repair of the weights that stay; None leaves it to the method ("obs" does it, and "str" unless
+            a strength is given).
         restore: Scale each output channel such that its variance is that of the float layer.
         inputs: What the layers are thought to see. "normalized": generated images with every BatchNorm's statistics put
             right; "gaussian": independent normal samples from BatchNorm statistics; "standard": N(0, 1).
