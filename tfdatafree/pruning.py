@@ -14,8 +14,13 @@ Every method is a way to choose masks and a way to choose weights on them:
     str              counts by measured harm (or as strength decides), trained       least squares (or
                      thresholds                                                      trained)
     budget           as many as "str" per layer, the largest |w|                     their own
-    auto             of the candidates the one whose outputs differ least from the float network's on images that it was
-                     not made with (Sobolev et al., FRanDI, eq. 3)
+    auto             of "obs" and the methods that train nothing (but "erk_lwdf") the one whose outputs differ least from the
+                     float network's on images that it was not made with (Sobolev et al., FRanDI, eq. 3)
+
+"auto" is there for networks on which what "obs" measures misleads it: magnitudes know nothing of inputs, and cost little to
+try. "str" is not among its candidates: it solves the layers that "obs" solves, for the same loss, by steps instead of by
+factorization, so that where one is misled the other is, too; and it takes longer than all others together. "budget" takes as
+long and keeps the untrained weights. Under a pattern only "obs" and "energy" are tried: the policies per layer have no use there.
 """
 
 import dataclasses
@@ -37,7 +42,7 @@ from tfdatafree.recipe import Prune
 
 # Images that candidates are judged on; none of them is among those that covariances come from.
 _JUDGING_IMAGES, _JUDGING_SEED = 32, 500_000
-_CANDIDATES = ("obs", "energy", "global_unfolded", "erk")
+_CANDIDATES = ("obs", "energy", "global", "global_unfolded", "uniform", "erk")
 _CANDIDATES_IN_PATTERNS = ("obs", "energy")
 
 
@@ -97,29 +102,22 @@ def prune(
         return Pruned(teacher, {}, options.method, kept, {})
     several = _CANDIDATES if options.pattern is None else _CANDIDATES_IN_PATTERNS
     names = several if options.method == "auto" else (options.method,)
-    candidates = {}
+    judge = None
+    if len(names) > 1:
+        judge = _Judge(teacher, make_inputs(teacher, _JUDGING_IMAGES, input_range, seed=seed + _JUDGING_SEED))
+    discrepancies: dict[str, float] = {}
+    best: tuple[str, Graph, dict[str, str]] | None = None
     for at, name in enumerate(names):
         report_layer(f"by {name}", at / len(names))
         weights = METHODS[name](problem)
-        masks = {key: values != 0 for key, values in weights.items()}
         if _repairs(options, name):
-            weights = refitted(problem, masks)
-        candidates[name] = student(problem, restored(problem, weights) if options.restore else weights)
-    discrepancies = {}
-    if len(candidates) > 1:
-        images = make_inputs(teacher, _JUDGING_IMAGES, input_range, seed=seed + _JUDGING_SEED)
-        reference = _decisions(teacher, images)
-        discrepancies = {
-            name: sum(
-                output_discrepancy(np.nan_to_num(found), wanted)
-                for found, wanted in zip(_decisions(graph, images), reference, strict=True)
-            )
-            for name, (graph, _) in candidates.items()
-        }
-        taken = min(discrepancies, key=discrepancies.get)
-    else:
-        taken = next(iter(candidates))
-    graph, uncorrected = candidates[taken]
+            weights = refitted(problem, {key: values != 0 for key, values in weights.items()})
+        graph, reasons = student(problem, restored(problem, weights) if options.restore else weights)
+        if judge is not None:
+            discrepancies[name] = judge(graph)
+        if best is None or discrepancies[name] < discrepancies[best[0]]:
+            best = name, graph, reasons
+    taken, graph, uncorrected = best
     masks = {key: output_last(kernel_of(graph.layers[key]), layout_of(graph.layers[key])) != 0 for key in problem.sizes}
     kept |= {key: f"bias not corrected after pruning: {reason}" for key, reason in uncorrected.items() if key in masks}
     return Pruned(graph, masks, taken, kept, discrepancies)
@@ -132,10 +130,21 @@ def _repairs(options: Prune, method: str) -> bool:
     return method == "obs" or (method == "str" and options.strength is None)
 
 
-def _decisions(graph: Graph, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The graph's results before softmax and the like, one array (n, ...) each."""
-    shortened = dataclasses.replace(graph.copy(), outputs=decision_tensors(graph) or list(graph.outputs))
-    shortened.drop_unread()
-    step = batch_size(graph)
-    parts = [shortened.predict([array[at : at + step] for array in images]) for at in range(0, len(images[0]), step)]
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+class _Judge:
+    """Output Discrepancy of a student's results, before softmax and the like, on given images; of several results the sum."""
+
+    def __init__(self, teacher: Graph, images: Sequence[np.ndarray]):
+        self.images = images
+        self.reference = self.results(teacher)
+
+    def __call__(self, graph: Graph) -> float:
+        pairs = zip(self.results(graph), self.reference, strict=True)
+        return sum(output_discrepancy(np.nan_to_num(found), wanted) for found, wanted in pairs)
+
+    def results(self, graph: Graph) -> list[np.ndarray]:
+        shortened = dataclasses.replace(graph.copy(), outputs=decision_tensors(graph) or list(graph.outputs))
+        shortened.drop_unread()
+        step = batch_size(graph)
+        starts = range(0, len(self.images[0]), step)
+        parts = [shortened.predict([array[at : at + step] for array in self.images]) for at in starts]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
