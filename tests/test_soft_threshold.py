@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tfdatafree.optimizers import soft_threshold
-from tfdatafree.optimizers.second_order import damped, output_variance
+from tfdatafree.optimizers.second_order import damped, output_variance, refit
 from tfdatafree.optimizers.soft_threshold import train_to_count, train_with_strength
 
 
@@ -30,6 +30,36 @@ def test_training_makes_good_what_thresholds_take():
     loss = lambda values: output_variance(values - matrix, h).sum()  # noqa: E731
     assert loss(trained) < 0.9 * loss(matrix * (np.abs(matrix) >= threshold))
     assert loss(trained) < 0.5 * loss(np.sign(matrix) * np.maximum(np.abs(matrix) - threshold, 0))
+
+
+def test_of_inputs_that_share_a_strong_component_the_best_weights_stay():
+    """Better than those that contribute most, which per-weight steps and thresholds on raw weights were not."""
+    random = np.random.default_rng(3)
+    matrix = random.normal(size=(120, 40)).astype(np.float32)
+    matrix -= 0.9 * matrix.mean(axis=0)
+    scale = np.exp(0.5 * random.normal(size=120)).astype(np.float32)
+    matrix /= scale[:, None]
+    covariance = ((np.eye(120) + 2) * scale[:, None] * scale)[None].astype(np.float32)
+    kept = int(0.65 * matrix.size)
+    h = damped(covariance)
+    contribution = np.abs(matrix) * np.sqrt(np.diag(h[0]))[:, None]
+    largest = contribution >= np.sort(contribution.reshape(-1))[-kept]
+    loss = lambda mask: output_variance(refit(matrix, mask, covariance) - matrix, h).sum()  # noqa: E731
+    assert loss(train_to_count(matrix, covariance, kept) != 0) < 0.985 * loss(largest)
+
+
+def test_the_units_of_inputs_and_weights_do_not_matter():
+    matrix, covariance = problem()
+    kept = matrix.size // 2
+    factors = np.exp(np.random.default_rng(4).normal(size=len(matrix))).astype(np.float32)
+    ridge = np.trace(covariance[0]) / len(matrix) * np.eye(len(matrix), dtype=np.float32)
+    plain = train_to_count(matrix, covariance + ridge, kept, damping=0)
+    scaled = train_to_count(
+        100 * matrix / factors[:, None], (covariance + ridge) * factors[:, None] * factors, kept, damping=0
+    )
+    assert np.mean((plain != 0) == (scaled != 0)) > 0.98
+    same = (plain != 0) & (scaled != 0)
+    np.testing.assert_allclose((scaled * factors[:, None])[same], 100 * plain[same], rtol=0.05, atol=0.2)
 
 
 def test_more_strength_gives_more_zeros():

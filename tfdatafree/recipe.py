@@ -153,15 +153,17 @@ class Prune:
             "energy": the weights that carry least of their layer's output variance. "global": the smallest folded
             weights; "global_unfolded": before BatchNorm is folded. "uniform": the smallest, the same part of each
             layer. "erk": the same, wide layers more (Evci et al. 2020); "erk_lwdf": by Horton et al. 2021, eq. 17.
-            "budget": as many per layer as "str" would, the smallest. "auto" makes several and takes the one whose
-            outputs on generated inputs differ least. "channel" makes no zeros: whole channels are taken out of the
-            model, `sparsity` of these weights and the depthwise ones, as nearly as channels allow.
+            "budget": as many per layer as "str" would, the smallest. "auto" makes "obs", "energy", "global",
+            "global_unfolded", "uniform" and "erk" (in a pattern "obs" and "energy") and takes the one whose outputs on
+            generated inputs differ least. "channel" makes no zeros: whole channels are taken out of the model, `sparsity`
+            of these weights and the depthwise ones, as nearly as channels allow.
         pattern: Where zeros may lie. None: anywhere. "2:4": of every 4 weights along the input channels of an output 2 stay,
             and the like; it decides the sparsity. "4x1": blocks of 4 input channels by 1 output go or stay, and the like
             ("16x1" is what TFLite calls 1x16). For "auto", "obs", "energy", "global" and "global_unfolded".
         multiple: For "channel": layers keep a multiple of so many channels, as NPUs like them, or all.
         correct: Take the mean shift that pruning causes out of the biases.
-        refit: Least-squares repair of the weights that stay; None leaves it to the method ("obs" does it).
+        refit: Least-squares repair of the weights that stay; None leaves it to the method ("obs" does it, and "str" unless
+            a strength is given).
         restore: Scale each output channel such that its variance is that of the float layer.
         inputs: What the layers are thought to see. "normalized": generated images with every BatchNorm's statistics put
             right; "gaussian": independent normal samples from BatchNorm statistics; "standard": N(0, 1).

@@ -4,7 +4,8 @@
 
 Methods are those of `tfdatafree.Prune`, each as its paper has it, and two ablations of Horton et al. 2021:
     auto, obs, energy   with all corrections
-    str                 with equalization across layers (which the paper does), bias correction and restored variances
+    str                 with equalization across layers (which the paper does), least squares on the weights that stay,
+                        bias correction and restored variances
     str-S, str-SE       the same from N(0, 1) inputs; and without equalization, too
     budget              str's sparsity per layer, the original weights, corrected in the same way
     global, global_unfolded, uniform, erk, erk_lwdf     magnitudes, with analytic bias correction alone
@@ -121,6 +122,9 @@ def plot(rows: list[dict], path: str) -> None:
     from matplotlib import pyplot
 
     models = list(dict.fromkeys(row["model"] for row in rows))
+    # A method has its colour in every panel, whichever others are drawn.
+    pairs = pyplot.get_cmap("tab20").colors
+    colours = dict(zip(METHODS, pairs[0:14:2] + pairs[16::2] + pairs[1:14:2], strict=False))
     figure, axes = pyplot.subplots(1, len(models), figsize=(5.5 * len(models), 4.5), squeeze=False)
     for axis, model in zip(axes[0], models, strict=True):
         mine = [row for row in rows if row["model"] == model and "error" not in row]
@@ -131,7 +135,7 @@ def plot(rows: list[dict], path: str) -> None:
             ours = method in ("auto", "obs")
             axis.plot(
                 [100 * s for s, _ in points], [100 * t for _, t in points], marker="o", markersize=3,
-                linewidth=2.5 if ours else 1, label=method,
+                linewidth=2.5 if ours else 1, color=colours[method], label=method,
             )  # fmt: skip
         axis.set(title=model, xlabel="zeros among convolution and dense weights, %", ylabel="top-1, %")
         axis.set_ylim(bottom=0)
