@@ -148,9 +148,10 @@ def response_discrepancy(a: Any, b: Any, images: Any, *, unsafe_load: bool = Fal
     """How far two models' responses lie apart, in [0, 2]: `output_discrepancy` of what each input has of its own.
 
     That is the output less its mean over the inputs, and over the classes. Generated inputs have much in common, and what
-    they have in common moves all outputs of a compressed model alike; real inputs do not share it. Without it, generated
-    inputs rank models more as real ones do, procedural images above all. An error that is the same for every input is not
-    seen: `output_discrepancy` sees it. `numerics/metrics.py` has the formula and what it bounds. Of several outputs the mean.
+    they have in common moves all outputs of a compressed model alike; real inputs do not share it. Without it, procedural
+    images rank models more as real ones do; on images of `generate_images` both figures do about alike. An error that is
+    the same for every input is not seen: `output_discrepancy` sees it. `numerics/metrics.py` has the formula and what it
+    bounds. Of several outputs the mean.
 
     Args:
         a, b, images, unsafe_load: As for `output_discrepancy`; at least 2 inputs, better dozens.
