@@ -1,11 +1,12 @@
 """compress(): a trained Keras model in, a verified integer TFLite file out, without data.
 
-    load -> separate -> fold BatchNorm -> generate inputs, pass them on -> prune -> search bits -> round weights, correct
-         biases -> ranges -> export, verify -> report
+    load -> separate -> fold BatchNorm -> generate inputs -> prune -> level, pass inputs on -> search bits -> round weights,
+         correct biases -> ranges -> export, verify -> report
 
 The unfolded graph is kept beside the folded one: its BatchNorm statistics are the data.
 """
 
+import dataclasses
 import functools
 import os
 import time
@@ -21,7 +22,7 @@ from tfdatafree.export.build import build_integer_file
 from tfdatafree.export.float_model import float_file
 from tfdatafree.optimizers.rounding import kernel_grids
 from tfdatafree.preconditioning import moved_by_caps, moved_results
-from tfdatafree.preparation import inputs_for, make_task, observe_for, prepare, read
+from tfdatafree.preparation import inputs_for, level, make_task, means_for, observe_for, prepare, read
 from tfdatafree.progress import Progress
 from tfdatafree.prune_channels import prune_channels
 from tfdatafree.pruning import Pruned, prune
@@ -40,8 +41,8 @@ _WORK = {
     "fold BatchNorm": 1,
     "generate inputs": 1,
     "remove channels": 30,
-    "pass inputs through the layers": 20,
     "prune": 150,
+    "pass inputs through the layers": 20,
     "search bits": 100,
     "round weights, choose ranges": 50,
     "export and verify": 20,
@@ -125,9 +126,6 @@ def compress(
                 teacher = fold_scales(fold(unfolded)[0])
                 notes["channels removed"] = moved_results(whole, teacher, inputs)
             kept |= smaller.kept
-        if recipe.quantize is not None or zeros is not None:
-            with progress.stage("pass inputs through the layers"):
-                observed = observe_for(task, unfolded, teacher, inputs)
         pruned = Pruned(teacher, {}, "none", {}, {})
         if zeros is not None:
             with progress.stage("prune"):
@@ -136,7 +134,7 @@ def compress(
                     unfolded,
                     zeros,
                     input_range=ends,
-                    means=observed.means,
+                    means=means_for(task, unfolded, inputs),
                     seed=seed,
                     fixed=rules.setting("sparsity"),
                 )
@@ -160,6 +158,10 @@ def compress(
                 seconds=time.perf_counter() - started,
             )
             return Compressed(content, asked, report, pruned.graph, {}, evidence)
+        with progress.stage("pass inputs through the layers"):
+            unfolded, teacher, student = level(task, prepared, unfolded, teacher, pruned.graph)
+            pruned = dataclasses.replace(pruned, graph=student)
+            observed = observe_for(task, unfolded, teacher, inputs)
         options = recipe.quantize
         policy, replay = None, asked
         if recipe.policy is not None:
@@ -220,7 +222,5 @@ def _expected_work(recipe: Recipe) -> dict[str, float]:
     if recipe.policy is None:
         left_out.add("search bits")
     if recipe.quantize is None:
-        left_out.add("round weights, choose ranges")
-        if recipe.prune is None or channels:
-            left_out.add("pass inputs through the layers")
+        left_out |= {"round weights, choose ranges", "pass inputs through the layers"}
     return {stage: work for stage, work in _WORK.items() if stage not in left_out}

@@ -5,6 +5,7 @@
 The stages are those of `compress`, up to the point where a file would be written; the network is simulated.
 """
 
+import dataclasses
 import os
 import time
 from typing import Any
@@ -19,7 +20,7 @@ from tfdatafree.generators.images import make_inputs
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
 from tfdatafree.placement import has_kernels, operator_layers
-from tfdatafree.preparation import inputs_for, make_task, observe_for, prepare, read
+from tfdatafree.preparation import inputs_for, level, make_task, means_for, observe_for, prepare, read
 from tfdatafree.progress import Progress
 from tfdatafree.pruning import Pruned, prune
 from tfdatafree.quantization import input_ranges, quantize
@@ -31,8 +32,9 @@ from tfdatafree.targets import Target
 # Stages in their order, and what they take of the time of a middling network.
 _WORK = {
     "load, fold BatchNorm": 4,
-    "generate inputs, pass them on": 20,
+    "generate inputs": 1,
     "prune": 150,
+    "pass inputs through the layers": 20,
     "search bits": 100,
     "round weights, choose ranges": 50,
     "one quantizer at a time": 150,
@@ -102,21 +104,23 @@ def diagnose(
             prepared = prepare(task, source, trained)
             unfolded, teacher, found, rules = prepared.unfolded, prepared.teacher, prepared.found, prepared.rules
             ends = (found.low, found.high)
-        with progress.stage("generate inputs, pass them on"):
+        with progress.stage("generate inputs"):
             real = inputs_for(task, prepared)
             inputs = real.arrays
             if representative_data is None:
                 measured = make_inputs(teacher, images, ends, seed=seed + _MEASURING_SEED)
             else:
                 measured = [array[:images] for array in inputs]
-            observed = observe_for(task, unfolded, teacher, inputs)
         pruned = Pruned(teacher, {}, "none", {}, {})
         if recipe.prune is not None:
             with progress.stage("prune"):
                 fixed = rules.setting("sparsity")
-                pruned = prune(
-                    teacher, unfolded, recipe.prune, input_range=ends, means=observed.means, seed=seed, fixed=fixed
-                )
+                means = means_for(task, unfolded, inputs)
+                pruned = prune(teacher, unfolded, recipe.prune, input_range=ends, means=means, seed=seed, fixed=fixed)
+        with progress.stage("pass inputs through the layers"):
+            unfolded, teacher, student = level(task, prepared, unfolded, teacher, pruned.graph)
+            pruned = dataclasses.replace(pruned, graph=student)
+            observed = observe_for(task, unfolded, teacher, inputs)
         if recipe.policy is not None:
             with progress.stage("search bits"):
                 policy = search_bits(pruned.graph, pruned.masks, observed, inputs, options, recipe.policy, rules)

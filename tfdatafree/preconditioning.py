@@ -7,8 +7,7 @@ import numpy as np
 
 from tfdatafree.damage import single_layer_damages
 from tfdatafree.errors import UnsupportedModelError
-from tfdatafree.generators.images import make_inputs, normalized_walk
-from tfdatafree.generators.statistics import channel_reaches
+from tfdatafree.generators.images import make_inputs
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
 from tfdatafree.numerics.metrics import relative_error
@@ -19,14 +18,13 @@ from tfdatafree.visitors.absorb_bias import absorb_biases
 from tfdatafree.visitors.constant_channels import freeze_constant_channels
 from tfdatafree.visitors.equalize import equalize_unfolded
 from tfdatafree.visitors.fold_batchnorm import fold
-from tfdatafree.visitors.level import level_channels
 
 # Generated inputs on which float outputs are compared.
 _COMPARED = 8
 # Generated inputs on which channels are seen to be constant for the results, too, and by how much these may change, squared.
 _WATCHED, _HARMLESS = 2, 1e-4
-# Generated inputs on which outliers, and how far channels reach, are seen.
-_SEEN, _REACHED = 16, 4
+# Generated inputs on which outliers are seen.
+_SEEN = 16
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,6 @@ def precondition(
         moving += [f"equalize_caps={recipe.equalize_caps!r}"] if recipe.equalize_caps in ("limit", "drop") else []
         unfolded, reasons = equalize_unfolded(unfolded, power=recipe.equalize_power, caps=recipe.equalize_caps)
         kept |= {name: f"not equalized: {reason}" for name, reason in reasons.items()}
-    elif recipe.level_activations and recipe.quantize is not None and recipe.quantize.activation_bits <= 8:
-        reaches = channel_reaches(normalized_walk(unfolded, make_inputs(unfolded, _REACHED, input_range, seed=seed)))
-        unfolded, _ = level_channels(unfolded, reaches)
     if recipe.absorb_bias:
         unfolded, moved, reasons = absorb_biases(unfolded)
         notes |= {name: f"high biases of {count} channel(s) moved into the next layer" for name, count in moved.items()}

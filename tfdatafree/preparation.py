@@ -1,6 +1,6 @@
 """The first steps of `compress` and `diagnose`: options checked, the model read and folded, inputs passed through it.
 
-    load -> separate -> precondition -> fold BatchNorm -> inputs -> what each layer sees of them
+    load -> separate -> precondition -> fold BatchNorm -> inputs (-> prune) -> level channels -> what each layer sees of them
 
 The unfolded graph is kept beside the folded one: its BatchNorm statistics are the data.
 """
@@ -12,9 +12,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfdatafree.generators.images import make_inputs, normalized_walk
 from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
-from tfdatafree.generators.observe import Observed, observe
+from tfdatafree.generators.observe import Observed, observe, tensor_means
 from tfdatafree.generators.representative import Inputs, generated_inputs, given_inputs
+from tfdatafree.generators.statistics import channel_reaches
 from tfdatafree.graph import Graph
 from tfdatafree.load import load
 from tfdatafree.preconditioning import precondition, require_quantizable
@@ -25,10 +27,14 @@ from tfdatafree.targets import Target, fit_recipe, get_target
 from tfdatafree.visitors.fold_batchnorm import fold
 from tfdatafree.visitors.fold_scales import fold_scales
 from tfdatafree.visitors.global_pooling import globalize_pooling
+from tfdatafree.visitors.level import level_channels
 from tfdatafree.visitors.merge_twins import merge_twins
 from tfdatafree.visitors.pool_slices import pool_slices
 from tfdatafree.visitors.separate import separate
 from tfdatafree.visitors.split_normalization import split_normalization
+
+# Generated inputs on which the reach of channels is seen.
+_REACHED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +152,38 @@ def inputs_for(task: Task, prepared: Prepared) -> Inputs:
     return given_inputs(task.representative_data, prepared.teacher, ends)
 
 
+def means_for(task: Task, unfolded: Graph, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Mean of every channel that a layer reads, by BatchNorm statistics: what pruning asks for before all else."""
+    return tensor_means(
+        unfolded, inputs, samples=task.recipe.generate.samples, standard=_standard(task), seed=task.seed
+    )
+
+
+def level(
+    task: Task, prepared: Prepared, unfolded: Graph, teacher: Graph, student: Graph
+) -> tuple[Graph, Graph, Graph]:
+    """(unfolded, teacher, student) with leveled channels, if the recipe has it so: after pruning, which counts weights as
+    they are, and before anything else is seen of the tensors."""
+    recipe = task.recipe
+    if (
+        recipe.quantize is None
+        or recipe.quantize.activation_bits > 8
+        or recipe.equalize
+        or not recipe.level_activations
+    ):
+        return unfolded, teacher, student
+    ends = (prepared.found.low, prepared.found.high)
+    seen = make_inputs(unfolded, _REACHED, ends, seed=task.seed)
+    reaches = channel_reaches(normalized_walk(unfolded, seen))
+    unfolded, (teacher, student) = level_channels(unfolded, [teacher, student], reaches)
+    return unfolded, teacher, student
+
+
+def _standard(task: Task) -> bool:
+    return task.recipe.quantize is not None and task.recipe.quantize.range_source == "standard"
+
+
 def observe_for(task: Task, unfolded: Graph, teacher: Graph, inputs: list[np.ndarray]) -> Observed:
     """What each layer sees, by its BatchNorm statistics and on the inputs."""
-    options = task.recipe.quantize
-    return observe(
-        unfolded,
-        teacher,
-        inputs,
-        samples=task.recipe.generate.samples,
-        standard=options is not None and options.range_source == "standard",
-        seed=task.seed,
-    )
+    samples = task.recipe.generate.samples
+    return observe(unfolded, teacher, inputs, samples=samples, standard=_standard(task), seed=task.seed)

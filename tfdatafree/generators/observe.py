@@ -65,16 +65,28 @@ def observe(
     normalized = collect(
         tap_covariances(normalized_walk(unfolded, inputs), unfolded, covariances, seed=seed), seed=seed
     )
-    walk = gaussian_walk(
-        unfolded, samples=samples, seed=seed, unknown="standard" if standard else "moments", batchnorm=not standard
-    )
-    gaussian = collect(walk, seed=seed)
+    gaussian = _gaussian(unfolded, samples, standard, seed)
     if standard:
         covariances.clear()
     gaussian |= {tensor: images[tensor] for tensor in folded.inputs}
     # A BatchNorm that was folded into the layer behind it changed what that layer sees.
     same = _kernel_inputs(unfolded).items() & _kernel_inputs(folded).items()
     return Observed(images, normalized, gaussian, {key: covariances[key] for key, _ in same if key in covariances})
+
+
+def tensor_means(
+    unfolded: Graph, inputs: Sequence[np.ndarray], *, samples: int = 2000, standard: bool = False, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """`Observed.means` alone: no input passes through the model. Arguments as for `observe`."""
+    given = collect(zip(unfolded.inputs, inputs, strict=True), seed=seed)
+    return {tensor: s.mean for tensor, s in (_gaussian(unfolded, samples, standard, seed) | given).items()}
+
+
+def _gaussian(unfolded: Graph, samples: int, standard: bool, seed: int) -> dict[str, Statistics]:
+    walk = gaussian_walk(
+        unfolded, samples=samples, seed=seed, unknown="standard" if standard else "moments", batchnorm=not standard
+    )
+    return collect(walk, seed=seed)
 
 
 def _kernel_inputs(graph: Graph) -> dict[str, str]:

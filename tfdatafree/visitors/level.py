@@ -10,29 +10,35 @@ s_c = max r / r_c would stake everything on, and max r, which s_c = 1 leaves roo
 by their logarithms: a channel may reach sqrt(max r / r_c) times as far as seen before it decides the step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tfdatafree.graph import Graph
-from tfdatafree.visitors.fold_batchnorm import fold
-from tfdatafree.visitors.scale_channels import Group, find_groups, scale_unfolded
+from tfdatafree.visitors.scale_channels import Group, find_groups, scale_group, scale_unfolded
 
 # Channels that reach less than this part of the farthest are taken to reach so far, or not at all.
 _LEAST, _NOTHING = 1e-2, 1e-4
 
 
-def level_channels(unfolded: Graph, reaches: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
-    """A graph with the same function whose channels reach alike, as far as scale may move: (graph, {layer: why it may not}).
+def level_channels(
+    unfolded: Graph, folded: Sequence[Graph], reaches: Mapping[str, np.ndarray]
+) -> tuple[Graph, list[Graph]]:
+    """Graphs with the same functions whose channels reach alike, as far as scale may move.
 
     Args:
         unfolded: A separated graph with its BatchNorms.
-        reaches: Tensor -> largest absolute value per channel, (channels,), for the tensors of the folded graph.
+        folded: The same without, any number of them, each with kernels of its own (pruned ones, say).
+        reaches: Tensor -> largest absolute value per channel, (channels,), for the tensors of the folded graphs.
     """
-    groups, kept = find_groups(fold(unfolded)[0])
+    groups, _ = find_groups(folded[0])
     scales = {group.producers[0].name: _scale(group, reaches) for group in groups}
-    graph, _, apart = scale_unfolded(unfolded, groups, scales)
-    return graph, kept | apart
+    unfolded, done, _ = scale_unfolded(unfolded, groups, scales)
+    copies = [graph.copy() for graph in folded]
+    for graph in copies:
+        for group in done:
+            scale_group(graph, group, scales[group.producers[0].name])
+    return unfolded, copies
 
 
 def _scale(group: Group, reaches: Mapping[str, np.ndarray]) -> np.ndarray:
