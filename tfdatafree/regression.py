@@ -67,7 +67,7 @@ def feature_regression(
     masks: Mapping[str, np.ndarray] | None = None,
     grids: Mapping[str, Quantizer] | None = None,
     steps: int = 300,
-    learning_rate: float = 0.2,
+    learning_rate: float = 0.8,
     batch_size: int | None = None,
     reestimate: bool = True,
     solve: bool = True,
@@ -95,7 +95,10 @@ def feature_regression(
             at the start; cosine decay to 0.
         batch_size: Images per step; None: 32, or as many as memory allows.
         reestimate: Move the BatchNorms' statistics first, by as much as the student's layers moved.
-        flip: Mirror half of the images, at random, in network mode.
+        solve: Then solve for each layer in order, by least squares: takes seconds, and most of what can be won back where
+            little is lost. Of kernels on grids, the rounding.
+        restore: Solved kernels are stretched until their outputs vary as much as the teacher's.
+        flip: Mirror half of the images, at random, and move all by up to an eighth of their size, in network mode.
         seed: The same seed gives the same weights.
         verbose: 0 hides the progress bar, which shows the loss.
 

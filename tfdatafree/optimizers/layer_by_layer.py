@@ -11,8 +11,8 @@ are those of `second_order.refit` for M, and a kernel on a grid is M rounded wit
     b = E t - V^T E x
 
 so that each output's mean is the teacher's on these inputs; where a BatchNorm follows, its mean is what moves. h keeps the
-weights from learning the few generated images by heart: directions in which these hardly vary stay as they were. A kernel with
-about as many inputs as there are patches to see keeps its weights, and only its bias is solved for.
+weights from learning the few generated images by heart: directions in which these hardly vary stay as they were. Where
+about as many patches as inputs were seen, a kernel on a grid keeps its weights, and only its bias is solved for.
 
 `restore` multiplies each output of a kernel in float by sd(t) / sd(V^T x): the least-squares solution of a layer that lost much
 varies less than what it stands for, and over many layers the signal dies away.
@@ -36,7 +36,8 @@ from tfdatafree.visitors.fold_batchnorm import scale_and_shift
 
 # Patches per layer: as many as tell the covariance of a wide kernel's inputs, at least so many times its inputs.
 _PATCHES, _PER_INPUT = 2**14, 16
-# Kernels with fewer different patches than this many times their inputs keep their weights: not all directions were seen.
+# Kernels on grids with fewer different patches than this many times their inputs keep their weights: rounding decides
+# about all directions, also those that were not seen.
 _FEWEST_PER_INPUT = 2
 # Values of patches that are in memory at once.
 _MOST_VALUES = 2**24
@@ -162,11 +163,11 @@ def _solved(
     step = _solve(damped(trusted), seen.cross - seen.covariance @ before)
     best = from_groups(before + step, start.shape).astype(np.float32)
     keep = np.ones(old.shape, bool) if mask is None else output_last(mask, layout)
-    if seen.different < _FEWEST_PER_INPUT * inputs:
-        values = old
-    elif grid is None:
+    if grid is None:
         values = refit(best, keep, trusted).astype(np.float64)
         values *= _factors(values, seen) if restore else 1.0
+    elif seen.different < _FEWEST_PER_INPUT * inputs:
+        values = old
     else:
         flat = dataclasses.replace(grid, channel_axis=None if grid.channel_axis is None else 1)
         integers = round_with_feedback(best, trusted, flat, kept=keep)
