@@ -1,8 +1,8 @@
 """feature_regression(): a pruned or quantized network learns from the one that it came from, without labels or data.
 
-    hold out -> re-estimate BatchNorms -> regress (the network, or block after block) -> judge -> Keras model
+    hold out -> re-estimate BatchNorms -> solve layer by layer -> regress (the network, or block after block) -> judge -> Keras model
 
-The training itself is in optimizers/feature_regression.py.
+Layers are solved in optimizers/layer_by_layer.py and trained in optimizers/feature_regression.py.
 """
 
 import dataclasses
@@ -145,7 +145,7 @@ def feature_regression(
     moved = reestimate_batchnorm(begin, reference, one_batch(begin, inputs)) if reestimate else begin
     started = moved
     if solve:
-        some = one_batch(begin, _and_mirrored(train) if flip else train)
+        some = one_batch(begin, train)
         started = solve_in_order(
             moved,
             reference,
@@ -331,10 +331,6 @@ def _passed_on(sides: Images, student: Graph, teacher: Graph, step: int) -> Imag
 
 
 # Layer by layer ---------------------------------------------------------------------------------------------------------
-
-
-def _and_mirrored(inputs: list[np.ndarray]) -> list[np.ndarray]:
-    return [np.concatenate([array, array[:, :, ::-1] if array.ndim == 4 else array]) for array in inputs]
 
 
 def _latent(student: Graph, teacher: Graph, grids: Mapping[str, Quantizer]) -> dict[str, np.ndarray]:
