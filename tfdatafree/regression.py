@@ -1,6 +1,7 @@
 """feature_regression(): a pruned or quantized network learns from the one that it came from, without labels or data.
 
-    hold out -> re-estimate BatchNorms -> solve layer by layer -> regress (the network, or block after block) -> judge -> Keras model
+    hold out -> re-estimate BatchNorms -> solve layer by layer -> train (the network, or block after block) -> judge -> Keras
+    model
 
 Layers are solved in optimizers/layer_by_layer.py and trained in optimizers/feature_regression.py.
 """
