@@ -96,8 +96,8 @@ def feature_regression(
             at the start; cosine decay to 0.
         batch_size: Images per step; None: 32, or as many as memory allows.
         reestimate: Move the BatchNorms' statistics first, by as much as the student's layers moved.
-        solve: Then solve for each layer in order, by least squares: takes seconds, and most of what can be won back where
-            little is lost. Of kernels on grids, the rounding.
+        solve: Then solve for each layer in order, by least squares; wins back most of what comes back where little is
+            lost. Kernels on grids are rounded anew.
         restore: Solved kernels are stretched until their outputs vary as much as the teacher's.
         flip: Mirror half of the images, at random, and move all by up to an eighth of their size, in network mode.
         seed: The same seed gives the same weights.
