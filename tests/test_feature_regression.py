@@ -88,7 +88,7 @@ def test_every_model_with_kernels_can_be_taught(name):
 def test_the_loss_is_equation_2():
     teacher = build("plain")
     student = pruned(teacher)
-    found = regressed(student, teacher, steps=1, batch_size=36, flip=False, reestimate=False)
+    found = regressed(student, teacher, steps=1, batch_size=36, flip=False, reestimate=False, solve=False)
     rows = np.random.default_rng(0).permutation(48)[12:]
     wanted = []
     for name in ("a_bn", "b_bn", "head"):
@@ -228,7 +228,7 @@ def test_small_channels_learn_in_small_steps():
     student.set_weights(
         [w if w.ndim == 1 else w * (np.arange(w.size) % 3 > 0).reshape(w.shape) for w in teacher.get_weights()]
     )
-    found = regressed(student, teacher, steps=10, flip=False)
+    found = regressed(student, teacher, steps=10, flip=False, solve=False, learning_rate=0.2)
     assert found.steps["network"] > 0
     before, after = kernels(student)[first.name], kernels(found.model)[first.name]
     size = np.sqrt((before**2).mean((0, 1, 2)))
@@ -326,3 +326,38 @@ def test_generated_images_can_be_given():
     images = generate_images(teacher, 16, input_range=(-1, 1), steps=2, verbose=0)
     found = regressed(pruned(teacher), teacher, images, steps=5)
     assert found.after < found.before
+
+
+# Training ---------------------------------------------------------------------------------------------------------------
+
+
+def test_views_of_images_are_mirrored_and_moved():
+    x = np.arange(2 * 16 * 16, dtype=np.float32).reshape(2, 16, 16, 1)
+    view = core._View(2, np.random.default_rng(0))
+    view.moves = np.array([[0.125, 0.0], [-0.125, 0.0]])
+    view.mirrored = np.array([False, True])
+    seen = view.of(x)
+    np.testing.assert_array_equal(seen[0, :14, 2:], x[0, 2:, :14])
+    np.testing.assert_array_equal(seen[0, 15, 2:], x[0, 13, :14])  # reflected at the border
+    np.testing.assert_array_equal(seen[1], x[1, :, ::-1])
+    vectors = np.ones((2, 5), np.float32)
+    assert view.of(vectors) is vectors
+
+
+def test_steps_that_bring_nothing_are_taken_back_and_made_smaller(monkeypatch):
+    teacher = build("plain")
+    student = keras.models.clone_model(teacher)
+    random = np.random.default_rng(0)
+    student.set_weights([w * (1 + 1e-3 * random.standard_normal(w.shape)) for w in teacher.get_weights()])
+    options = {"solve": False, "reestimate": False, "learning_rate": 1.0, "steps": 80}
+    real = core._Trainer.step
+    rates = []
+
+    def noted(self, a, b, rate, step, steps):
+        rates.append(rate)
+        return real(self, a, b, 300 * rate, step, steps)  # far too long at first
+
+    monkeypatch.setattr(core._Trainer, "step", noted)
+    found = regressed(student, teacher, **options)
+    assert found.after <= found.before
+    assert rates[0] == 4 * rates[len(rates) // 2] or rates[0] == 16 * rates[len(rates) // 2]

@@ -1,8 +1,9 @@
 """feature_regression(): a pruned or quantized network learns from the one that it came from, without labels or data.
 
-    hold out -> re-estimate BatchNorms -> regress (the network, or block after block) -> judge -> Keras model
+    hold out -> re-estimate BatchNorms -> solve layer by layer -> train (the network, or block after block) -> judge -> Keras
+    model
 
-The training itself is in optimizers/feature_regression.py.
+Layers are solved in optimizers/layer_by_layer.py and trained in optimizers/feature_regression.py.
 """
 
 import dataclasses
@@ -20,13 +21,15 @@ from tfdatafree.generators.images import batch_size as forward_batch
 from tfdatafree.generators.images import one_batch
 from tfdatafree.generators.representative import take_inputs
 from tfdatafree.graph import Graph, Layer
-from tfdatafree.linear import layout_of
+from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last
 from tfdatafree.load import load
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.metrics import output_discrepancy
 from tfdatafree.optimizers.feature_regression import Images, Regression, feature_pairs, regress, zeros_of
+from tfdatafree.optimizers.layer_by_layer import solve_in_order
 from tfdatafree.optimizers.reestimate_batchnorm import reestimate_batchnorm
 from tfdatafree.progress import Progress
+from tfdatafree.visitors.fold_batchnorm import fold
 from tfdatafree.visitors.separate import separate
 
 # Part of the images that judges and does not train.
@@ -65,9 +68,11 @@ def feature_regression(
     masks: Mapping[str, np.ndarray] | None = None,
     grids: Mapping[str, Quantizer] | None = None,
     steps: int = 300,
-    learning_rate: float = 0.2,
+    learning_rate: float = 0.8,
     batch_size: int | None = None,
     reestimate: bool = True,
+    solve: bool = True,
+    restore: bool = False,
     flip: bool = True,
     seed: int = 0,
     verbose: int = 1,
@@ -91,7 +96,10 @@ def feature_regression(
             at the start; cosine decay to 0.
         batch_size: Images per step; None: 32, or as many as memory allows.
         reestimate: Move the BatchNorms' statistics first, by as much as the student's layers moved.
-        flip: Mirror half of the images, at random, in network mode.
+        solve: Then solve for each layer in order, by least squares; wins back most of what comes back where little is
+            lost. Kernels on grids are rounded anew.
+        restore: Solved kernels are stretched until their outputs vary as much as the teacher's.
+        flip: Mirror half of the images, at random, and move all by up to an eighth of their size, in network mode.
         seed: The same seed gives the same weights.
         verbose: 0 hides the progress bar, which shows the loss.
 
@@ -124,6 +132,7 @@ def feature_regression(
         masks = _checked(masks, begin, "masks", np.shape)
     grids = {key: grid for key, grid in written.items() if grid is not None} if grids is None else grids
     grids = _checked(grids, begin, "grids", None)
+    gridless = {key for key, grid in written.items() if grid is None}
     options = Regression(
         steps=steps,
         learning_rate=learning_rate,
@@ -135,10 +144,26 @@ def feature_regression(
     held = max(1, round(_HELD_OUT * len(order)))
     train, judge = ([array[rows] for array in inputs] for rows in (order[held:], order[:held]))
     moved = reestimate_batchnorm(begin, reference, one_batch(begin, inputs)) if reestimate else begin
-    blocks = _blocks(moved, reference, pairs) if mode == "blocks" else [(moved, reference)]
-    untrained = {key for key in moved.layers if sum(key in block.layers for block, _ in blocks) > 1}
+    started = moved
+    if solve:
+        some = one_batch(begin, train)
+        started = solve_in_order(
+            moved,
+            reference,
+            pairs,
+            some,
+            some,
+            masks=masks,
+            grids=grids,
+            latent=_latent(moved, reference, grids),
+            trained=lambda key: key not in gridless,
+            restore=restore,
+            seed=seed,
+        )
+    blocks = _blocks(started, reference, pairs) if mode == "blocks" else [(started, reference)]
+    untrained = {key for key in started.layers if sum(key in block.layers for block, _ in blocks) > 1}
     kept |= {key: "called in several blocks" for key in sorted(untrained) if moved.layers[key].weights}
-    untrained |= (gridless := {key for key, grid in written.items() if grid is None})
+    untrained |= gridless
     kept |= dict.fromkeys(sorted(gridless), "its kernel's steps do not run along a single axis")
     progress = Progress(steps * len(blocks), verbose)
     losses: list[float] = []
@@ -148,7 +173,7 @@ def feature_regression(
         progress.step(f"feature regression, loss {loss:.4f}")
 
     try:
-        taken, steps_taken = moved, {}
+        taken, steps_taken = started, {}
         sides = Images(train, train, judge, judge)
         for block, target in blocks:
             trained, step = regress(
@@ -168,11 +193,11 @@ def feature_regression(
     finally:
         progress.close()
     before = _discrepancy(begin, reference, judge)
-    candidates = {id(graph): (_discrepancy(graph, reference, judge), graph) for graph in (taken, moved)}
+    candidates = {id(graph): (_discrepancy(graph, reference, judge), graph) for graph in (taken, started, moved)}
     after, best = min(candidates.values(), key=lambda pair: pair[0])
     if after > before:
         after, best, steps_taken = before, begin, dict.fromkeys(steps_taken, 0)
-    elif best is moved:
+    elif best is not taken:
         steps_taken = dict.fromkeys(steps_taken, 0)
     return Recovered(
         model=_rebuilt(source, best).to_keras(),
@@ -304,6 +329,32 @@ def _passed_on(sides: Images, student: Graph, teacher: Graph, step: int) -> Imag
         through(student, sides.held_student),
         through(teacher, sides.held_teacher),
     )
+
+
+# Layer by layer ---------------------------------------------------------------------------------------------------------
+
+
+def _latent(student: Graph, teacher: Graph, grids: Mapping[str, Quantizer]) -> dict[str, np.ndarray]:
+    """Layer -> the kernel that was put on its grid: the teacher's, its BatchNorms folded, in the output channels where it is
+    less than a step away, as what was rounded is; elsewhere the student's own."""
+    folded, found = fold(teacher)[0], {}
+    for key, grid in grids.items():
+        if key not in folded.layers or layout_of(folded.layers[key]) is None:
+            continue
+        layout, ours, theirs = layout_of(student.layers[key]), *(kernel_of(g.layers[key]) for g in (student, folded))
+        if ours.shape == theirs.shape:
+            steps = output_last((ours - theirs) / _step(grid, ours.ndim), layout)
+            near = np.sqrt(np.mean(np.square(steps), axis=0)) < 1
+            matrix = np.where(near, output_last(theirs, layout), output_last(ours, layout))
+            found[key] = from_output_last(matrix, ours.shape, layout)
+    return found
+
+
+def _step(grid: Quantizer, rank: int) -> np.ndarray:
+    shape = [1] * rank
+    if grid.channel_axis is not None:
+        shape[grid.channel_axis] = -1
+    return np.reshape(grid.scale, shape)
 
 
 # Back to the student ----------------------------------------------------------------------------------------------------

@@ -41,22 +41,39 @@ def sample_patches(
         rows = x.reshape(-1, channels)
         drawn = rows if len(rows) <= count else rows[random.integers(len(rows), size=count)]
         return drawn[:, None, :]
-    operation = layer.operation
-    index: list[np.ndarray] = [random.integers(len(x), size=count)]
+    return draw_patches(x, layer, random, count)[0]
+
+
+def draw_patches(
+    x: np.ndarray, layer: Layer, random: np.random.Generator, count: int
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """`count` random patches of `x` as the kernel of a dense, ordinary, grouped or depthwise layer meets them.
+
+    Returns:
+        (patches (count, groups, inputs per group) ordered as in `linear.output_last`, where: one array of indices
+        (count,) for each axis of the layer's output but the last, so that output[where] is what comes of them).
+    """
+    layout, operation = layout_of(layer), layer.operation
+    channels = x.shape[-1]
+    if layout.kind == "dense":
+        where = tuple(random.integers(size, size=count) for size in x.shape[:-1])
+        return x[where][:, None, :], where
+    groups = channels if layout.kind == "depthwise" else getattr(operation, "groups", 1)
+    places = [random.integers(len(x), size=count)]
+    index: list[np.ndarray] = [places[0].reshape(count, *[1] * layout.rank)]
     inside = np.ones((count, *[1] * layout.rank), bool)
     for axis in range(layout.rank):
         size, kernel = x.shape[1 + axis], operation.kernel_size[axis]
         stride, dilation = operation.strides[axis], operation.dilation_rate[axis]
         outputs, before = _placement(size, kernel, stride, dilation, operation.padding)
-        start = random.integers(outputs, size=count) * stride - before
-        at = start[:, None] + np.arange(kernel) * dilation
+        places.append(random.integers(outputs, size=count))
+        at = (places[-1] * stride - before)[:, None] + np.arange(kernel) * dilation
         shape = [count] + [kernel if other == axis else 1 for other in range(layout.rank)]
         inside = inside & ((at >= 0) & (at < size)).reshape(shape)
         index.append(np.clip(at, 0, size - 1).reshape(shape))
-    index[0] = index[0].reshape(count, *[1] * layout.rank)
     patches = x[tuple(index)] * inside[..., None]
     grouped = patches.reshape(count, -1, groups, channels // groups)
-    return np.swapaxes(grouped, 1, 2).reshape(count, groups, -1)
+    return np.swapaxes(grouped, 1, 2).reshape(count, groups, -1), tuple(places)
 
 
 def _placement(size: int, kernel: int, stride: int, dilation: int, padding: str) -> tuple[int, int]:

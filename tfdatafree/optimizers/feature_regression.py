@@ -17,7 +17,8 @@ not thrown off first.
 
 BatchNorms compute with their stored statistics. Weights that a mask leaves out stay exact zeros; a kernel with a grid
 is rounded to it in each step, its weights travel at most a few steps of it in all, and gradients pass the rounding as
-if it were not there. A part of the images is held out, and judges: the step with the least discrepancy there is taken.
+if it were not there. Images are mirrored and moved a little. A part of them is held out, and judges: the step with the least
+discrepancy there is taken, and where none is better than the start, the steps become smaller.
 
 Source: Sobolev et al., FRanDI, eq. 2.
 """
@@ -46,6 +47,10 @@ _FARTHEST = 2.0
 _BETAS, _STABILIZER = (0.9, 0.999), 1e-8
 # Times that the held-out images are looked at.
 _LOOKS = 20
+# Where none of the looks in this part of the steps shows anything better, all goes back, and on in steps so many times smaller.
+_PATIENCE, _SLOWER = 0.25, 4.0
+# Part of its size that an image is moved by at most.
+_FARTHEST_MOVE = 0.125
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ class Regression:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; give a whole number of at least 1.")
         if not 0 < self.learning_rate <= 1:
-            raise ValueError(f"learning_rate is {self.learning_rate!r}; give a part of the way to go, e.g. 0.03.")
+            raise ValueError(f"learning_rate is {self.learning_rate!r}; give a part of the way to go, e.g. 0.2.")
 
 
 @dataclass(frozen=True)
@@ -136,31 +141,57 @@ def regress(
     count = len(images.student[0])
     batch, order = min(options.batch_size, count), np.empty(0, np.intp)
     least, best, taken = trainer.judge(), trainer.weights(), 0
-    trainer.rate = options.learning_rate * min(least, _FARTHEST)
+    rate, begun, length = options.learning_rate * min(least, _FARTHEST), 0, options.steps
     interval = max(1, options.steps // _LOOKS)
     for step in range(options.steps):
         while len(order) < batch:
             order = np.concatenate([order, random.permutation(count)])
         rows, order = order[:batch], order[batch:]
-        flipped = random.random(batch) < (0.5 if options.flip else 0.0)
+        view = _View(batch, random) if options.flip else None
         loss = trainer.step(
-            [_flip(array[rows], flipped) for array in images.student],
-            [_flip(array[rows], flipped) for array in images.teacher],
-            step,
+            [_seen(array[rows], view) for array in images.student],
+            [_seen(array[rows], view) for array in images.teacher],
+            rate,
+            step - begun,
+            length,
         )
         on_step(loss)
         if (step + 1) % interval == 0 or step + 1 == options.steps:
             judged = trainer.judge()
             if judged < least:
                 least, best, taken = judged, trainer.weights(), step + 1
+            elif taken <= begun and step + 1 - begun >= _PATIENCE * length:
+                rate, begun, length = rate / _SLOWER, step + 1, options.steps - step - 1
+                trainer.restart(best)
     return trainer.graph(best), taken
 
 
-def _flip(array: np.ndarray, flipped: np.ndarray) -> tf.Tensor:
-    """Some images mirrored: what the teacher makes of those is known, too."""
-    if array.ndim == 4 and flipped.any():
-        array = np.where(flipped[:, None, None, None], array[:, :, ::-1], array)
-    return tf.constant(array)
+class _View:
+    """How the images of a batch are looked at: some mirrored, all moved. What the teacher makes of those is known, too."""
+
+    def __init__(self, n: int, random: np.random.Generator):
+        self.mirrored = random.random(n) < 0.5
+        self.moves = random.uniform(-_FARTHEST_MOVE, _FARTHEST_MOVE, (2, n))
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """Pictures (n, height, width, channels), reflected at their borders; anything else as it is."""
+        if array.ndim != 4:
+            return array
+        down, right = (
+            _reflected(np.rint(move * size).astype(int)[:, None] + np.arange(size), size)
+            for move, size in zip(self.moves, array.shape[1:3], strict=True)
+        )
+        right = np.where(self.mirrored[:, None], right[:, ::-1], right)
+        return array[np.arange(len(array))[:, None, None], down[:, :, None], right[:, None, :]]
+
+
+def _reflected(index: np.ndarray, size: int) -> np.ndarray:
+    last = size - 1
+    return last - np.abs(last - np.abs(index))
+
+
+def _seen(array: np.ndarray, view: _View | None) -> tf.Tensor:
+    return tf.constant(array if view is None else view.of(array))
 
 
 class _Trainer:
@@ -175,7 +206,6 @@ class _Trainer:
         self._masks: dict[tuple[str, int], tf.Tensor] = {}
         self._sizes: dict[tuple[str, int], np.ndarray] = {}
         self._limits: dict[tuple[str, int], np.ndarray] = {}
-        self.rate = options.learning_rate
         sizes = self._feature_sizes()
         for key, layer in student.layers.items():
             if not trained(key):
@@ -202,8 +232,17 @@ class _Trainer:
         self._compiled = tf.function(self._step, autograph=False)
         self._judge = tf.function(self._loss, autograph=False)
 
-    def step(self, student_inputs, teacher_inputs, step: int) -> float:
-        return float(self._compiled(student_inputs, teacher_inputs, tf.constant(step, tf.float32)))
+    def step(self, student_inputs, teacher_inputs, rate: float, step: int, steps: int) -> float:
+        """The loss before step number `step` of `steps`."""
+        numbers = (tf.constant(number, tf.float32) for number in (rate, step, steps))
+        return float(self._compiled(student_inputs, teacher_inputs, *numbers))
+
+    def restart(self, weights: Mapping[tuple[str, int], np.ndarray]) -> None:
+        """Back to these weights; what Adam remembers is forgotten."""
+        for place, variable in self._variables.items():
+            variable.assign(weights[place])
+        for variable in (*self._first, *self._second):
+            variable.assign(tf.zeros_like(variable))
 
     def judge(self) -> float:
         """The loss on the held-out images."""
@@ -254,15 +293,15 @@ class _Trainer:
 
     # Compiled ---------------------------------------------------------------------------------------------------------
 
-    def _step(self, student_inputs, teacher_inputs, step):
+    def _step(self, student_inputs, teacher_inputs, rate, step, steps):
         variables = list(self._variables.values())
         with tf.GradientTape() as tape:
             loss = self._loss(student_inputs, teacher_inputs)
         gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
-        steps, sizes, limits = self._options.steps, self._sizes.values(), self._limits.values()
+        sizes, limits = self._sizes.values(), self._limits.values()
         decay = 0.5 * (1 + tf.cos(np.float32(np.pi) * step / steps)) * tf.minimum(1.0, (step + 1) / (_WARM_UP * steps))
         decay *= tf.sqrt(1 - _BETAS[1] ** (step + 1)) / (1 - _BETAS[0] ** (step + 1))
-        lengths = (tf.minimum(self.rate * size, limit) for size, limit in zip(sizes, limits, strict=True))
+        lengths = (tf.minimum(rate * size, limit) for size, limit in zip(sizes, limits, strict=True))
         for variable, m, v, g, length in zip(variables, self._first, self._second, gradients, lengths, strict=True):
             g = tf.where(tf.math.is_finite(g), g, 0.0)
             m.assign(_BETAS[0] * m + (1 - _BETAS[0]) * g)

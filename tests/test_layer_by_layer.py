@@ -1,0 +1,128 @@
+"""solve_in_order: each layer is the least-squares answer to the teacher's output, on what the layers before it give."""
+
+import keras
+import numpy as np
+import pytest
+from tiny_models import build
+
+from tfdatafree import feature_regression, fold_batchnorm, output_discrepancy
+from tfdatafree.generators.patches import draw_patches
+from tfdatafree.generators.procedural import procedural_images
+from tfdatafree.graph import Graph
+from tfdatafree.linear import kernel_of, layout_of, output_last
+from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.optimizers.feature_regression import feature_pairs, zeros_of
+from tfdatafree.optimizers.layer_by_layer import solve_in_order
+from tfdatafree.visitors.separate import separate
+
+IMAGES = procedural_images(64, (8, 8, 3), -1, 1, seed=3)
+OTHER = procedural_images(32, (8, 8, 3), -1, 1, seed=77)
+
+
+def changed(model: keras.Model, change) -> keras.Model:
+    student = keras.models.clone_model(model)
+    student.set_weights(model.get_weights())
+    for variable in student.weights:
+        if "kernel" in variable.name:
+            variable.assign(change(np.asarray(variable)))
+    return student
+
+
+def pruned(values: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(values) >= np.quantile(np.abs(values), 0.5), values, 0)
+
+
+def solved(student, teacher, *, grids=None, latent=None, restore=False, **options) -> Graph:
+    ours, theirs = (separate(Graph.from_keras(model)) for model in (student, teacher))
+    masks = {} if grids else zeros_of(ours)
+    inputs = [IMAGES]
+    return solve_in_order(
+        ours, theirs, feature_pairs(ours, theirs)[0], inputs, inputs,
+        masks=masks, grids=grids or {}, latent=latent or {}, restore=restore, **options,
+    )  # fmt: skip
+
+
+def far(graph: Graph, teacher: keras.Model) -> float:
+    return output_discrepancy(graph.to_keras(), teacher, OTHER)
+
+
+@pytest.mark.parametrize("name", ["plain", "branch_add", "depthwise", "separable"])
+@pytest.mark.parametrize("folded", [False, True])
+def test_pruned_models_come_closer_and_zeros_stay(name, folded):
+    teacher = fold_batchnorm(build(name)).model if folded else build(name)
+    student = changed(teacher, pruned)
+    found = solved(student, teacher)
+    assert far(found, teacher) < 0.9 * output_discrepancy(student, teacher, OTHER)
+    start = separate(Graph.from_keras(student))
+    for key, layer in start.layers.items():
+        if layout_of(layer):
+            np.testing.assert_array_equal(kernel_of(layer) == 0, kernel_of(found.layers[key]) == 0)
+
+
+def test_what_is_right_stays():
+    teacher = build("plain")
+    assert far(solved(teacher, teacher), teacher) < 1e-3
+
+
+def test_outputs_have_the_teachers_means_and_with_restore_its_spread():
+    teacher = fold_batchnorm(build("plain")).model
+    student = changed(teacher, pruned)
+    for restore in (False, True):
+        found = solved(student, teacher, restore=restore).to_keras()
+        for name in [layer.name for layer in teacher.layers if layer.weights]:
+            a, b = (
+                keras.Model(m.inputs, m.get_layer(name).output).predict(IMAGES, verbose=0) for m in (found, teacher)
+            )
+            rows = tuple(range(a.ndim - 1))
+            np.testing.assert_allclose(a.mean(rows), b.mean(rows), atol=0.05 * b.std())
+            ratio = a.std(rows) / b.std(rows)
+            assert (ratio < 1.1).all()
+            assert not restore or (ratio > 0.9).all()
+
+
+def test_kernels_stay_on_their_grids_and_are_better_rounded_than_to_nearest():
+    teacher = fold_batchnorm(build("plain")).model
+    names = [layer.name for layer in teacher.layers if layer.weights]
+    grids, latent = {}, {}
+    student = keras.models.clone_model(teacher)
+    student.set_weights(teacher.get_weights())
+    for name in names:
+        kernel = np.asarray(student.get_layer(name).kernel)
+        scale = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / 3
+        grids[name] = Quantizer(scale, 0, 3, channel_axis=kernel.ndim - 1, narrow_range=True)
+        latent[name] = kernel
+        student.get_layer(name).kernel.assign(grids[name](kernel))
+    found = solved(student, teacher, grids=grids, latent=latent)
+    for name in names:
+        kernel = kernel_of(found.layers[name])
+        np.testing.assert_allclose(grids[name](kernel), kernel, atol=1e-6)
+    assert far(found, teacher) < output_discrepancy(student, teacher, OTHER)
+
+
+def test_patches_times_kernel_are_the_outputs_at_their_places():
+    for name in ("plain", "depthwise"):
+        graph = separate(Graph.from_keras(build(name)))
+        values = dict(zip(graph.inputs, [IMAGES], strict=True))
+        for node, live in graph.walk([IMAGES]):
+            values |= {tensor: np.asarray(live[tensor]) for tensor in node.outputs}
+        for node in graph.nodes:
+            layer = graph.layer_of(node)
+            if layout_of(layer) is None:
+                continue
+            patches, places = draw_patches(values[node.inputs[0]], layer, np.random.default_rng(0), 50)
+            _, groups, inputs = patches.shape
+            matrix = output_last(kernel_of(layer), layout_of(layer)).reshape(inputs, groups, -1)
+            outputs = np.einsum("ngi,igo->ngo", patches, matrix).reshape(50, -1)
+            bias = layer.weight("bias")
+            wanted = values[node.output][places] - (0 if bias is None else bias)
+            np.testing.assert_allclose(outputs, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_solving_alone_is_taken_where_training_brings_nothing():
+    teacher = build("plain")
+    student = changed(teacher, pruned)
+    with_it, without = (
+        feature_regression(student, teacher, IMAGES, steps=1, learning_rate=1e-6, solve=solve, verbose=0)
+        for solve in (True, False)
+    )
+    assert with_it.after < without.after

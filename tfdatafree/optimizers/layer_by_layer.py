@@ -1,0 +1,257 @@
+"""Least squares, layer after layer: each layer of a changed network is solved for the teacher's output, given the inputs
+that the layers before it, already solved, give it now.
+
+    minimise over V   E | (t - E t) - V^T (x - E x) |^2  +  h |V - W|^2,      h = damping * mean(diag cov x)
+
+x is the layer's input in the student, t its output in the teacher, W its weights (of rounded ones what was rounded, where that
+is known). What the layers before it got wrong is known here, and partly made good. With H = cov x + h I and
+M = W + H^-1 cov(x, t - W^T x) the sum is tr (V - M)^T H (V - M) and a constant: so the weights that are left of a pruned kernel
+are those of `second_order.refit` for M, and a kernel on a grid is M rounded with error feedback. Then
+
+    b = E t - V^T E x
+
+so that each output's mean is the teacher's on these inputs; where a BatchNorm follows, its mean is what moves. h keeps the
+weights from learning the few generated images by heart: directions in which these hardly vary stay as they were. Where
+about as many patches as inputs were seen, a kernel on a grid keeps its weights, and only its bias is solved for.
+
+`restore` multiplies each output of a kernel in float by sd(t) / sd(V^T x): the least-squares solution of a layer that lost much
+varies less than what it stands for, and over many layers the signal dies away.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import linalg
+
+from tfdatafree.generators.patches import draw_patches, with_doubt
+from tfdatafree.graph import Graph, Layer, Node
+from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, with_kernel
+from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.optimizers.feedback import round_with_feedback
+from tfdatafree.optimizers.second_order import by_group, damped, from_groups, refit
+from tfdatafree.visitors.fold_batchnorm import scale_and_shift
+
+# Patches per layer: as many as tell the covariance of a wide kernel's inputs, at least so many times its inputs.
+_PATCHES, _PER_INPUT = 2**14, 16
+# Kernels on grids with fewer different patches than this many times their inputs keep their weights: rounding decides
+# about all directions, also those that were not seen.
+_FEWEST_PER_INPUT = 2
+# Values of patches that are in memory at once.
+_MOST_VALUES = 2**24
+# A BatchNorm channel of a smaller factor than this part of the largest is off: nothing is known of what it reads.
+_OFF = 1e-4
+# Farthest that `restore` goes.
+_LARGEST_FACTOR = 2.0
+
+
+def solve_in_order(
+    student: Graph,
+    teacher: Graph,
+    pairs: Mapping[str, tuple[str, str]],
+    student_inputs: Sequence[Any],
+    teacher_inputs: Sequence[Any],
+    *,
+    masks: Mapping[str, np.ndarray],
+    grids: Mapping[str, Quantizer],
+    latent: Mapping[str, np.ndarray],
+    trained: Callable[[str], bool] = lambda key: True,
+    restore: bool = False,
+    seed: int = 0,
+) -> Graph:
+    """The student with the kernels and biases of its dense and convolution layers solved for, in order of execution.
+
+    Args:
+        student, teacher: Separated graphs.
+        pairs: Node -> (tensor of the student, of the teacher) that are to be equal: its output, or that of the BatchNorm
+            right behind it.
+        student_inputs, teacher_inputs: One batch.
+        masks: Layer -> bool in its kernel's shape, False for weights that stay zero.
+        grids: Layer -> grid of its kernel.
+        latent: Layer -> kernel before it was put on its grid.
+        trained: Whether the layer of this key may change. Layers called twice and transposed convolutions do not.
+    """
+    solved, calls, random = student.copy(), student.calls(), np.random.default_rng(seed)
+    readers = student.consumers()
+
+    def behind(node: Node) -> str | None:
+        """The BatchNorm whose output is compared in place of the node's own."""
+        return None if pairs[node.name][0] == node.output else readers[node.output][0].layer
+
+    def can_be_solved(node: Node) -> bool:
+        if node.name not in pairs or calls[node.layer] > 1 or not trained(node.layer):
+            return False
+        reader = behind(node)
+        if reader is not None and not _on_channels(solved.layers[reader], len(student.specs[node.output].shape)):
+            return False
+        return layout_of(student.layer_of(node)).kind != "transpose"
+
+    solvable = {node.name for node in student.nodes if can_be_solved(node)}
+    feature = _Ahead(teacher, teacher_inputs, [pairs[name][1] for name in solvable])
+
+    def call(node: Node, live: Mapping[str, Any]) -> tuple:
+        if node.name in solvable:
+            key, layer = node.layer, solved.layer_of(node)
+            reader = behind(node)
+            batchnorm = None if reader is None else solved.layers[reader]
+            layer, batchnorm = _solved(
+                layer,
+                batchnorm,
+                np.asarray(live[node.inputs[0]]),
+                feature.of(pairs[node.name][1]),
+                mask=masks.get(key),
+                grid=grids.get(key),
+                latent=latent.get(key),
+                restore=restore,
+                random=random,
+            )
+            solved.layers[key] = layer
+            if reader is not None:
+                solved.layers[reader] = batchnorm
+        return solved.call(node, live)
+
+    for _ in solved.walk(student_inputs, call):
+        pass
+    return solved
+
+
+def _on_channels(batchnorm: Layer, rank: int) -> bool:
+    return batchnorm.operation.axis % rank == rank - 1
+
+
+class _Ahead:
+    """The teacher, executed as far as it is asked for."""
+
+    def __init__(self, teacher: Graph, inputs: Sequence[Any], tensors: Sequence[str]):
+        shortened = dataclasses.replace(teacher.copy(), outputs=sorted(set(tensors)))
+        shortened.drop_unread()
+        self._walk = shortened.walk(inputs)
+        self._wanted, self._found = set(tensors), dict[str, np.ndarray]()
+
+    def of(self, tensor: str) -> np.ndarray:
+        while tensor not in self._found:
+            node, live = next(self._walk)
+            self._found |= {name: np.asarray(live[name]) for name in node.outputs if name in self._wanted}
+        return self._found.pop(tensor)
+
+
+def _solved(
+    layer: Layer,
+    batchnorm: Layer | None,
+    x: np.ndarray,
+    wanted: np.ndarray,
+    *,
+    mask: np.ndarray | None,
+    grid: Quantizer | None,
+    latent: np.ndarray | None,
+    restore: bool,
+    random: np.random.Generator,
+) -> tuple[Layer, Layer | None]:
+    """The layer and the BatchNorm behind it, such that what they write of `x` is near `wanted`."""
+    layout, kernel, bias = layout_of(layer), kernel_of(layer), layer.weight("bias")
+    old = output_last(kernel, layout).astype(np.float64)
+    start = old if latent is None else output_last(latent, layout).astype(np.float64)
+    g, t = (np.ones(old.shape[1]), np.zeros(old.shape[1])) if batchnorm is None else scale_and_shift(batchnorm)
+    on = np.abs(g) > _OFF * np.abs(g).max()
+    movable = bias is not None or batchnorm is not None
+    seen = _observe(layer, x, wanted, (np.where(on, g, 1.0), t), random, centred=movable)
+    groups, inputs, _ = seen.covariance.shape
+    before = by_group(start, groups, inputs)
+    trusted = with_doubt(seen.covariance, seen.different).astype(np.float32)
+    step = _solve(damped(trusted), seen.cross - seen.covariance @ before)
+    best = from_groups(before + step, start.shape).astype(np.float32)
+    keep = np.ones(old.shape, bool) if mask is None else output_last(mask, layout)
+    if grid is None:
+        values = refit(best, keep, trusted).astype(np.float64)
+        values *= _factors(values, seen) if restore else 1.0
+    elif seen.different < _FEWEST_PER_INPUT * inputs:
+        values = old
+    else:
+        flat = dataclasses.replace(grid, channel_axis=None if grid.channel_axis is None else 1)
+        integers = round_with_feedback(best, trusted, flat, kept=keep)
+        values = flat.dequantize(integers).astype(np.float64)
+    values = np.where(on, values, old)
+    layer = with_kernel(layer, from_output_last(values, kernel.shape, layout).astype(kernel.dtype))
+    if not movable:
+        return layer, batchnorm
+    response = np.einsum("gi,gio->go", seen.mean, by_group(values, groups, inputs)).reshape(-1)
+    shift = seen.wanted_mean - response
+    if bias is not None:
+        return layer.with_weights(bias=np.where(on, shift, bias)), batchnorm
+    moved = batchnorm.weight("moving_mean") - np.where(on, shift, 0.0)
+    return layer, batchnorm.with_weights(moving_mean=moved)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """Moments of a layer's input patches and of its output as wanted: around their means, or around 0.
+
+    mean (groups, inputs), covariance (groups, inputs, inputs), cross (groups, inputs, outputs of one),
+    wanted_mean and wanted_variance (outputs,); different: how many patches they are of.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    cross: np.ndarray
+    wanted_mean: np.ndarray
+    wanted_variance: np.ndarray
+    different: int
+
+
+def _observe(
+    layer: Layer,
+    x: np.ndarray,
+    wanted: np.ndarray,
+    scale_and_shift: tuple[np.ndarray, np.ndarray],
+    random: np.random.Generator,
+    *,
+    centred: bool,
+) -> _Seen:
+    scale, shift = scale_and_shift
+    first, _ = draw_patches(x, layer, random, 1)
+    groups, inputs = first.shape[1:]
+    count = max(_PATCHES, _PER_INPUT * inputs) if groups == 1 else _PATCHES
+    at_once = max(1, min(count, _MOST_VALUES // (groups * inputs)))
+    parts = -(-count // at_once) if groups == 1 else 1
+    origin: tuple | None = None
+    sums: list[Any] = [0.0] * 5
+    for _ in range(parts):
+        patches, places = draw_patches(x, layer, random, at_once)
+        target = (wanted[places] - shift) / scale
+        if origin is None:  # sums around a value near the mean keep their digits
+            origin = (patches.mean(axis=0), target.mean(axis=0)) if centred else (0.0, 0.0)
+        rows = np.swapaxes(patches - origin[0], 0, 1).astype(np.float32)
+        columns = (target - origin[1]).astype(np.float32)
+        by_rows = np.swapaxes(columns.reshape(len(columns), groups, -1), 0, 1)
+        terms = (
+            rows.mean(axis=1, dtype=np.float64),
+            np.swapaxes(rows, 1, 2) @ rows / at_once,
+            np.swapaxes(rows, 1, 2) @ by_rows / at_once,
+            columns.mean(axis=0, dtype=np.float64),
+            np.square(columns, dtype=np.float64).mean(axis=0),
+        )
+        sums = [total + term / parts for total, term in zip(sums, terms, strict=True)]
+    mean, covariance, cross, wanted_mean, variance = sums
+    if centred:
+        covariance = covariance - mean[:, :, None] * mean[:, None, :]
+        cross = cross - mean[:, :, None] * wanted_mean.reshape(groups, 1, -1)
+        variance = variance - np.square(wanted_mean)
+    different = min(at_once * parts, math.prod(wanted.shape[:-1]))
+    return _Seen(mean + origin[0], covariance, cross, wanted_mean + origin[1], np.maximum(variance, 0), different)
+
+
+def _solve(h: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """h^-1 right, of each group."""
+    if len(h) > 1:
+        return np.linalg.solve(h, right)
+    return linalg.cho_solve(linalg.cho_factor(h[0], lower=True), right[0].astype(h.dtype))[None]
+
+
+def _factors(values: np.ndarray, seen: _Seen) -> np.ndarray:
+    groups, inputs, _ = seen.covariance.shape
+    split = by_group(values, groups, inputs)
+    variance = np.einsum("gio,gio->go", split, seen.covariance @ split).reshape(-1)
+    ratio = np.sqrt(seen.wanted_variance / np.maximum(variance, 1e-30))
+    return np.clip(ratio, 1.0, _LARGEST_FACTOR)
