@@ -72,7 +72,6 @@ def feature_regression(
     batch_size: int | None = None,
     reestimate: bool = True,
     solve: bool = True,
-    restore: bool = False,
     flip: bool = True,
     seed: int = 0,
     verbose: int = 1,
@@ -98,7 +97,6 @@ def feature_regression(
         reestimate: Move the BatchNorms' statistics first, by as much as the student's layers moved.
         solve: Then solve for each layer in order, by least squares; wins back most of what comes back where little is
             lost. Kernels on grids are rounded anew.
-        restore: Solved kernels are stretched until their outputs vary as much as the teacher's.
         flip: Mirror half of the images, at random, and move all by up to an eighth of their size, in network mode.
         seed: The same seed gives the same weights.
         verbose: 0 hides the progress bar, which shows the loss.
@@ -157,7 +155,6 @@ def feature_regression(
             grids=grids,
             latent=_latent(moved, reference, grids),
             trained=lambda key: key not in gridless,
-            restore=restore,
             seed=seed,
         )
     blocks = _blocks(started, reference, pairs) if mode == "blocks" else [(started, reference)]

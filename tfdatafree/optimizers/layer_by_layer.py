@@ -13,9 +13,6 @@ are those of `second_order.refit` for M, and a kernel on a grid is M rounded wit
 so that each output's mean is the teacher's on these inputs; where a BatchNorm follows, its mean is what moves. h keeps the
 weights from learning the few generated images by heart: directions in which these hardly vary stay as they were. Where
 about as many patches as inputs were seen, a kernel on a grid keeps its weights, and only its bias is solved for.
-
-`restore` multiplies each output of a kernel in float by sd(t) / sd(V^T x): the least-squares solution of a layer that lost much
-varies less than what it stands for, and over many layers the signal dies away.
 """
 
 import dataclasses
@@ -43,8 +40,6 @@ _FEWEST_PER_INPUT = 2
 _MOST_VALUES = 2**24
 # A BatchNorm channel of a smaller factor than this part of the largest is off: nothing is known of what it reads.
 _OFF = 1e-4
-# Farthest that `restore` goes.
-_LARGEST_FACTOR = 2.0
 
 
 def solve_in_order(
@@ -58,7 +53,6 @@ def solve_in_order(
     grids: Mapping[str, Quantizer],
     latent: Mapping[str, np.ndarray],
     trained: Callable[[str], bool] = lambda key: True,
-    restore: bool = False,
     seed: int = 0,
 ) -> Graph:
     """The student with the kernels and biases of its dense and convolution layers solved for, in order of execution.
@@ -104,7 +98,6 @@ def solve_in_order(
                 mask=masks.get(key),
                 grid=grids.get(key),
                 latent=latent.get(key),
-                restore=restore,
                 random=random,
             )
             solved.layers[key] = layer
@@ -146,7 +139,6 @@ def _solved(
     mask: np.ndarray | None,
     grid: Quantizer | None,
     latent: np.ndarray | None,
-    restore: bool,
     random: np.random.Generator,
 ) -> tuple[Layer, Layer | None]:
     """The layer and the BatchNorm behind it, such that what they write of `x` is near `wanted`."""
@@ -165,7 +157,6 @@ def _solved(
     keep = np.ones(old.shape, bool) if mask is None else output_last(mask, layout)
     if grid is None:
         values = refit(best, keep, trusted).astype(np.float64)
-        values *= _factors(values, seen) if restore else 1.0
     elif seen.different < _FEWEST_PER_INPUT * inputs:
         values = old
     else:
@@ -189,14 +180,13 @@ class _Seen:
     """Moments of a layer's input patches and of its output as wanted: around their means, or around 0.
 
     mean (groups, inputs), covariance (groups, inputs, inputs), cross (groups, inputs, outputs of one),
-    wanted_mean and wanted_variance (outputs,); different: how many patches they are of.
+    wanted_mean (outputs,); different: how many patches they are of.
     """
 
     mean: np.ndarray
     covariance: np.ndarray
     cross: np.ndarray
     wanted_mean: np.ndarray
-    wanted_variance: np.ndarray
     different: int
 
 
@@ -216,7 +206,7 @@ def _observe(
     at_once = max(1, min(count, _MOST_VALUES // (groups * inputs)))
     parts = -(-count // at_once) if groups == 1 else 1
     origin: tuple | None = None
-    sums: list[Any] = [0.0] * 5
+    sums: list[Any] = [0.0] * 4
     for _ in range(parts):
         patches, places = draw_patches(x, layer, random, at_once)
         target = (wanted[places] - shift) / scale
@@ -230,16 +220,14 @@ def _observe(
             np.swapaxes(rows, 1, 2) @ rows / at_once,
             np.swapaxes(rows, 1, 2) @ by_rows / at_once,
             columns.mean(axis=0, dtype=np.float64),
-            np.square(columns, dtype=np.float64).mean(axis=0),
         )
         sums = [total + term / parts for total, term in zip(sums, terms, strict=True)]
-    mean, covariance, cross, wanted_mean, variance = sums
+    mean, covariance, cross, wanted_mean = sums
     if centred:
         covariance = covariance - mean[:, :, None] * mean[:, None, :]
         cross = cross - mean[:, :, None] * wanted_mean.reshape(groups, 1, -1)
-        variance = variance - np.square(wanted_mean)
     different = min(at_once * parts, math.prod(wanted.shape[:-1]))
-    return _Seen(mean + origin[0], covariance, cross, wanted_mean + origin[1], np.maximum(variance, 0), different)
+    return _Seen(mean + origin[0], covariance, cross, wanted_mean + origin[1], different)
 
 
 def _solve(h: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -247,11 +235,3 @@ def _solve(h: np.ndarray, right: np.ndarray) -> np.ndarray:
     if len(h) > 1:
         return np.linalg.solve(h, right)
     return linalg.cho_solve(linalg.cho_factor(h[0], lower=True), right[0].astype(h.dtype))[None]
-
-
-def _factors(values: np.ndarray, seen: _Seen) -> np.ndarray:
-    groups, inputs, _ = seen.covariance.shape
-    split = by_group(values, groups, inputs)
-    variance = np.einsum("gio,gio->go", split, seen.covariance @ split).reshape(-1)
-    ratio = np.sqrt(seen.wanted_variance / np.maximum(variance, 1e-30))
-    return np.clip(ratio, 1.0, _LARGEST_FACTOR)
