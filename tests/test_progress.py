@@ -182,6 +182,8 @@ def test_an_interrupt_in_a_process_of_its_own_is_one_line(where, tmp_path):
         "import importlib, os, signal, sys, time\n"
         "import tfdatafree\n"
         "from tfdatafree.cli import main\n"
+        # a shell that runs this in the background leaves Ctrl-C switched off
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"module = importlib.import_module({module!r})\n"
         "def interrupted(*_, **__):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
