@@ -12,7 +12,7 @@ from tfdatafree.generators.images import image_walk, make_inputs, normalized_wal
 from tfdatafree.generators.statistics import channel_reaches
 from tfdatafree.graph import Graph
 from tfdatafree.visitors.fold_batchnorm import fold
-from tfdatafree.visitors.level import level_channels
+from tfdatafree.visitors.level import level_alike, level_channels
 from tfdatafree.visitors.scale_channels import find_groups
 from tfdatafree.visitors.separate import separate
 
@@ -48,7 +48,7 @@ def test_function_is_kept(name):
     unfolded = separated(name)
     folded, _ = fold(unfolded)
     inputs = random_inputs(unfolded)
-    leveled, copies = level_channels(unfolded, [folded, folded], reaches_of(unfolded))
+    leveled, copies, _ = level_channels(unfolded, [folded, folded], reaches_of(unfolded))
     for graph in (leveled, *copies):
         assert relative_difference(graph.predict(inputs), unfolded.predict(inputs)) < 1e-4
     if name in ("branch_add", "depthwise", "no_bias"):  # tensors of one name hold the same values in all of them
@@ -76,10 +76,26 @@ def test_channels_come_half_the_way_to_equal_reaches():
 def test_a_channel_that_reaches_nowhere_is_left_alone():
     unfolded = separate(Graph.from_keras(bottleneck()))
     reaches = {tensor: np.where(np.arange(len(reach)) == 2, 0, reach) for tensor, reach in reaches_of(unfolded).items()}
-    leveled, _ = level_channels(unfolded, [fold(unfolded)[0]], reaches)
+    leveled, *_ = level_channels(unfolded, [fold(unfolded)[0]], reaches)
     for name in ("wide", "narrow"):
         scale = leveled.layers[name].weight("gamma") / unfolded.layers[name].weight("gamma")
         assert scale[2] == 1 and (scale[:2] > 2).all()
+
+
+def test_another_copy_is_leveled_alike():
+    """So a teacher's tensors compare with a compressed model's, channel by channel."""
+    model = bottleneck()
+    compressed = tfdatafree.compress(model, Recipe(quantize=Quantize(activation_bits=8)), input_range=ENDS, verbose=0)
+    assert max(scale.max() for scale in compressed.channel_scales.values()) > 3
+    unfolded = separate(Graph.from_keras(model))
+    x = [np.random.default_rng(0).uniform(*ENDS, (8, 12, 12, 3)).astype(np.float32)]
+    alike, plain = (
+        dict(image_walk(graph, x)) for graph in (level_alike(unfolded, compressed.channel_scales), unfolded)
+    )
+    found = dict(image_walk(compressed._graph, x))
+    for name in ("wide", "narrow", "sum"):
+        size = np.linalg.norm(alike[name])
+        assert np.linalg.norm(found[name] - alike[name]) < 0.03 * size < 0.2 * np.linalg.norm(found[name] - plain[name])
 
 
 def test_it_pays_in_eight_bits():

@@ -159,7 +159,7 @@ def compress(
             )
             return Compressed(content, asked, report, pruned.graph, {}, evidence)
         with progress.stage("pass inputs through the layers"):
-            unfolded, teacher, student = level(task, prepared, unfolded, teacher, pruned.graph)
+            unfolded, teacher, student, scales = level(task, prepared, unfolded, teacher, pruned.graph)
             pruned = dataclasses.replace(pruned, graph=student)
             observed = observe_for(task, unfolded, teacher, inputs)
         options = recipe.quantize
@@ -208,7 +208,7 @@ def compress(
         integers=(built, evidence),
         policy=policy,
     )
-    return Compressed(built.content, asked, report, built.graph, built.grids, evidence, replay, grids)
+    return Compressed(built.content, asked, report, built.graph, built.grids, evidence, replay, grids, scales)
 
 
 def _expected_work(recipe: Recipe) -> dict[str, float]:

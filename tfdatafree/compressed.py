@@ -34,6 +34,8 @@ class Compressed:
         report: One page about it; `print(compressed.report)`, `compressed.report.to_dict()`.
         weight_grids: Layer of `.model` -> grid that its kernel is on, None where it has no steps along a single axis; empty
             where weights stayed in float.
+        channel_scales: First layer of those that write the same channels -> (channels,) what `Recipe.level_activations`
+            multiplied them by, and the layers that read them divide by again; empty where nothing was leveled.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Compressed:
         evidence: Evidence,
         replay: Recipe | None = None,
         weight_grids: Mapping[str, Quantizer | None] | None = None,
+        channel_scales: Mapping[str, np.ndarray] | None = None,
     ):
         self._tflite = tflite
         self.recipe = recipe
         self.replay = replay or recipe
         self.weight_grids = dict(weight_grids or {})
+        self.channel_scales = dict(channel_scales or {})
         self.report = report
         self._graph = graph
         self._grids = dict(grids)

@@ -118,7 +118,7 @@ def diagnose(
                 means = means_for(task, unfolded, inputs)
                 pruned = prune(teacher, unfolded, recipe.prune, input_range=ends, means=means, seed=seed, fixed=fixed)
         with progress.stage("pass inputs through the layers"):
-            unfolded, teacher, student = level(task, prepared, unfolded, teacher, pruned.graph)
+            unfolded, teacher, student, _ = level(task, prepared, unfolded, teacher, pruned.graph)
             pruned = dataclasses.replace(pruned, graph=student)
             observed = observe_for(task, unfolded, teacher, inputs)
         if recipe.policy is not None:

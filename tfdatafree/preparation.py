@@ -161,9 +161,11 @@ def means_for(task: Task, unfolded: Graph, inputs: list[np.ndarray]) -> dict[str
 
 def level(
     task: Task, prepared: Prepared, unfolded: Graph, teacher: Graph, student: Graph
-) -> tuple[Graph, Graph, Graph]:
-    """(unfolded, teacher, student) with leveled channels, if the recipe has it so: after pruning, which counts weights as
-    they are, and before anything else is seen of the tensors."""
+) -> tuple[Graph, Graph, Graph, dict[str, np.ndarray]]:
+    """(unfolded, teacher, student, scales of `level_channels`) with leveled channels, if the recipe has it so.
+
+    After pruning, which counts weights as they are, and before anything else is seen of the tensors.
+    """
     recipe = task.recipe
     if (
         recipe.quantize is None
@@ -171,12 +173,12 @@ def level(
         or recipe.equalize
         or not recipe.level_activations
     ):
-        return unfolded, teacher, student
+        return unfolded, teacher, student, {}
     ends = (prepared.found.low, prepared.found.high)
     seen = make_inputs(unfolded, _REACHED, ends, seed=task.seed)
     reaches = channel_reaches(normalized_walk(unfolded, seen))
-    unfolded, (teacher, student) = level_channels(unfolded, [teacher, student], reaches)
-    return unfolded, teacher, student
+    unfolded, (teacher, student), scales = level_channels(unfolded, [teacher, student], reaches)
+    return unfolded, teacher, student, scales
 
 
 def _standard(task: Task) -> bool:

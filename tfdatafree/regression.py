@@ -30,6 +30,7 @@ from tfdatafree.optimizers.layer_by_layer import solve_in_order
 from tfdatafree.optimizers.reestimate_batchnorm import reestimate_batchnorm
 from tfdatafree.progress import Progress
 from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.level import level_alike
 from tfdatafree.visitors.separate import separate
 
 # Part of the images that judges and does not train.
@@ -117,6 +118,8 @@ def feature_regression(
         written = {} if grids is not None else student.weight_grids
         unpruned = student.weight_grids if student.recipe.prune is None else ()
     begin, reference = separate(source), separate(Graph.from_keras(load(teacher)))
+    if isinstance(student, Compressed):
+        reference = level_alike(reference, student.channel_scales)
     inputs = _inputs(images, begin)
     pairs, kept = feature_pairs(begin, reference)
     if not pairs:

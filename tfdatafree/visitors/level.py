@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfdatafree.graph import Graph
+from tfdatafree.visitors.fold_batchnorm import fold
 from tfdatafree.visitors.scale_channels import Group, find_groups, scale_group, scale_unfolded
 
 # Channels that reach less than this part of the farthest are taken to reach so far, or not at all.
@@ -23,13 +24,16 @@ _LEAST, _NOTHING = 1e-2, 1e-4
 
 def level_channels(
     unfolded: Graph, folded: Sequence[Graph], reaches: Mapping[str, np.ndarray]
-) -> tuple[Graph, list[Graph]]:
-    """Graphs with the same functions whose channels reach alike, as far as scale may move.
+) -> tuple[Graph, list[Graph], dict[str, np.ndarray]]:
+    """Graphs with the same functions whose channels reach alike, as far as scale may move: (unfolded, folded, scales).
 
     Args:
         unfolded: A separated graph with its BatchNorms.
         folded: The same without, any number of them, each with kernels of its own (pruned ones, say).
         reaches: Tensor -> largest absolute value per channel, (channels,), for the tensors of the folded graphs.
+
+    Returns:
+        The scales are those of the groups of `scale_channels.py` that were scaled, by the name of a group's first producer.
     """
     groups, _ = find_groups(folded[0])
     scales = {group.producers[0].name: _scale(group, reaches) for group in groups}
@@ -38,7 +42,18 @@ def level_channels(
     for graph in copies:
         for group in done:
             scale_group(graph, group, scales[group.producers[0].name])
-    return unfolded, copies
+    return unfolded, copies, {group.producers[0].name: scales[group.producers[0].name] for group in done}
+
+
+def level_alike(unfolded: Graph, scales: Mapping[str, np.ndarray]) -> Graph:
+    """Another copy of a network that was leveled with these scales, so that its tensors compare, channel by channel."""
+    groups = [
+        group
+        for group in find_groups(fold(unfolded)[0])[0]
+        if scales.get(group.producers[0].name, np.ones(0)).shape
+        == (unfolded.specs[group.producers[0].output].shape[-1],)
+    ]
+    return scale_unfolded(unfolded, groups, scales)[0]
 
 
 def _scale(group: Group, reaches: Mapping[str, np.ndarray]) -> np.ndarray:
