@@ -114,6 +114,15 @@ def test_any_model_comes_through(name):
         assert relative_difference(scaled.predict(inputs), unfolded.predict(inputs)) == 0
 
 
+def test_a_reader_whose_errors_cannot_be_weighed_is_left_alone_with_a_reason():
+    x = inputs = keras.Input((8, 8, 3))
+    x = L.ReLU(6)(L.Conv2D(6, 3, name="writer")(x))
+    model = randomized(keras.Model(inputs, L.DepthwiseConv2D(3, name="last")(x)))
+    unfolded = unfolded_of(model)
+    _, counts, kept = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
+    assert counts == {} and "not known" in kept["writer"]
+
+
 def test_nothing_is_said_where_nothing_was_scaled():
     compressed = tfdatafree.compress(build("plain"), "int8_per_tensor", input_range=ENDS, verbose=0)
     assert not any("float outputs move" in note for note in compressed.report.notes.values())

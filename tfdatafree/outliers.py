@@ -57,8 +57,9 @@ def scale_outlier_channels(
     scales, done = {}, []
     for group in groups:
         writer, cap, reader = group.producers[0], group.caps[0], group.consumers[0]
-        if not {writer.layer, reader.layer} <= covariances.keys() or cap.inputs[0] not in values:
-            kept[writer.name] = "what it or its reader sees is not known"
+        seen = {writer.layer, reader.layer} <= covariances.keys() and cap.inputs[0] in values
+        if not seen or cap.output not in importance:
+            kept[writer.name] = "what it or its reader sees, or what errors there do, is not known"
             continue
         scale = outlier_scales(
             side(writer),
