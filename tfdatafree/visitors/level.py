@@ -35,7 +35,7 @@ def level_channels(
     Returns:
         The scales are those of the groups of `scale_channels.py` that were scaled, by the name of a group's first producer.
     """
-    groups, _ = find_groups(folded[0])
+    groups = [group for group in find_groups(folded[0])[0] if _tensors(group) <= reaches.keys()]
     scales = {group.producers[0].name: _scale(group, reaches) for group in groups}
     unfolded, done, _ = scale_unfolded(unfolded, groups, scales)
     copies = [graph.copy() for graph in folded]
@@ -56,9 +56,12 @@ def level_alike(unfolded: Graph, scales: Mapping[str, np.ndarray]) -> Graph:
     return scale_unfolded(unfolded, groups, scales)[0]
 
 
+def _tensors(group: Group) -> set[str]:
+    return {node.output for node in group.producers} | {node.inputs[0] for node in group.consumers}
+
+
 def _scale(group: Group, reaches: Mapping[str, np.ndarray]) -> np.ndarray:
     """(channels,), from all tensors between the group's layers: in each a channel may be beside farther ones."""
-    tensors = {node.output for node in group.producers} | {node.inputs[0] for node in group.consumers}
-    seen = [reaches[tensor] / max(reaches[tensor].max(), 1e-30) for tensor in tensors if tensor in reaches]
+    seen = [reaches[tensor] / max(reaches[tensor].max(), 1e-30) for tensor in _tensors(group)]
     relative = np.max(seen, axis=0)
     return np.where(relative > _NOTHING, 1 / np.sqrt(np.maximum(relative, _LEAST)), 1.0)
