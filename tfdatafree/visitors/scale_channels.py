@@ -51,7 +51,7 @@ class Group:
 
 
 def find_groups(graph: Graph, crossed: Caps | None = None) -> tuple[list[Group], dict[str, str]]:
-    """Groups that can be equalized, and {producing layer: why its group cannot}."""
+    """Groups between which scale may move, and {producing layer: why it may not}."""
     crossed = crossed or Caps({}, {})
     group_of = {tensor: tensor for tensor in graph.specs}
     blocked: dict[str, str] = {}
@@ -141,9 +141,7 @@ def scale_group(graph: Graph, group: Group, scale: np.ndarray) -> None:
         rank = len(graph.specs[node.output].shape)
         graph.layers[node.layer] = _scale_outputs(graph.layer_of(node), scale, rank)
     for node in group.consumers:
-        layer = graph.layer_of(node)
-        kernel = kernel_of(layer).astype(np.float64)
-        graph.layers[node.layer] = with_kernel(layer, scale_inputs(kernel, layout_of(layer), 1 / scale))
+        graph.layers[node.layer] = _divide_inputs(graph.layer_of(node), scale)
 
 
 def scale_unfolded(
@@ -170,9 +168,7 @@ def scale_unfolded(
             rank = next(len(graph.specs[node.output].shape) for node in graph.nodes if node.layer == key)
             graph.layers[key] = _scale_outputs(graph.layers[key], scale, rank)
         for node in group.consumers:
-            layer = graph.layers[node.layer]
-            kernel = kernel_of(layer).astype(np.float64)
-            graph.layers[node.layer] = with_kernel(layer, scale_inputs(kernel, layout_of(layer), 1 / scale))
+            graph.layers[node.layer] = _divide_inputs(graph.layers[node.layer], scale)
         done.append(group)
     return graph, done, kept
 
@@ -194,6 +190,11 @@ def _writer(unfolded: Graph, node: Node) -> str | None:
         return None
     is_scalable = layout_of(unfolded.layer_of(writer)) is not None or is_batchnorm(unfolded.layer_of(writer))
     return writer.layer if is_scalable else None
+
+
+def _divide_inputs(layer: Layer, scale: np.ndarray) -> Layer:
+    """The layer that acts on channels multiplied by `scale` as `layer` acts on the channels as they were."""
+    return with_kernel(layer, scale_inputs(kernel_of(layer).astype(np.float64), layout_of(layer), 1 / scale))
 
 
 def _scale_outputs(layer: Layer, scale: np.ndarray, rank: int) -> Layer:
