@@ -5,7 +5,7 @@ from tiny_models import build, randomized
 
 import tfdatafree
 from tfdatafree.generators.images import make_inputs
-from tfdatafree.generators.observe import observe
+from tfdatafree.generators.observe import observe, tensor_means
 from tfdatafree.graph import Graph
 from tfdatafree.visitors.fold_batchnorm import fold
 from tfdatafree.visitors.separate import separate
@@ -64,3 +64,13 @@ def test_standard_inputs_know_nothing_of_the_statistics():
     observed = observe(unfolded, folded, make_inputs(folded, 4, (-1, 1)), standard=True)
     np.testing.assert_allclose(observed.means["bn"], 0, atol=0.01)
     assert not observed.covariances
+
+
+def test_means_alone_are_those_of_the_whole_observation():
+    unfolded = separate(Graph.from_keras(build("branch_add")))
+    inputs = make_inputs(unfolded, 4, (-1, 1))
+    wanted = observe(unfolded, fold(unfolded)[0], inputs, samples=200).means
+    found = tensor_means(unfolded, inputs, samples=200)
+    assert found.keys() == wanted.keys()
+    for tensor, mean in wanted.items():
+        np.testing.assert_allclose(found[tensor], mean, atol=1e-6)
