@@ -147,14 +147,25 @@ def test_priors_are_added_as_the_formula_says():
     )
 
 
-@pytest.mark.parametrize("name", ["plain", "softmax"])
+def with_convolutional_head() -> keras.Model:
+    y = L.GlobalAveragePooling2D(keepdims=True)(block(x := image(), 8, "a"))
+    return randomized(keras.Model(x, L.Softmax()(L.Reshape((5,))(L.Conv2D(5, 1, name="logits")(y)))))
+
+
+@pytest.mark.parametrize("name", ["plain", "softmax", "convolutional head"])
 def test_class_targets_are_what_the_model_then_sees(name):
-    model = build(name)
+    model = with_convolutional_head() if name == "convolutional head" else build(name)
     labels = np.arange(8) % 5
     aimed = generated(model, targets=labels, target_weight=5.0, steps=60, learning_rate=0.1)
     given = np.asarray(model(aimed.images)).argmax(-1)
     started = np.asarray(model(generated(model, steps=1).images)).argmax(-1)
     assert (given == labels).mean() > max(0.6, (started == labels).mean())
+
+
+def test_a_label_for_a_map_of_decisions_is_refused():
+    model = randomized(keras.Model(x := image(), L.Conv2D(5, 1)(block(x, 4, "a"))))
+    with pytest.raises(ValueError, match=r"one class label for each image, but the model decides for \(8, 8\) places"):
+        generated(model, 4, targets=np.zeros(4, int))
 
 
 def test_output_targets_are_approached():

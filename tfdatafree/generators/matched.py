@@ -273,7 +273,14 @@ class Matcher:
 
     def _distance(self, outputs, target) -> tf.Tensor:
         if self._classes:
-            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target, logits=outputs[0]))
+            logits = outputs[0]
+            if any(size != 1 for size in logits.shape[1:-1]):
+                raise ValueError(
+                    f"targets are one class label for each image, but the model decides for {logits.shape[1:-1]} places "
+                    "of it; give outputs, float (n, ...)."
+                )
+            logits = tf.reshape(logits, (-1, logits.shape[-1]))  # a classifier may be a convolution of 1x1 features
+            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target, logits=logits))
         return tf.reduce_sum(tf.square(outputs[0] - target)) / (tf.reduce_sum(tf.square(target)) + 1e-12)
 
 
