@@ -21,6 +21,7 @@ from tfdatafree.recipe import Recipe
 from tfdatafree.report import Report
 from tfdatafree.report_page import report_page
 from tfdatafree.simulate import insert_quantizers, simulated_model
+from tfdatafree.writing import Writing
 
 
 class Compressed:
@@ -49,6 +50,7 @@ class Compressed:
         replay: Recipe | None = None,
         weight_grids: Mapping[str, Quantizer | None] | None = None,
         channel_scales: Mapping[str, np.ndarray] | None = None,
+        writing: Writing | None = None,
     ):
         self._tflite = tflite
         self.recipe = recipe
@@ -59,6 +61,7 @@ class Compressed:
         self._graph = graph
         self._grids = dict(grids)
         self._evidence = evidence
+        self._writing = writing
 
     @property
     def tflite(self) -> bytes:
