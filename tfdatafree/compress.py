@@ -194,7 +194,7 @@ def compress(
     finally:
         progress.close()
     seconds = time.perf_counter() - started
-    grids = kernel_grids(built.graph, quantized.kernels)
+    grids = kernel_grids(built.graph, quantized.kernels, built.kernels)
     said = rule_notes(rules, built.grids, built.graph.outputs, options.edge_dtype, built.kept_float.values())
     notes |= built.notes | said
     if options.one_step_per_channel(dense=True) != asked.quantize.one_step_per_channel(dense=True):

@@ -5,6 +5,7 @@ import dataclasses
 from tfdatafree.compressed import Compressed
 from tfdatafree.evidence import kernels_of
 from tfdatafree.graph import Graph
+from tfdatafree.optimizers.rounding import kernel_grids
 from tfdatafree.record import COMPARED_OUTPUTS, compared_on, rewritten_report, targeted_on
 
 
@@ -23,8 +24,8 @@ def rewrite(student: Compressed, weights: Graph, float_model: Graph, *, note: st
     writing = student._writing
     if writing is None:
         return None
-    inputs = writing.inputs(COMPARED_OUTPUTS)
-    built = writing.write(weights, writing.integers(weights, student.weight_grids), inputs)
+    inputs, kernels = writing.inputs(COMPARED_OUTPUTS), writing.integers(weights, student.weight_grids)
+    built = writing.write(weights, kernels, inputs)
     evidence = dataclasses.replace(student._evidence, kernels=kernels_of(built))
     outputs = compared_on(float_model, built.content, built.graph, built.grids, inputs)
     report = rewritten_report(
@@ -43,7 +44,7 @@ def rewrite(student: Compressed, weights: Graph, float_model: Graph, *, note: st
         built.grids,
         evidence,
         student.replay,
-        student.weight_grids,
+        kernel_grids(built.graph, kernels, built.kernels),
         student.channel_scales,
         writing,
     )
