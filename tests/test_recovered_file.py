@@ -142,13 +142,14 @@ def test_zeros_stay_zero_in_the_file():
 def test_the_seed_decides_the_bytes_and_the_student_stays():
     student = compress(build("branch_add"), W4, input_range=(-1, 1), verbose=0)
     assert student.tflite == student_of("branch_add").tflite
-    weights = [np.array(w) for w in student.model.get_weights()]
+    weights, held = [np.array(w) for w in student.model.get_weights()], dict(student._graph.layers)
     first, again, other = (
         regression(student, build("branch_add"), IMAGES, steps=20, seed=seed, verbose=0).compressed
         for seed in (5, 5, 6)
     )
     assert first.tflite == again.tflite != other.tflite
     assert student.tflite == student_of("branch_add").tflite and "feature regression" not in student.report.notes
+    assert held == student._graph.layers
     for old, new in zip(weights, student.model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 

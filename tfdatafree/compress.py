@@ -155,7 +155,8 @@ def compress(
                 measured=measured,
                 seconds=time.perf_counter() - started,
             )
-            return Compressed(content, asked, report, pruned.graph, {}, evidence)
+            scales = prepared.scales
+            return Compressed(content, asked, report, pruned.graph, {}, evidence, channel_scales=scales)
         with progress.stage("pass inputs through the layers"):
             unfolded, teacher, student, scales = level(task, prepared, unfolded, teacher, pruned.graph)
             pruned = dataclasses.replace(pruned, graph=student)

@@ -35,8 +35,8 @@ class Compressed:
         report: One page about it; `print(compressed.report)`, `compressed.report.to_dict()`.
         weight_grids: Layer of `.model` -> grid that its kernel is on, None where it has no steps along a single axis; empty
             where weights stayed in float.
-        channel_scales: First layer of those that write the same channels -> (channels,) what `Recipe.level_activations`
-            multiplied them by, and the layers that read them divide by again; empty where nothing was leveled.
+        channel_scales: First layer of those that write the same channels -> (channels,) what equalization, the scaling of
+            outliers and leveling multiplied them by, and the layers that read them divide by again; empty where nothing was.
     """
 
     def __init__(

@@ -30,11 +30,14 @@ from tfdatafree.numerics.metrics import output_discrepancy
 from tfdatafree.optimizers.feature_regression import Images, Regression, feature_pairs, regress, zeros_of
 from tfdatafree.optimizers.layer_by_layer import solve_in_order
 from tfdatafree.optimizers.reestimate_batchnorm import reestimate_batchnorm
+from tfdatafree.preparation import compressible
 from tfdatafree.progress import Progress
 from tfdatafree.rewrite import rewrite
+from tfdatafree.targets import GENERIC
+from tfdatafree.visitors.absorb_bias import absorb_biases
 from tfdatafree.visitors.fold_batchnorm import fold
-from tfdatafree.visitors.level import level_alike
 from tfdatafree.visitors.resize import resize
+from tfdatafree.visitors.scale_channels import scale_alike
 from tfdatafree.visitors.separate import separate
 
 # Part of the images that judges and does not train.
@@ -130,10 +133,9 @@ def feature_regression(
     if isinstance(student, Compressed):
         written = {} if grids is not None else student.weight_grids
         unpruned = student.weight_grids if student.recipe.prune is None else ()
-    begin, reference = separate(source), separate(Graph.from_keras(load(teacher)))
-    if isinstance(student, Compressed):
-        reference = level_alike(reference, student.channel_scales)
-    float_model, size = reference, _other_size(images, begin)
+    whole = Graph.from_keras(load(teacher))
+    begin, reference = separate(source), _alike(whole, student) if isinstance(student, Compressed) else separate(whole)
+    size = _other_size(images, begin)
     if size is not None:
         begin, reference = resize(begin, size), resize(reference, size)
     inputs = _inputs(images, begin)
@@ -220,7 +222,7 @@ def feature_regression(
         note = f"trained on {len(inputs[0])} images: Output Discrepancy {before:.4g} -> {after:.4g} on those held out"
         try:
             weights = _rebuilt(student._graph, best)
-            compressed = rewrite(student, weights, float_model, note=note, seconds=time.perf_counter() - begun)
+            compressed = rewrite(student, weights, whole, note=note, seconds=time.perf_counter() - begun)
         except ExportError as error:
             kept[source.name] = f"no file was written: {error}"
     return Recovered(
@@ -232,6 +234,13 @@ def feature_regression(
         steps=steps_taken,
         kept=kept,
     )
+
+
+def _alike(teacher: Graph, student: Compressed) -> Graph:
+    """The teacher, with its channels scaled, and its high biases moved, as those of the student were."""
+    target = GENERIC if student._writing is None else student._writing.target
+    scaled = scale_alike(compressible(teacher, target), student.channel_scales)
+    return absorb_biases(scaled)[0] if student.recipe.absorb_bias else scaled
 
 
 def _other_size(images: Any, graph: Graph) -> tuple[int, ...] | None:
