@@ -92,7 +92,8 @@ def feature_regression(
 
     Args:
         student: The teacher with changed weights: layers are compared by name. BatchNorms may be folded, and
-            Quantization layers (of `Compressed.model`) are passed straight through.
+            Quantization layers (of `Compressed.model`) are passed straight through. A `Compressed` tells, too, by what its
+            channels were scaled (`channel_scales`): the teacher's are then compared as if they had been, too.
         teacher: The float model.
         images: Real values (n, *shape); a list or a dict by name for several inputs; or what `generate_images` returned,
             e.g. with n=256, statistics="set", batch_size=32. A quarter is held out. Images of another size than the model's
@@ -247,9 +248,9 @@ def _other_size(images: Any, graph: Graph) -> tuple[int, ...] | None:
     """Shape of the images without the batch, where only their size is another than that of the model's one input."""
     given = images.inputs if isinstance(images, GeneratedImages) else images
     array = next(iter(given.values())) if isinstance(given, Mapping) and len(given) == 1 else given
-    shape, wanted = getattr(array, "shape", ())[1:], graph.specs[graph.inputs[0]].shape[1:]
+    shape, wanted = tuple(getattr(array, "shape", ()))[1:], graph.specs[graph.inputs[0]].shape[1:]
     alike = len(graph.inputs) == 1 and 1 < len(shape) == len(wanted) and shape[-1] == wanted[-1]
-    return tuple(shape) if alike and tuple(shape) != tuple(wanted) else None
+    return shape if alike and shape != wanted else None
 
 
 def _inputs(images: Any, graph: Graph) -> list[np.ndarray]:
