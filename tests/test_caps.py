@@ -69,7 +69,7 @@ def test_before_folding_the_same_comes_out(caps):
     model = capped(lambda: L.ReLU(6.0), spread=0.1, beta=0.5)
     inputs = random_inputs(model)
     unfolded = separate(Graph.from_keras(model))
-    scaled, kept = equalize_unfolded(unfolded, caps=caps)
+    scaled, _, kept = equalize_unfolded(unfolded, caps=caps)
     folded, result = fold(scaled)[0], tfdatafree.equalize(model, caps=caps)
     assert relative_difference(folded.predict(inputs), outputs_of(result.model, inputs)) < 1e-5
     assert kept == result.kept

@@ -148,7 +148,7 @@ def test_before_folding_the_scales_go_into_gamma_and_beta(options):
     model = with_batchnorms(**options)
     inputs = random_inputs(model)
     unfolded = separate(Graph.from_keras(model))
-    scaled, kept = equalize_unfolded(unfolded)
+    scaled, _, kept = equalize_unfolded(unfolded)
     assert relative_difference(scaled.predict(inputs), outputs_of(model, inputs)) < 1e-5
     assert not {"a", "b", "c"} & kept.keys()
     # Folding afterwards gives what equalizing the folded graph gives, and the statistics follow the channel.
@@ -168,6 +168,6 @@ def test_before_folding_groups_behind_an_unfoldable_batchnorm_are_left_alone():
     x = L.Add()([L.BatchNormalization(name="second")(L.ReLU()(x)), x])
     model = unbalanced(keras.Model(inputs, L.Conv2D(2, 1, name="head")(x)))
     sample = random_inputs(model)
-    scaled, kept = equalize_unfolded(separate(Graph.from_keras(model)))
+    scaled, _, kept = equalize_unfolded(separate(Graph.from_keras(model)))
     assert relative_difference(scaled.predict(sample), outputs_of(model, sample)) < 1e-5
     assert kept

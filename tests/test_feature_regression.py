@@ -308,7 +308,7 @@ def test_wrong_options_are_told():
         ({"steps": 0}, "steps is 0"),
         ({"learning_rate": -1}, "learning_rate is -1"),
         ({"images": IMAGES[:1]}, "images are 1; give at least 2"),
-        ({"images": IMAGES[:, 1:]}, r"images for 'image' has shape .*give \(n, 8, 8, 3\)"),
+        ({"images": IMAGES[..., 1:]}, r"images for 'image' has shape .*give \(n, 8, 8, 3\)"),
         ({"masks": {"pool": np.ones(3)}}, "masks are for pool; the layers with kernels are a_conv, b_conv, head"),
         ({"masks": {"head": np.ones(3)}}, r"masks for 'head' have shape \(3,\); the kernel's is \(6, 5\)"),
         ({"grids": {"pool": None}}, "grids are for pool"),

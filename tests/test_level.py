@@ -12,8 +12,8 @@ from tfdatafree.generators.images import image_walk, make_inputs, normalized_wal
 from tfdatafree.generators.statistics import channel_reaches
 from tfdatafree.graph import Graph
 from tfdatafree.visitors.fold_batchnorm import fold
-from tfdatafree.visitors.level import level_alike, level_channels
-from tfdatafree.visitors.scale_channels import find_groups
+from tfdatafree.visitors.level import level_channels
+from tfdatafree.visitors.scale_channels import find_groups, scale_alike
 from tfdatafree.visitors.separate import separate
 
 ENDS = (-1.0, 1.0)
@@ -90,7 +90,7 @@ def test_another_copy_is_leveled_alike():
     unfolded = separate(Graph.from_keras(model))
     x = [np.random.default_rng(0).uniform(*ENDS, (8, 12, 12, 3)).astype(np.float32)]
     alike, plain = (
-        dict(image_walk(graph, x)) for graph in (level_alike(unfolded, compressed.channel_scales), unfolded)
+        dict(image_walk(graph, x)) for graph in (scale_alike(unfolded, compressed.channel_scales), unfolded)
     )
     found = dict(image_walk(compressed._graph, x))
     for name in ("wide", "narrow", "sum"):

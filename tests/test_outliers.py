@@ -76,8 +76,8 @@ def test_no_scales_are_worse_than_none():
 def test_the_function_is_kept_where_no_cap_is_reached():
     model = outlying(cap=1e4)
     unfolded = unfolded_of(model)
-    scaled, counts, _ = scale_outlier_channels(unfolded, make_inputs(unfolded, 8, ENDS))
-    assert counts
+    scaled, scales, _ = scale_outlier_channels(unfolded, make_inputs(unfolded, 8, ENDS))
+    assert scales
     inputs = [np.random.default_rng(1).uniform(*ENDS, (4, 12, 12, 3)).astype(np.float32)]
     assert relative_difference(scaled.predict(inputs), outputs_of(model, inputs)) < 1e-4
     ratio = scaled.layers["before"].weight("gamma") / unfolded.layers["before"].weight("gamma")
@@ -106,11 +106,11 @@ def test_one_step_per_kernel_gets_finer():
 @pytest.mark.parametrize("name", MODELS)
 def test_any_model_comes_through(name):
     unfolded = separated(name)
-    scaled, counts, _ = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
+    scaled, scales, _ = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
     inputs = random_inputs(unfolded)
     capped = any(cap_of(unfolded.operation_of(node)) is not None for node in unfolded.nodes)
-    assert capped or not counts
-    if not counts:
+    assert capped or not scales
+    if not scales:
         assert relative_difference(scaled.predict(inputs), unfolded.predict(inputs)) == 0
 
 
@@ -119,8 +119,8 @@ def test_a_reader_whose_errors_cannot_be_weighed_is_left_alone_with_a_reason():
     x = L.ReLU(6)(L.Conv2D(6, 3, name="writer")(x))
     model = randomized(keras.Model(inputs, L.DepthwiseConv2D(3, name="last")(x)))
     unfolded = unfolded_of(model)
-    _, counts, kept = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
-    assert counts == {} and "not known" in kept["writer"]
+    _, scales, kept = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
+    assert scales == {} and "not known" in kept["writer"]
 
 
 def test_nothing_is_said_where_nothing_was_scaled():
@@ -133,5 +133,5 @@ def test_channels_that_are_pooled_first_are_left_alone_with_a_reason():
     x = L.ReLU(6)(L.Conv2D(6, 3, name="last")(x))
     model = randomized(keras.Model(inputs, L.Dense(4)(L.GlobalAveragePooling2D()(x))))
     unfolded = unfolded_of(model)
-    _, counts, kept = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
-    assert counts == {} and "pooled before they are read" in kept["last"]
+    _, scales, kept = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
+    assert scales == {} and "pooled before they are read" in kept["last"]

@@ -7,7 +7,6 @@ The unfolded graph is kept beside the folded one: its BatchNorm statistics are t
 """
 
 import dataclasses
-import functools
 import os
 import time
 from concurrent.futures import Executor
@@ -18,7 +17,6 @@ import keras
 from tfdatafree.bit_search import packed_unless_told, require_size, search_bits, with_policy
 from tfdatafree.compressed import Compressed
 from tfdatafree.evidence import Evidence, gather, shown_inputs
-from tfdatafree.export.build import build_integer_file
 from tfdatafree.export.float_model import float_file
 from tfdatafree.optimizers.rounding import kernel_grids
 from tfdatafree.preconditioning import moved_by_caps, moved_results
@@ -28,12 +26,12 @@ from tfdatafree.prune_channels import prune_channels
 from tfdatafree.pruning import Pruned, prune
 from tfdatafree.quantization import input_ranges, quantize
 from tfdatafree.recipe import Recipe
-from tfdatafree.record import float_source, measured_on, pruning_of, report_of, targeted_on
+from tfdatafree.record import COMPARED_OUTPUTS, float_source, measured_on, pruning_of, report_of, targeted_on
 from tfdatafree.rule_targets import apply_rules, rule_notes
-from tfdatafree.simulate import simulate
 from tfdatafree.targets import Target
 from tfdatafree.visitors.fold_batchnorm import fold
 from tfdatafree.visitors.fold_scales import fold_scales
+from tfdatafree.writing import Writing
 
 # Stages in their order, and what they take of the time of a middling network.
 _WORK = {
@@ -157,7 +155,8 @@ def compress(
                 measured=measured,
                 seconds=time.perf_counter() - started,
             )
-            return Compressed(content, asked, report, pruned.graph, {}, evidence)
+            scales = prepared.scales
+            return Compressed(content, asked, report, pruned.graph, {}, evidence, channel_scales=scales)
         with progress.stage("pass inputs through the layers"):
             unfolded, teacher, student, scales = level(task, prepared, unfolded, teacher, pruned.graph)
             pruned = dataclasses.replace(pruned, graph=student)
@@ -177,9 +176,17 @@ def compress(
             )
             kept |= quantized.kept
         with progress.stage("export and verify"):
-            write = functools.partial(build_integer_file, input_grid=profile.input_grid)
-            build = simulate if options.simulated else write
-            built = build(quantized.graph, teacher, quantized.kernels, quantized.ranges, inputs, options, rules=rules)
+            writing = Writing(
+                teacher=teacher,
+                ranges=quantized.ranges,
+                options=options,
+                rules=rules,
+                target=profile,
+                input_range=ends,
+                seed=seed,
+                given=None if representative_data is None else [array[:COMPARED_OUTPUTS] for array in inputs],
+            )
+            built = writing.write(quantized.graph, quantized.kernels, inputs)
             if policy is not None and options.int4:
                 require_size(built.content, policy)
             evidence = gather(built, observed.images, inputs)
@@ -188,7 +195,7 @@ def compress(
     finally:
         progress.close()
     seconds = time.perf_counter() - started
-    grids = kernel_grids(built.graph, quantized.kernels)
+    grids = kernel_grids(built.graph, quantized.kernels, built.kernels)
     said = rule_notes(rules, built.grids, built.graph.outputs, options.edge_dtype, built.kept_float.values())
     notes |= built.notes | said
     if options.one_step_per_channel(dense=True) != asked.quantize.one_step_per_channel(dense=True):
@@ -208,7 +215,8 @@ def compress(
         integers=(built, evidence),
         policy=policy,
     )
-    return Compressed(built.content, asked, report, built.graph, built.grids, evidence, replay, grids, scales)
+    writing = writing.settled(built, quantized.kernels, grids)
+    return Compressed(built.content, asked, report, built.graph, built.grids, evidence, replay, grids, scales, writing)
 
 
 def _expected_work(recipe: Recipe) -> dict[str, float]:

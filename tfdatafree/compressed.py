@@ -21,6 +21,7 @@ from tfdatafree.recipe import Recipe
 from tfdatafree.report import Report
 from tfdatafree.report_page import report_page
 from tfdatafree.simulate import insert_quantizers, simulated_model
+from tfdatafree.writing import Writing
 
 
 class Compressed:
@@ -34,8 +35,8 @@ class Compressed:
         report: One page about it; `print(compressed.report)`, `compressed.report.to_dict()`.
         weight_grids: Layer of `.model` -> grid that its kernel is on, None where it has no steps along a single axis; empty
             where weights stayed in float.
-        channel_scales: First layer of those that write the same channels -> (channels,) what `Recipe.level_activations`
-            multiplied them by, and the layers that read them divide by again; empty where nothing was leveled.
+        channel_scales: First layer of those that write the same channels -> (channels,) what equalization, the scaling of
+            outliers and leveling multiplied them by, and the layers that read them divide by again; empty where nothing was.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Compressed:
         replay: Recipe | None = None,
         weight_grids: Mapping[str, Quantizer | None] | None = None,
         channel_scales: Mapping[str, np.ndarray] | None = None,
+        writing: Writing | None = None,
     ):
         self._tflite = tflite
         self.recipe = recipe
@@ -59,6 +61,7 @@ class Compressed:
         self._graph = graph
         self._grids = dict(grids)
         self._evidence = evidence
+        self._writing = writing
 
     @property
     def tflite(self) -> bytes:

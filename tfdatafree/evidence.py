@@ -107,8 +107,12 @@ class Evidence:
 def gather(built: Built, seen: Mapping[str, Statistics], inputs: Sequence[np.ndarray]) -> Evidence:
     """What is kept of an integer compression; `seen` are the statistics over `inputs` in float."""
     values = {tensor: _values(seen[tensor], grid) for tensor, grid in built.grids.items() if tensor in seen}
-    kernels = {key: _kernel(built.graph.layers[key], quantizer) for key, quantizer in built.kernels.items()}
-    return Evidence(values, kernels, shown_inputs(built.graph.inputs, inputs))
+    return Evidence(values, kernels_of(built), shown_inputs(built.graph.inputs, inputs))
+
+
+def kernels_of(built: Built) -> dict[str, Kernel]:
+    """Layer key -> its integers as written."""
+    return {key: _kernel(built.graph.layers[key], quantizer) for key, quantizer in built.kernels.items()}
 
 
 def _values(seen: Statistics, grid: Quantizer) -> Values:

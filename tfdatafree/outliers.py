@@ -26,8 +26,8 @@ _ROWS = 2048
 
 def scale_outlier_channels(
     unfolded: Graph, inputs: Sequence[np.ndarray], *, bits: int = 8, seed: int = 0
-) -> tuple[Graph, dict[str, int], dict[str, str]]:
-    """The graph with outlier channels scaled: (graph, {layer that writes them: how many}, {layer: why it was left alone}).
+) -> tuple[Graph, dict[str, np.ndarray], dict[str, str]]:
+    """The graph with outlier channels scaled: (graph, {layer that writes them: scales}, {layer: why it was left alone}).
 
     Args:
         unfolded: A separated graph with its BatchNorms.
@@ -73,8 +73,8 @@ def scale_outlier_channels(
         scales[writer.name] = scale
         done.append(group)
     graph, done, apart = scale_unfolded(unfolded, done, scales)
-    counts = {group.producers[0].name: int((scales[group.producers[0].name] != 1).sum()) for group in done}
-    return graph, {name: count for name, count in counts.items() if count}, kept | apart
+    moved = {name: scales[name] for group in done if (scales[name := group.producers[0].name] != 1).any()}
+    return graph, moved, kept | apart
 
 
 def _pairs(folded: Graph) -> tuple[list[Group], dict[str, str]]:

@@ -18,6 +18,7 @@ from tfdatafree.visitors.absorb_bias import absorb_biases
 from tfdatafree.visitors.constant_channels import freeze_constant_channels
 from tfdatafree.visitors.equalize import equalize_unfolded
 from tfdatafree.visitors.fold_batchnorm import fold
+from tfdatafree.visitors.scale_channels import multiplied
 
 # Generated inputs on which float outputs are compared.
 _COMPARED = 8
@@ -33,11 +34,13 @@ class Preconditioning:
 
     Attributes:
         moving: Options of the recipe that moved caps, and with them the float function; empty if none did.
+        scales: First layer of those that write the same channels -> (channels,) what these were multiplied by.
     """
 
     notes: dict[str, str]
     kept: dict[str, str]
     moving: str
+    scales: dict[str, np.ndarray]
 
 
 def precondition(
@@ -48,7 +51,7 @@ def precondition(
     Args:
         input_range: (low, high) of the model's inputs; with `seed` for the few generated ones that this is checked on.
     """
-    notes, kept, moving = {}, {}, []
+    notes, kept, moving, scales = {}, {}, [], dict[str, np.ndarray]()
     if recipe.quantize is not None or recipe.prune is not None:
         unfolded, frozen, lively = _without_constant_channels(unfolded, input_range, seed)
         for name, count in frozen.items():
@@ -62,18 +65,20 @@ def precondition(
         seen = make_inputs(unfolded, _SEEN, input_range, seed=seed)
         unfolded, scaled, reasons = scale_outlier_channels(unfolded, seen, bits=recipe.quantize.weight_bits, seed=seed)
         said = "channel(s) with outlying weights scaled across the cap"
-        notes |= {name: f"{count} {said}" for name, count in scaled.items()}
+        notes |= {name: f"{np.count_nonzero(scale != 1)} {said}" for name, scale in scaled.items()}
+        scales = multiplied(scales, scaled)
         moving += ["scale_outliers=True"] if scaled else []
         kept |= {name: f"no channels scaled across its cap: {reason}" for name, reason in reasons.items()}
     if recipe.equalize:
         moving += [f"equalize_caps={recipe.equalize_caps!r}"] if recipe.equalize_caps in ("limit", "drop") else []
-        unfolded, reasons = equalize_unfolded(unfolded, power=recipe.equalize_power, caps=recipe.equalize_caps)
+        unfolded, scaled, reasons = equalize_unfolded(unfolded, power=recipe.equalize_power, caps=recipe.equalize_caps)
+        scales = multiplied(scales, scaled)
         kept |= {name: f"not equalized: {reason}" for name, reason in reasons.items()}
     if recipe.absorb_bias:
         unfolded, moved, reasons = absorb_biases(unfolded)
         notes |= {name: f"high biases of {count} channel(s) moved into the next layer" for name, count in moved.items()}
         kept |= {name: f"high biases stay: {reason}" for name, reason in reasons.items()}
-    return unfolded, Preconditioning(notes, kept, " and ".join(moving))
+    return unfolded, Preconditioning(notes, kept, " and ".join(moving), scales)
 
 
 def _without_constant_channels(

@@ -30,6 +30,7 @@ from tfdatafree.visitors.global_pooling import globalize_pooling
 from tfdatafree.visitors.level import level_channels
 from tfdatafree.visitors.merge_twins import merge_twins
 from tfdatafree.visitors.pool_slices import pool_slices
+from tfdatafree.visitors.scale_channels import multiplied
 from tfdatafree.visitors.separate import separate
 from tfdatafree.visitors.split_normalization import split_normalization
 
@@ -100,10 +101,15 @@ def make_task(
 def read(task: Task) -> tuple[Graph, Graph]:
     """(the user's model, the same separated into operations that can be compressed)."""
     source = Graph.from_keras(load(task.model, unsafe=task.unsafe_load, input_shape=task.input_shape))
-    trained = merge_twins(split_normalization(globalize_pooling(separate(source))))
-    trained = pool_slices(trained) if task.target.pooled_slices else trained
+    trained = compressible(source, task.target)
     require_quantizable(trained)
     return source, trained
+
+
+def compressible(source: Graph, target: Target) -> Graph:
+    """A model separated into operations that can be compressed, for this target."""
+    trained = merge_twins(split_normalization(globalize_pooling(separate(source))))
+    return pool_slices(trained) if target.pooled_slices else trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +121,7 @@ class Prepared:
         teacher: The folded graph.
         found: Range of the inputs.
         notes, kept: What was done, and what was left alone, by layer.
-        moving: Options that moved the float function, as `Preconditioning` says.
+        moving, scales: Options that moved the float function, and scales of channels, as `Preconditioning` says.
     """
 
     unfolded: Graph
@@ -125,6 +131,7 @@ class Prepared:
     notes: dict[str, str]
     kept: dict[str, str]
     moving: str
+    scales: dict[str, np.ndarray]
 
 
 def prepare(task: Task, source: Graph, trained: Graph) -> Prepared:
@@ -141,6 +148,7 @@ def prepare(task: Task, source: Graph, trained: Graph) -> Prepared:
         notes=preconditioning.notes,
         kept=kept | preconditioning.kept,
         moving=preconditioning.moving,
+        scales=preconditioning.scales,
     )
 
 
@@ -162,7 +170,7 @@ def means_for(task: Task, unfolded: Graph, inputs: list[np.ndarray]) -> dict[str
 def level(
     task: Task, prepared: Prepared, unfolded: Graph, teacher: Graph, student: Graph
 ) -> tuple[Graph, Graph, Graph, dict[str, np.ndarray]]:
-    """(unfolded, teacher, student, scales of `level_channels`) with leveled channels, if the recipe has it so.
+    """(unfolded, teacher, student, scales) with leveled channels, if the recipe has it so; scales of all there were.
 
     After pruning, which counts weights as they are, and before anything else is seen of the tensors.
     """
@@ -173,12 +181,12 @@ def level(
         or recipe.equalize
         or not recipe.level_activations
     ):
-        return unfolded, teacher, student, {}
+        return unfolded, teacher, student, prepared.scales
     ends = (prepared.found.low, prepared.found.high)
     seen = make_inputs(unfolded, _REACHED, ends, seed=task.seed)
     reaches = channel_reaches(normalized_walk(unfolded, seen))
     unfolded, (teacher, student), scales = level_channels(unfolded, [teacher, student], reaches)
-    return unfolded, teacher, student, scales
+    return unfolded, teacher, student, multiplied(prepared.scales, scales)
 
 
 def _standard(task: Task) -> bool:

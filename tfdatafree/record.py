@@ -1,5 +1,6 @@
 """The report of a compression, from what its stages found."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ from tfdatafree.targets import GENERIC, Target
 _PRUNED_FROM = "procedural images and BatchNorm statistics; no data"
 
 # Generated inputs on which the result is compared with the user's model.
-_COMPARED_OUTPUTS = 32
+COMPARED_OUTPUTS = 32
 
 
 def _float_bytes(graph: Graph) -> int:
@@ -40,14 +41,24 @@ def measured_on(
     inputs: list[np.ndarray],
 ) -> dict[str, Any]:
     """Fields of the report that compare the result with the user's model, on generated inputs."""
-    some = [array[:_COMPARED_OUTPUTS] for array in inputs]
     weights = (values.astype(np.float32) for layer in source.layers.values() for values in layer.weights)
+    packed = {"float_gzip_bytes": gzip_bytes(values.tobytes() for values in weights)}
+    return packed | compared_on(source, content, graph, grids, inputs)
+
+
+def compared_on(
+    reference: Graph,
+    content: bytes | None,
+    graph: Graph,
+    grids: Mapping[str, Quantizer],
+    inputs: list[np.ndarray],
+) -> dict[str, Any]:
+    """The same without what is the reference's alone."""
+    some = [array[:COMPARED_OUTPUTS] for array in inputs]
+    wanted, found = predict_in_batches(reference, some), predict_as_written(content, graph, grids, some)
     return {
-        "outputs": compare_outputs(
-            source.output_names, predict_in_batches(source, some), predict_as_written(content, graph, grids, some)
-        ),
+        "outputs": compare_outputs(reference.output_names, wanted, found),
         "compared": len(some[0]),
-        "float_gzip_bytes": gzip_bytes(values.tobytes() for values in weights),
         "gzip_bytes": gzip_bytes([content]) if content else 0,
     }
 
@@ -96,11 +107,8 @@ def report_of(
     fields: dict[str, Any] = {"integer_only": False, "requantized": 0, "kept": kept}
     if integers is not None:
         built, evidence = integers
-        fields = {
-            "integer_only": not built.kept_float,
-            "requantized": built.requantized,
+        fields = _of_integers(built, evidence) | {
             "simulated": recipe.quantize.simulated,
-            "layers": tuple(_rows(built, evidence)),
             "kept": kept | built.kept_float,
         }
     return Report(
@@ -119,6 +127,37 @@ def report_of(
         **fields,
         **measured,
     )
+
+
+def rewritten_report(
+    report: Report, built: Built, evidence: Evidence, *, measured: Mapping[str, Any], note: str, seconds: float
+) -> Report:
+    """The report of the same compression after other weights were written.
+
+    Args:
+        measured: `compared_on`, `targeted_on`.
+        note: What was done to the weights.
+        seconds: How much longer it took.
+    """
+    return dataclasses.replace(
+        report,
+        bytes=len(built.content or b""),
+        zeros=kernel_zeros(built.content) if built.content else None,
+        seconds=report.seconds + seconds,
+        notes={**report.notes, **built.notes, "feature regression": note},
+        call={**report.call, "recovered": True},
+        **_of_integers(built, evidence),
+        **measured,
+    )
+
+
+def _of_integers(built: Built, evidence: Evidence) -> dict[str, Any]:
+    """Fields of the report that say what is in an integer file."""
+    return {
+        "integer_only": not built.kept_float,
+        "requantized": built.requantized,
+        "layers": tuple(_rows(built, evidence)),
+    }
 
 
 def float_source(recipe: Recipe) -> str:

@@ -1,12 +1,13 @@
 """feature_regression(): a pruned or quantized network learns from the one that it came from, without labels or data.
 
     hold out -> re-estimate BatchNorms -> solve layer by layer -> train (the network, or block after block) -> judge -> Keras
-    model
+    model (-> integer file)
 
 Layers are solved in optimizers/layer_by_layer.py and trained in optimizers/feature_regression.py.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdatafree.compressed import Compressed
+from tfdatafree.errors import ExportError
 from tfdatafree.generate import GeneratedImages
 from tfdatafree.generators.images import batch_size as forward_batch
 from tfdatafree.generators.images import one_batch
@@ -28,9 +30,14 @@ from tfdatafree.numerics.metrics import output_discrepancy
 from tfdatafree.optimizers.feature_regression import Images, Regression, feature_pairs, regress, zeros_of
 from tfdatafree.optimizers.layer_by_layer import solve_in_order
 from tfdatafree.optimizers.reestimate_batchnorm import reestimate_batchnorm
+from tfdatafree.preparation import compressible
 from tfdatafree.progress import Progress
+from tfdatafree.rewrite import rewrite
+from tfdatafree.targets import GENERIC
+from tfdatafree.visitors.absorb_bias import absorb_biases
 from tfdatafree.visitors.fold_batchnorm import fold
-from tfdatafree.visitors.level import level_alike
+from tfdatafree.visitors.resize import resize
+from tfdatafree.visitors.scale_channels import scale_alike
 from tfdatafree.visitors.separate import separate
 
 # Part of the images that judges and does not train.
@@ -46,6 +53,9 @@ class Recovered:
 
     Attributes:
         model: The student with new weights, built as it was.
+        compressed: Where the student was the result of a quantizing `compress`: the same as it returned, with the new
+            weights on the grids that weights and activations had. `.tflite` is the file, `.model` is `model`. None for any
+            other student, where `grids` were given, and where no file could be written: then `kept` says why.
         before, after: Output Discrepancy to the teacher on the held-out images; after <= before.
         loss: Of each step on the images that it trained on; block after block in block-wise mode.
         steps: Block (or "network") -> the step whose weights were taken; 0: none was better than the start.
@@ -53,6 +63,7 @@ class Recovered:
     """
 
     model: keras.Model
+    compressed: Compressed | None
     before: float
     after: float
     loss: np.ndarray
@@ -81,10 +92,12 @@ def feature_regression(
 
     Args:
         student: The teacher with changed weights: layers are compared by name. BatchNorms may be folded, and
-            Quantization layers (of `Compressed.model`) are passed straight through.
+            Quantization layers (of `Compressed.model`) are passed straight through. A `Compressed` tells, too, by what its
+            channels were scaled (`channel_scales`): the teacher's are then compared as if they had been, too.
         teacher: The float model.
         images: Real values (n, *shape); a list or a dict by name for several inputs; or what `generate_images` returned,
-            e.g. with n=256, statistics="set", batch_size=32. A quarter is held out.
+            e.g. with n=256, statistics="set", batch_size=32. A quarter is held out. Images of another size than the model's
+            one input has will do, where its layers work at that size; smaller ones take less time and memory.
         mode: "network": all layers at once; "blocks": one after the other, cut where a single tensor passes on, each fed
             with what the trained blocks before it give. Needs the memory of a block only. Recovers less after heavy pruning;
             try it where little is lost.
@@ -102,6 +115,9 @@ def feature_regression(
         seed: The same seed gives the same weights.
         verbose: 0 hides the progress bar, which shows the loss.
 
+    Returns:
+        A Recovered: `.model`, and of a `Compressed` `.compressed`, which holds the integer file.
+
     Guarantees that the Output Discrepancy on the held-out images is not larger than before.
 
     Raises:
@@ -111,15 +127,18 @@ def feature_regression(
     """
     if mode not in ("network", "blocks"):
         raise ValueError(f"mode is {mode!r}; choose 'network' or 'blocks'.")
+    begun = time.perf_counter()
     source = Graph.from_keras(student.model if isinstance(student, Compressed) else load(student))
     written: Mapping[str, Quantizer | None] = {}
     unpruned: Collection[str] = ()
     if isinstance(student, Compressed):
         written = {} if grids is not None else student.weight_grids
         unpruned = student.weight_grids if student.recipe.prune is None else ()
-    begin, reference = separate(source), separate(Graph.from_keras(load(teacher)))
-    if isinstance(student, Compressed):
-        reference = level_alike(reference, student.channel_scales)
+    whole = Graph.from_keras(load(teacher))
+    begin, reference = separate(source), _alike(whole, student) if isinstance(student, Compressed) else separate(whole)
+    size = _other_size(images, begin)
+    if size is not None:
+        begin, reference = resize(begin, size), resize(reference, size)
     inputs = _inputs(images, begin)
     pairs, kept = feature_pairs(begin, reference)
     if not pairs:
@@ -199,14 +218,39 @@ def feature_regression(
         after, best, steps_taken = before, begin, dict.fromkeys(steps_taken, 0)
     elif best is not taken:
         steps_taken = dict.fromkeys(steps_taken, 0)
+    compressed = None
+    if written:
+        note = f"trained on {len(inputs[0])} images: Output Discrepancy {before:.4g} -> {after:.4g} on those held out"
+        try:
+            weights = _rebuilt(student._graph, best)
+            compressed = rewrite(student, weights, whole, note=note, seconds=time.perf_counter() - begun)
+        except ExportError as error:
+            kept[source.name] = f"no file was written: {error}"
     return Recovered(
-        model=_rebuilt(source, best).to_keras(),
+        model=_rebuilt(source, best).to_keras() if compressed is None else compressed.model,
+        compressed=compressed,
         before=before,
         after=after,
         loss=np.array(losses, np.float32),
         steps=steps_taken,
         kept=kept,
     )
+
+
+def _alike(teacher: Graph, student: Compressed) -> Graph:
+    """The teacher, with its channels scaled, and its high biases moved, as those of the student were."""
+    target = GENERIC if student._writing is None else student._writing.target
+    scaled = scale_alike(compressible(teacher, target), student.channel_scales)
+    return absorb_biases(scaled)[0] if student.recipe.absorb_bias else scaled
+
+
+def _other_size(images: Any, graph: Graph) -> tuple[int, ...] | None:
+    """Shape of the images without the batch, where only their size is another than that of the model's one input."""
+    given = images.inputs if isinstance(images, GeneratedImages) else images
+    array = next(iter(given.values())) if isinstance(given, Mapping) and len(given) == 1 else given
+    shape, wanted = tuple(getattr(array, "shape", ()))[1:], graph.specs[graph.inputs[0]].shape[1:]
+    alike = len(graph.inputs) == 1 and 1 < len(shape) == len(wanted) and shape[-1] == wanted[-1]
+    return shape if alike and shape != wanted else None
 
 
 def _inputs(images: Any, graph: Graph) -> list[np.ndarray]:

@@ -53,22 +53,24 @@ def simulate(
     *,
     probes: int = 2,
     rules: LayerRules = NO_RULES,
+    widen: bool = True,
 ) -> Built:
     """What `export.build.build_integer_file` decides and measures, without a file: its arguments and its result.
 
     Grids stand where the file's would (`placement.py`); decisions get their headroom from the noise that this simulation
-    measures on the first `probes` inputs. Biases stay in float: a file's have 32 bits.
+    measures on the first `probes` inputs, unless `widen` is False. Biases stay in float: a file's have 32 bits.
     """
     some = [array[:probes] for array in inputs]
     grids = simulated_grids(graph, ranges, options.activation_bits, rules)
     checks = compare_simulation(graph, teacher, grids, some)
     noise = {tensor: check.noise for tensor, check in checks.items()}
-    wider = widen_decisions(graph, ranges, noise, grids)
+    wider = widen_decisions(graph, ranges, noise, grids) if widen else {}
+    ranges = {**ranges, **wider}
     if wider:
-        grids = simulated_grids(graph, {**ranges, **wider}, options.activation_bits, rules)
+        grids = simulated_grids(graph, ranges, options.activation_bits, rules)
         checks = compare_simulation(graph, teacher, grids, some)
     written = {key: kernel.quantizer for key, kernel in kernels.items()}
-    return Built(None, graph, grids, checks, written, float_nodes(graph, rules), {}, 0)
+    return Built(None, graph, grids, checks, written, float_nodes(graph, rules), {}, 0, ranges, {})
 
 
 def compare_simulation(

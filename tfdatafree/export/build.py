@@ -39,6 +39,8 @@ class Built:
         kept_float: Operator -> why it computes in float.
         notes: Layer or tensor -> what a user should know about it.
         requantized: QUANTIZE operators between integers that were added.
+        ranges: Graph tensor -> range, headroom included.
+        inner: The same, and those of tensors inside operations, by their names in the float file.
     """
 
     content: bytes | None
@@ -49,6 +51,8 @@ class Built:
     kept_float: dict[str, str]
     notes: dict[str, str]
     requantized: int
+    ranges: dict[str, Range]
+    inner: dict[str, Range]
 
 
 def build_integer_file(
@@ -62,6 +66,7 @@ def build_integer_file(
     probes: int = 2,
     rules: LayerRules = NO_RULES,
     input_grid: tuple[str, ...] = (),
+    inner: Mapping[str, Range] | None = None,
 ) -> Built:
     """Writes and verifies the integer file of `graph`.
 
@@ -73,12 +78,14 @@ def build_integer_file(
         inputs: Generated inputs; the first `probes` verify the file.
         rules: What single layers get.
         input_grid: TFLite operators whose output gets the grid of its input (`Target.input_grid`).
+        inner: `Built.inner` of a file of the same graph with other weights: all grids become that file's. None: ranges
+            inside operations are measured, and decisions get headroom.
 
     Raises:
         ExportError: The file would not be what was decided; names the tensor.
     """
-    float_model, file, spec = _decided(graph, kernels, ranges, inputs, options, rules, input_grid)
-    layers_of, file_ranges = float_model.layer_of, spec.ranges
+    float_model, file, spec = _decided(graph, kernels, ranges, inputs, options, rules, input_grid, inner or {})
+    layers_of = float_model.layer_of
     exempt = _exempt(graph, float_model, file, layers_of)
 
     def write(spec: Spec) -> tuple[IntegerModel, Graph, dict[str, Quantizer], dict[str, TensorCheck]]:
@@ -95,10 +102,11 @@ def build_integer_file(
 
     result, student, grids, checks = write(spec)
     noise = {tensor: check.noise for tensor, check in checks.items()}
-    wider = widen_decisions(graph, ranges, noise, grids)
+    wider = widen_decisions(graph, ranges, noise, grids) if inner is None else {}
     if wider:
         more = {float_model.tensor_of[tensor]: range_ for tensor, range_ in wider.items()}
-        result, student, grids, checks = write(dataclasses.replace(spec, ranges={**file_ranges, **more}))
+        spec = dataclasses.replace(spec, ranges={**spec.ranges, **more})
+        result, student, grids, checks = write(spec)
     notes = dict(result.adjusted)
     notes |= {tensor: reason for tensor, reason in exempt.items() if tensor in checks and checks[tensor].lsb > 1}
     written = {key: result.kernel_of[old].quantizer for old, key in layers_of.items() if old in result.kernel_of}
@@ -111,6 +119,8 @@ def build_integer_file(
         result.kept_float,
         notes,
         result.requantized,
+        {**ranges, **wider},
+        {file.name(index): range_ for index, range_ in spec.ranges.items()},
     )
 
 
@@ -159,11 +169,14 @@ def _decided(
     options: Quantize,
     rules: LayerRules,
     input_grid: tuple[str, ...] = (),
+    inner: Mapping[str, Range] | None = None,
 ) -> tuple[FloatModel, File, Spec]:
     """The float file of `graph`, the same parsed, and how it is to be quantized."""
     float_model = convert(graph, [array[:1] for array in inputs])
     file = File.parse(float_model.content)
-    file_ranges = {index: ranges[tensor] for tensor, index in float_model.tensor_of.items() if tensor in ranges}
+    known = inner or {}
+    file_ranges = {index: known[name] for index in range(len(file.tensors)) if (name := file.name(index)) in known}
+    file_ranges |= {index: ranges[tensor] for tensor, index in float_model.tensor_of.items() if tensor in ranges}
     file_ranges |= _measure_missing(float_model, file, file_ranges, inputs)
     spec = Spec(
         file_ranges,

@@ -70,12 +70,19 @@ def round_kernel(
     return IntegerKernel(rounded, quantizer)
 
 
-def kernel_grids(graph: Graph, kernels: Mapping[str, IntegerKernel]) -> dict[str, Quantizer | None]:
+def kernel_grids(
+    graph: Graph, kernels: Mapping[str, IntegerKernel], written: Mapping[str, Quantizer]
+) -> dict[str, Quantizer | None]:
     """Layer key -> the grid that its kernel in `graph` lies on, along the axes that Keras has; None where no single axis
-    does: several steps per input channel of a depthwise kernel, or factors on both sides of an equalized one."""
+    does: several steps per input channel of a depthwise kernel, or factors on both sides of an equalized one.
+
+    Args:
+        written: Layer key -> the grid along the file's axes, where steps may have been raised to hold a bias.
+    """
     found: dict[str, Quantizer | None] = {}
     for key, integers in kernels.items():
-        layout, kernel, grid = layout_of(graph.layers[key]), kernel_of(graph.layers[key]), integers.quantizer
+        layout, kernel = layout_of(graph.layers[key]), kernel_of(graph.layers[key])
+        grid = dataclasses.replace(integers.quantizer, scale=written.get(key, integers.quantizer).scale)
         if grid.channel_axis is not None:
             axis = {"transpose": -2, "depthwise": -1 if kernel.shape[-2] == 1 else -2}.get(layout.kind, -1)
             grid = dataclasses.replace(grid, channel_axis=axis % kernel.ndim)

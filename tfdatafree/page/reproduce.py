@@ -14,19 +14,27 @@ def python_text(recipe: Recipe, call: Mapping[str, Any]) -> str:
     """A program that compresses the same model in the same way; `call` are arguments of `compress` as plain values."""
     chosen = is_preset(recipe)
     names = ["compress"] if chosen else sorted({"Recipe", "compress", *_classes(recipe)}, key=str.lower)
-    lines = [f"from tfdatafree import {', '.join(names)}", ""]
+    lines = [""]
     arguments = [repr(call["model"]) if call.get("model") else "model", repr(recipe.name) if chosen else "recipe"]
     if not chosen:
         lines += [f"recipe = {_expression(recipe)}"]
     arguments += [f"{name}={value!r}" for name, value in _options(call).items()]
     if call.get("representative_data") is True:
         arguments.append("representative_data=inputs")
-    lines += [f"compressed = compress({', '.join(arguments)})", 'compressed.save("model.tflite")']
+    lines += [f"compressed = compress({', '.join(arguments)})"]
+    if call.get("recovered"):
+        names = sorted({*names, "feature_regression"}, key=str.lower)
+        lines += [
+            "recovered = feature_regression(compressed, teacher, images)  # and its other arguments, as they were"
+        ]
+        lines += ['recovered.compressed.save("model.tflite")']
+    else:
+        lines += ['compressed.save("model.tflite")']
     if not call.get("model"):
-        lines.insert(1, "# model: the same Keras model, or its path")
+        lines.insert(0, "# model: the same Keras model, or its path")
     if call.get("representative_data") is True:
-        lines.insert(1, "# inputs: the same representative inputs")
-    return "\n".join(lines)
+        lines.insert(0, "# inputs: the same representative inputs")
+    return "\n".join([f"from tfdatafree import {', '.join(names)}", *lines])
 
 
 def command_text(recipe: Recipe, call: Mapping[str, Any]) -> str | None:
@@ -34,7 +42,7 @@ def command_text(recipe: Recipe, call: Mapping[str, Any]) -> str | None:
 
     A recipe that is no preset is taken from a file `RECIPE_FILE`, which holds `recipe.to_dict()`.
     """
-    if call.get("representative_data") is True:
+    if call.get("representative_data") is True or call.get("recovered"):
         return None
     words = ["tfdatafree", "compress", call.get("model") or "model.keras", "-o", "model.tflite"]
     words += [f"--recipe={recipe.name if is_preset(recipe) else RECIPE_FILE}"]

@@ -150,8 +150,10 @@ def _scale(graph: Graph, group: Group, power: float) -> np.ndarray:
     return np.where((scale > 1 / LARGEST_SCALE) & (scale < LARGEST_SCALE), scale, 1.0)
 
 
-def equalize_unfolded(unfolded: Graph, *, power: float = 1.0, caps: str = "keep") -> tuple[Graph, dict[str, str]]:
-    """Equalizes a graph that still has its BatchNorms: (the same function, {layer: why it was left alone}).
+def equalize_unfolded(
+    unfolded: Graph, *, power: float = 1.0, caps: str = "keep"
+) -> tuple[Graph, dict[str, np.ndarray], dict[str, str]]:
+    """Equalizes a graph that still has its BatchNorms: (the same function, scales, {layer: why it was left alone}).
 
     The scales are those of the folded graph.
     """
@@ -163,4 +165,4 @@ def equalize_unfolded(unfolded: Graph, *, power: float = 1.0, caps: str = "keep"
     for group in done:
         for cap in group.caps:
             apply_scales(graph, graph.node(cap.name), caps, scales[group.producers[0].name])
-    return graph, kept | apart
+    return graph, {group.producers[0].name: scales[group.producers[0].name] for group in done}, kept | apart

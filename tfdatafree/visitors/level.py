@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfdatafree.graph import Graph
-from tfdatafree.visitors.fold_batchnorm import fold
 from tfdatafree.visitors.scale_channels import Group, find_groups, scale_group, scale_unfolded
 
 # Channels that reach less than this part of the farthest are taken to reach so far, or not at all.
@@ -43,17 +42,6 @@ def level_channels(
         for group in done:
             scale_group(graph, group, scales[group.producers[0].name])
     return unfolded, copies, {group.producers[0].name: scales[group.producers[0].name] for group in done}
-
-
-def level_alike(unfolded: Graph, scales: Mapping[str, np.ndarray]) -> Graph:
-    """Another copy of a network that was leveled with these scales, so that its tensors compare, channel by channel."""
-    groups = [
-        group
-        for group in find_groups(fold(unfolded)[0])[0]
-        if scales.get(group.producers[0].name, np.ones(0)).shape
-        == (unfolded.specs[group.producers[0].output].shape[-1],)
-    ]
-    return scale_unfolded(unfolded, groups, scales)[0]
 
 
 def _tensors(group: Group) -> set[str]:

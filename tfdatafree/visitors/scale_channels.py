@@ -17,8 +17,8 @@ import numpy as np
 
 from tfdatafree.graph import Graph, Layer, Node, new_layer
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, scale_inputs, with_kernel
-from tfdatafree.visitors.caps import Caps
-from tfdatafree.visitors.fold_batchnorm import is_batchnorm
+from tfdatafree.visitors.caps import Caps, apply_scales, find_caps
+from tfdatafree.visitors.fold_batchnorm import fold, is_batchnorm
 
 # Operations with one input that scale with it, channel by channel.
 _HOMOGENEOUS = (
@@ -171,6 +171,34 @@ def scale_unfolded(
             graph.layers[node.layer] = _divide_inputs(graph.layers[node.layer], scale)
         done.append(group)
     return graph, done, kept
+
+
+def scale_alike(unfolded: Graph, scales: Mapping[str, np.ndarray]) -> Graph:
+    """Another copy of a network whose channels were scaled, scaled alike: so that its tensors compare, channel by channel.
+
+    Its function stays what it is: caps move with their channels.
+
+    Args:
+        unfolded: A separated graph, with its BatchNorms or without.
+        scales: Group (named after its first producer) -> (channels,), of one scaling after another their product.
+    """
+    folded = fold(unfolded)[0]
+    groups = [
+        group
+        for group in find_groups(folded, find_caps(folded, "channel", {}))[0]
+        if scales.get(group.producers[0].name, np.ones(0)).shape
+        == (unfolded.specs[group.producers[0].output].shape[-1],)
+    ]
+    graph, done, _ = scale_unfolded(unfolded, groups, scales)
+    for group in done:
+        for cap in group.caps:
+            apply_scales(graph, graph.node(cap.name), "channel", scales[group.producers[0].name])
+    return graph
+
+
+def multiplied(first: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Scales of channels after both: groups that both scale are the same layers."""
+    return {**first, **{name: first.get(name, 1.0) * scale for name, scale in then.items()}}
 
 
 def _has_kernel(graph: Graph, node: Node) -> bool:

@@ -1,0 +1,50 @@
+"""The integer file of a compressed network with other weights, on the grids that it had."""
+
+import dataclasses
+
+from tfdatafree.compressed import Compressed
+from tfdatafree.evidence import kernels_of
+from tfdatafree.graph import Graph
+from tfdatafree.optimizers.rounding import kernel_grids
+from tfdatafree.record import COMPARED_OUTPUTS, compared_on, rewritten_report, targeted_on
+
+
+def rewrite(student: Compressed, weights: Graph, float_model: Graph, *, note: str, seconds: float) -> Compressed | None:
+    """`student` with other weights: its file, report and model made anew, on the same grids. None where it has none.
+
+    Args:
+        weights: Its graph with kernels on `student.weight_grids`, and other biases.
+        float_model: What the outputs are compared with, for the report.
+        note: What was done to them, for the report.
+        seconds: How long that took.
+
+    Raises:
+        ExportError: The file would not be what was decided.
+    """
+    writing = student._writing
+    if writing is None:
+        return None
+    inputs, kernels = writing.inputs(COMPARED_OUTPUTS), writing.integers(weights, student.weight_grids)
+    built = writing.write(weights, kernels, inputs)
+    evidence = dataclasses.replace(student._evidence, kernels=kernels_of(built))
+    outputs = compared_on(float_model, built.content, built.graph, built.grids, inputs)
+    report = rewritten_report(
+        student.report,
+        built,
+        evidence,
+        measured=outputs | targeted_on(built.content, writing.target),
+        note=note,
+        seconds=seconds,
+    )
+    return Compressed(
+        built.content,
+        student.recipe,
+        report,
+        built.graph,
+        built.grids,
+        evidence,
+        student.replay,
+        kernel_grids(built.graph, kernels, built.kernels),
+        student.channel_scales,
+        writing,
+    )
