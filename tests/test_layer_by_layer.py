@@ -1,9 +1,12 @@
 """solve_in_order: each layer is the least-squares answer to the teacher's output, on what the layers before it give."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
-from tiny_models import build
+from keras import layers as L
+from tiny_models import build, head, image, randomized
 
 from tfdatafree import feature_regression, fold_batchnorm, output_discrepancy
 from tfdatafree.generators.patches import draw_patches
@@ -11,6 +14,7 @@ from tfdatafree.generators.procedural import procedural_images
 from tfdatafree.graph import Graph
 from tfdatafree.linear import kernel_of, layout_of, output_last
 from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.optimizers import layer_by_layer
 from tfdatafree.optimizers.feature_regression import feature_pairs, zeros_of
 from tfdatafree.optimizers.layer_by_layer import solve_in_order
 from tfdatafree.visitors.separate import separate
@@ -32,7 +36,7 @@ def pruned(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) >= np.quantile(np.abs(values), 0.5), values, 0)
 
 
-def solved(student, teacher, *, grids=None, latent=None, **options) -> Graph:
+def solved(student, teacher, *, grids=None, latent=None, **options) -> tuple[Graph, dict[str, Quantizer]]:
     ours, theirs = (separate(Graph.from_keras(model)) for model in (student, teacher))
     masks = {} if grids else zeros_of(ours)
     inputs = [IMAGES]
@@ -51,7 +55,7 @@ def far(graph: Graph, teacher: keras.Model) -> float:
 def test_pruned_models_come_closer_and_zeros_stay(name, folded):
     teacher = fold_batchnorm(build(name)).model if folded else build(name)
     student = changed(teacher, pruned)
-    found = solved(student, teacher)
+    found, _ = solved(student, teacher)
     assert far(found, teacher) < 0.9 * output_discrepancy(student, teacher, OTHER)
     start = separate(Graph.from_keras(student))
     for key, layer in start.layers.items():
@@ -61,12 +65,12 @@ def test_pruned_models_come_closer_and_zeros_stay(name, folded):
 
 def test_what_is_right_stays():
     teacher = build("plain")
-    assert far(solved(teacher, teacher), teacher) < 1e-3
+    assert far(solved(teacher, teacher)[0], teacher) < 1e-3
 
 
 def test_outputs_have_the_teachers_means_and_no_more_spread():
     teacher = fold_batchnorm(build("plain")).model
-    found = solved(changed(teacher, pruned), teacher).to_keras()
+    found = solved(changed(teacher, pruned), teacher)[0].to_keras()
     for name in [layer.name for layer in teacher.layers if layer.weights]:
         a, b = (keras.Model(m.inputs, m.get_layer(name).output).predict(IMAGES, verbose=0) for m in (found, teacher))
         rows = tuple(range(a.ndim - 1))
@@ -86,11 +90,52 @@ def test_kernels_stay_on_their_grids_and_are_better_rounded_than_to_nearest():
         grids[name] = Quantizer(scale, 0, 3, channel_axis=kernel.ndim - 1, narrow_range=True)
         latent[name] = kernel
         student.get_layer(name).kernel.assign(grids[name](kernel))
-    found = solved(student, teacher, grids=grids, latent=latent)
-    for name in names:
-        kernel = kernel_of(found.layers[name])
-        np.testing.assert_allclose(grids[name](kernel), kernel, atol=1e-6)
-    assert far(found, teacher) < output_discrepancy(student, teacher, OTHER)
+    off = [output_discrepancy(student, teacher, OTHER)]
+    for new_steps in (False, True):
+        found, settled = solved(student, teacher, grids=grids, latent=latent, new_steps=new_steps)
+        for name in names:
+            kernel = kernel_of(found.layers[name])
+            np.testing.assert_array_equal(settled[name](kernel), kernel)
+            assert dataclasses.replace(settled[name], scale=grids[name].scale) == grids[name]
+            assert new_steps == (settled[name] != grids[name])
+        off.append(far(found, teacher))
+    assert off[1] < off[0] and off[2] < off[0]
+
+
+def test_channels_that_a_batchnorm_switches_off_keep_their_weights_and_steps():
+    teacher = build("plain")
+    gamma = np.asarray(teacher.get_layer("a_bn").gamma).copy()
+    gamma[1] = 0
+    teacher.get_layer("a_bn").gamma.assign(gamma)
+    kernel = np.asarray(teacher.get_layer("a_conv").kernel)
+    grid = Quantizer(np.abs(kernel).max(axis=(0, 1, 2)) / 3, 0, 3, channel_axis=3, narrow_range=True)
+    student = keras.models.clone_model(teacher)
+    student.set_weights(teacher.get_weights())
+    student.get_layer("a_conv").kernel.assign(grid(kernel))
+    found, settled = solved(student, teacher, grids={"a_conv": grid}, latent={"a_conv": kernel}, new_steps=True)
+    after, off = kernel_of(found.layers["a_conv"]), settled["a_conv"]
+    np.testing.assert_array_equal(after[..., 1], grid(kernel)[..., 1])
+    assert off.scale[1] == grid.scale[1] and (off.scale != grid.scale).any()
+    np.testing.assert_array_equal(off(after), after)
+
+
+def test_what_went_wrong_beside_a_layer_is_made_good_in_the_sum(monkeypatch):
+    y = L.Conv2D(4, 3, padding="same", name="a")(x := image())
+    teacher = randomized(keras.Model(x, head(L.Add(name="add")([y, L.Conv2D(4, 1, name="c")(y)]))))
+    student = keras.models.clone_model(teacher)
+    student.set_weights(teacher.get_weights())
+    student.get_layer("a").kernel.assign(1.3 * student.get_layer("a").kernel)
+
+    def off(model: keras.Model) -> float:
+        a, b = (keras.Model(m.inputs, m.get_layer("add").output).predict(IMAGES, verbose=0) for m in (model, teacher))
+        return float(np.linalg.norm(a - b))
+
+    def off_when_solved() -> float:
+        return off(solved(student, teacher, trained=lambda key: key == "c")[0].to_keras())
+
+    with_it = off_when_solved()
+    monkeypatch.setattr(layer_by_layer, "_sums", lambda *graphs: {})
+    assert with_it < 0.7 * off_when_solved() and with_it < 0.5 * off(student)
 
 
 def test_patches_times_kernel_are_the_outputs_at_their_places():

@@ -45,6 +45,8 @@ _HELD_OUT = 0.25
 _MOST_PER_BATCH = 32
 # Bytes that the activations of one batch may take; gradients and workspace take about twice as much again.
 _BATCH_BYTES = 2**29
+# Bytes that the largest activation of the images that layers are solved for may take; about five such are in memory.
+_SOLVED_BYTES = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,8 @@ class Recovered:
     Attributes:
         model: The student with new weights, built as it was.
         compressed: Where the student was the result of a quantizing `compress`: the same as it returned, with the new
-            weights on the grids that weights and activations had. `.tflite` is the file, `.model` is `model`. None for any
-            other student, where `grids` were given, and where no file could be written: then `kept` says why.
+            weights; activations keep their grids, and weights as many bits. `.tflite` is the file, `.model` is `model`. None
+            for any other student, where `grids` were given, and where no file could be written: then `kept` says why.
         before, after: Output Discrepancy to the teacher on the held-out images; after <= before.
         loss: Of each step on the images that it trained on; block after block in block-wise mode.
         steps: Block (or "network") -> the step whose weights were taken; 0: none was better than the start.
@@ -103,7 +105,8 @@ def feature_regression(
             try it where little is lost.
         masks: Layer name -> bool in its kernel's shape, False for weights that stay zero. None: what is zero in the
             student stays zero, but for integer kernels of a `Compressed` that was not pruned; {}: nothing does.
-        grids: Layer name -> grid that its kernel is kept on. None: those of a `Compressed` (its `weight_grids`); {}: none.
+        grids: Layer name -> grid that its kernel is kept on. None: those of a `Compressed` (its `weight_grids`), whose steps
+            may change, as `Recovered.compressed.weight_grids` tells; {}: none.
         steps: Of Adam (per block in block-wise mode).
         learning_rate: The first step's length as a part of the rms of what it changes, times the discrepancy that there is
             at the start; cosine decay to 0.
@@ -164,10 +167,10 @@ def feature_regression(
     held = max(1, round(_HELD_OUT * len(order)))
     train, judge = ([array[rows] for array in inputs] for rows in (order[held:], order[:held]))
     moved = reestimate_batchnorm(begin, reference, one_batch(begin, inputs)) if reestimate else begin
-    started = moved
+    started, settled = moved, grids
     if solve:
-        some = one_batch(begin, train)
-        started = solve_in_order(
+        some = one_batch(begin, train, _SOLVED_BYTES)
+        started, settled = solve_in_order(
             moved,
             reference,
             pairs,
@@ -177,6 +180,7 @@ def feature_regression(
             grids=grids,
             latent=_latent(moved, reference, grids),
             trained=lambda key: key not in gridless,
+            new_steps=bool(written),
             seed=seed,
         )
     blocks = _blocks(started, reference, pairs) if mode == "blocks" else [(started, reference)]
@@ -201,7 +205,7 @@ def feature_regression(
                 sides,
                 options,
                 masks=masks,
-                grids=grids,
+                grids=settled,
                 trained=lambda key: key not in untrained,
                 on_step=on_step,
             )
@@ -212,18 +216,19 @@ def feature_regression(
     finally:
         progress.close()
     before = _discrepancy(begin, reference, judge)
-    candidates = {id(graph): (_discrepancy(graph, reference, judge), graph) for graph in (taken, started, moved)}
-    after, best = min(candidates.values(), key=lambda pair: pair[0])
-    if after > before:
-        after, best, steps_taken = before, begin, dict.fromkeys(steps_taken, 0)
-    elif best is not taken:
-        steps_taken = dict.fromkeys(steps_taken, 0)
+    tried = [(taken, settled), (started, settled), (moved, grids)]
+    after, at = min((_discrepancy(graph, reference, judge), at) for at, (graph, _) in enumerate(tried))
+    best, on = tried[at] if after <= before else (begin, grids)
+    if at > 0 or after > before:
+        after, steps_taken = min(after, before), dict.fromkeys(steps_taken, 0)
     compressed = None
     if written:
         note = f"trained on {len(inputs[0])} images: Output Discrepancy {before:.4g} -> {after:.4g} on those held out"
         try:
             weights = _rebuilt(student._graph, best)
-            compressed = rewrite(student, weights, whole, note=note, seconds=time.perf_counter() - begun)
+            compressed = rewrite(
+                student, weights, {**written, **on}, whole, note=note, seconds=time.perf_counter() - begun
+            )
         except ExportError as error:
             kept[source.name] = f"no file was written: {error}"
     return Recovered(

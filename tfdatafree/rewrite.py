@@ -1,19 +1,30 @@
-"""The integer file of a compressed network with other weights, on the grids that it had."""
+"""The integer file of a compressed network with other weights; its activations keep their grids."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from tfdatafree.compressed import Compressed
 from tfdatafree.evidence import kernels_of
 from tfdatafree.graph import Graph
+from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.optimizers.rounding import kernel_grids
 from tfdatafree.record import COMPARED_OUTPUTS, compared_on, rewritten_report, targeted_on
 
 
-def rewrite(student: Compressed, weights: Graph, float_model: Graph, *, note: str, seconds: float) -> Compressed | None:
-    """`student` with other weights: its file, report and model made anew, on the same grids. None where it has none.
+def rewrite(
+    student: Compressed,
+    weights: Graph,
+    grids: Mapping[str, Quantizer | None],
+    float_model: Graph,
+    *,
+    note: str,
+    seconds: float,
+) -> Compressed | None:
+    """`student` with other weights: its file, report and model made anew. None where it has none.
 
     Args:
-        weights: Its graph with kernels on `student.weight_grids`, and other biases.
+        weights: Its graph with other kernels and biases.
+        grids: Layer -> the grid that its kernel is on; None for those of `student.weight_grids` that have none.
         float_model: What the outputs are compared with, for the report.
         note: What was done to them, for the report.
         seconds: How long that took.
@@ -24,7 +35,7 @@ def rewrite(student: Compressed, weights: Graph, float_model: Graph, *, note: st
     writing = student._writing
     if writing is None:
         return None
-    inputs, kernels = writing.inputs(COMPARED_OUTPUTS), writing.integers(weights, student.weight_grids)
+    inputs, kernels = writing.inputs(COMPARED_OUTPUTS), writing.integers(weights, grids)
     built = writing.write(weights, kernels, inputs)
     evidence = dataclasses.replace(student._evidence, kernels=kernels_of(built))
     outputs = compared_on(float_model, built.content, built.graph, built.grids, inputs)

@@ -57,9 +57,9 @@ def normalized_batch_size(graph: Graph) -> int:
     return max(_FEWEST_NORMALIZED, _NORMALIZED_BYTES // _largest_activation(graph))
 
 
-def one_batch(graph: Graph, inputs: Sequence[np.ndarray]) -> list[tf.Tensor]:
-    """The inputs as one batch, fewer of them where that would take too much memory."""
-    count = normalized_batch_size(graph)
+def one_batch(graph: Graph, inputs: Sequence[np.ndarray], largest: int = _NORMALIZED_BYTES) -> list[tf.Tensor]:
+    """The inputs as one batch, fewer of them where its largest activation would take more than `largest` bytes."""
+    count = max(_FEWEST_NORMALIZED, largest // _largest_activation(graph))
     return [tf.convert_to_tensor(array[:count]) for array in inputs]
 
 

@@ -10,7 +10,9 @@ are those of `second_order.refit` for M, and a kernel on a grid is M rounded wit
 
     b = E t - V^T E x
 
-so that each output's mean is the teacher's on these inputs; where a BatchNorm follows, its mean is what moves. h keeps the
+so that each output's mean is the teacher's on these inputs; where a BatchNorm follows, its mean is what moves. Where the
+output is added to another tensor, t is the teacher's sum less that tensor as it is now: so the last layer of a residual block
+makes good what went wrong beside it. Grids may get new steps, too (`descent.py`). h keeps the
 weights from learning the few generated images by heart: directions in which these hardly vary stay as they were. Where
 about as many patches as inputs were seen, a kernel on a grid keeps its weights, and only its bias is solved for.
 """
@@ -20,6 +22,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from scipy import linalg
 
@@ -27,8 +30,10 @@ from tfdatafree.generators.patches import draw_patches, with_doubt
 from tfdatafree.graph import Graph, Layer, Node
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, with_kernel
 from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.optimizers.descent import descend
 from tfdatafree.optimizers.feedback import round_with_feedback
 from tfdatafree.optimizers.second_order import by_group, damped, from_groups, refit
+from tfdatafree.quantizer_layer import Quantization
 from tfdatafree.visitors.fold_batchnorm import scale_and_shift
 
 # Patches per layer: as many as tell the covariance of a wide kernel's inputs, at least so many times its inputs.
@@ -53,9 +58,11 @@ def solve_in_order(
     grids: Mapping[str, Quantizer],
     latent: Mapping[str, np.ndarray],
     trained: Callable[[str], bool] = lambda key: True,
+    new_steps: bool = False,
     seed: int = 0,
-) -> Graph:
-    """The student with the kernels and biases of its dense and convolution layers solved for, in order of execution.
+) -> tuple[Graph, dict[str, Quantizer]]:
+    """(the student with the kernels and biases of its dense and convolution layers solved for, in order of execution; the
+    grids that the kernels are on now).
 
     Args:
         student, teacher: Separated graphs.
@@ -66,9 +73,10 @@ def solve_in_order(
         grids: Layer -> grid of its kernel.
         latent: Layer -> kernel before it was put on its grid.
         trained: Whether the layer of this key may change. Layers called twice and transposed convolutions do not.
+        new_steps: Whether grids may get other steps.
     """
     solved, calls, random = student.copy(), student.calls(), np.random.default_rng(seed)
-    readers = student.consumers()
+    readers, found = student.consumers(), dict(grids)
 
     def behind(node: Node) -> str | None:
         """The BatchNorm whose output is compared in place of the node's own."""
@@ -83,35 +91,75 @@ def solve_in_order(
         return layout_of(student.layer_of(node)).kind != "transpose"
 
     solvable = {node.name for node in student.nodes if can_be_solved(node)}
-    feature = _Ahead(teacher, teacher_inputs, [pairs[name][1] for name in solvable])
+    sums = _sums(student, teacher, {name: pairs[name] for name in solvable})
+    ahead = _Ahead(teacher, teacher_inputs, [sums[name][1] if name in sums else pairs[name][1] for name in solvable])
+
+    def wanted(name: str, live: Mapping[str, Any]) -> np.ndarray:
+        if name not in sums:
+            return ahead.of(pairs[name][1])
+        other, total = sums[name]
+        return ahead.of(total) - np.asarray(live[other])
 
     def call(node: Node, live: Mapping[str, Any]) -> tuple:
         if node.name in solvable:
             key, layer = node.layer, solved.layer_of(node)
             reader = behind(node)
             batchnorm = None if reader is None else solved.layers[reader]
-            layer, batchnorm = _solved(
+            layer, batchnorm, grid = _solved(
                 layer,
                 batchnorm,
                 np.asarray(live[node.inputs[0]]),
-                feature.of(pairs[node.name][1]),
+                wanted(node.name, live),
                 mask=masks.get(key),
                 grid=grids.get(key),
                 latent=latent.get(key),
+                new_steps=new_steps,
                 random=random,
             )
             solved.layers[key] = layer
             if reader is not None:
                 solved.layers[reader] = batchnorm
+            if grid is not None:
+                found[key] = grid
         return solved.call(node, live)
 
     for _ in solved.walk(student_inputs, call):
         pass
-    return solved
+    return solved, found
 
 
 def _on_channels(batchnorm: Layer, rank: int) -> bool:
     return batchnorm.operation.axis % rank == rank - 1
+
+
+def _sums(student: Graph, teacher: Graph, pairs: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Node whose feature is added to a tensor that is written before it -> (that tensor of the student, the teacher's sum)."""
+    order = {tensor: at for at, node in enumerate(student.nodes) for tensor in node.outputs}
+    places, sums = {node.name: at for at, node in enumerate(student.nodes)}, {}
+    readers = student.consumers(), teacher.consumers()
+    for name, features in pairs.items():
+        ours, theirs = (
+            _sum_of(graph, read, tensor)
+            for graph, read, tensor in zip((student, teacher), readers, features, strict=True)
+        )
+        if ours is not None and theirs is not None and order.get(ours[0], -1) < places[name]:
+            sums[name] = (ours[0], theirs[1])
+    return sums
+
+
+def _sum_of(graph: Graph, readers: Mapping[str, Sequence[Node]], tensor: str) -> tuple[str, str] | None:
+    """(what `tensor`, perhaps rounded, is added to and to nothing else, the sum)."""
+    while tensor not in graph.outputs and len(readers[tensor]) == 1:
+        node = readers[tensor][0]
+        operation = graph.operation_of(node)
+        if isinstance(operation, keras.layers.Add) and len(set(node.inputs)) == 2 == len(node.inputs):
+            other = node.inputs[1 - node.inputs.index(tensor)]
+            alike = graph.specs[other].shape[1:] == graph.specs[tensor].shape[1:]
+            return (other, node.output) if alike else None
+        if not isinstance(operation, Quantization):
+            return None
+        tensor = node.output
+    return None
 
 
 class _Ahead:
@@ -139,9 +187,10 @@ def _solved(
     mask: np.ndarray | None,
     grid: Quantizer | None,
     latent: np.ndarray | None,
+    new_steps: bool,
     random: np.random.Generator,
-) -> tuple[Layer, Layer | None]:
-    """The layer and the BatchNorm behind it, such that what they write of `x` is near `wanted`."""
+) -> tuple[Layer, Layer | None, Quantizer | None]:
+    """The layer, the BatchNorm behind it and the kernel's grid, such that what they write of `x` is near `wanted`."""
     layout, kernel, bias = layout_of(layer), kernel_of(layer), layer.weight("bias")
     old = output_last(kernel, layout).astype(np.float64)
     start = old if latent is None else output_last(latent, layout).astype(np.float64)
@@ -162,17 +211,21 @@ def _solved(
     else:
         flat = dataclasses.replace(grid, channel_axis=None if grid.channel_axis is None else 1)
         integers = round_with_feedback(best, trusted, flat, kept=keep)
-        values = flat.dequantize(integers).astype(np.float64)
+        integers, flat = descend(integers, best, trusted, flat, kept=keep, new_steps=new_steps)
+        if grid.channel_axis is not None:
+            flat = dataclasses.replace(flat, scale=np.where(on, flat.scale, grid.scale))
+        values, old = flat.dequantize(integers).astype(np.float64), flat(old).astype(np.float64)
+        grid = dataclasses.replace(grid, scale=flat.scale)
     values = np.where(on, values, old)
     layer = with_kernel(layer, from_output_last(values, kernel.shape, layout).astype(kernel.dtype))
     if not movable:
-        return layer, batchnorm
+        return layer, batchnorm, grid
     response = np.einsum("gi,gio->go", seen.mean, by_group(values, groups, inputs)).reshape(-1)
     shift = seen.wanted_mean - response
     if bias is not None:
-        return layer.with_weights(bias=np.where(on, shift, bias)), batchnorm
+        return layer.with_weights(bias=np.where(on, shift, bias)), batchnorm, grid
     moved = batchnorm.weight("moving_mean") - np.where(on, shift, 0.0)
-    return layer, batchnorm.with_weights(moving_mean=moved)
+    return layer, batchnorm.with_weights(moving_mean=moved), grid
 
 
 @dataclasses.dataclass(frozen=True)
