@@ -29,10 +29,11 @@ from scipy import linalg
 from tfdatafree.generators.patches import draw_patches, with_doubt
 from tfdatafree.graph import Graph, Layer, Node
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, with_kernel
-from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.numerics.affine import Quantizer, weight_quantizer
 from tfdatafree.optimizers.descent import descend
 from tfdatafree.optimizers.feedback import round_with_feedback
 from tfdatafree.optimizers.second_order import by_group, damped, from_groups, refit
+from tfdatafree.optimizers.weight_ranges import search_scale
 from tfdatafree.quantizer_layer import Quantization
 from tfdatafree.visitors.fold_batchnorm import scale_and_shift
 
@@ -41,6 +42,8 @@ _PATCHES, _PER_INPUT = 2**14, 16
 # Kernels on grids with fewer different patches than this many times their inputs keep their weights: rounding decides
 # about all directions, also those that were not seen.
 _FEWEST_PER_INPUT = 2
+# h where a kernel is rounded to M, of which the full h has already kept what few images cannot tell.
+_ROUNDING_DAMPING = 0.3
 # Values of patches that are in memory at once.
 _MOST_VALUES = 2**24
 # A BatchNorm channel of a smaller factor than this part of the largest is off: nothing is known of what it reads.
@@ -210,8 +213,13 @@ def _solved(
         values = old
     else:
         flat = dataclasses.replace(grid, channel_axis=None if grid.channel_axis is None else 1)
-        integers = round_with_feedback(best, trusted, flat, kept=keep)
-        integers, flat = descend(integers, best, trusted, flat, kept=keep, new_steps=new_steps)
+        if new_steps and not np.any(flat.zero_point):
+            widest = weight_quantizer(best, flat.bits, flat.channel_axis).scale
+            flat = search_scale(best, trusted, dataclasses.replace(flat, scale=widest))
+        integers = round_with_feedback(best, trusted, flat, damping=_ROUNDING_DAMPING, kept=keep)
+        integers, flat = descend(
+            integers, best, trusted, flat, damping=_ROUNDING_DAMPING, kept=keep, new_steps=new_steps
+        )
         if grid.channel_axis is not None:
             flat = dataclasses.replace(flat, scale=np.where(on, flat.scale, grid.scale))
         values, old = flat.dequantize(integers).astype(np.float64), flat(old).astype(np.float64)
