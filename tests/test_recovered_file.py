@@ -145,7 +145,8 @@ def test_weights_in_the_file_are_those_that_were_trained(monkeypatch):
     file = File.parse(found.compressed.tflite)
     assert moved > 0 and "int4" in {file.dtype(i) for i in range(len(file.tensors))}
     rows = np.random.default_rng(0).permutation(len(IMAGES))[:6]
-    np.testing.assert_allclose(output_discrepancy(found.model, teacher, IMAGES[rows]), found.after, rtol=0.1)
+    # Biases alone are rounded, to 32 bits, after what `after` tells.
+    np.testing.assert_allclose(output_discrepancy(alone.model, teacher, IMAGES[rows]), found.after, rtol=1e-4)
 
 
 def test_grids_that_are_given_are_kept():
