@@ -212,18 +212,10 @@ def _solved(
     elif seen.different < _FEWEST_PER_INPUT * inputs:
         values = old
     else:
-        flat = dataclasses.replace(grid, channel_axis=None if grid.channel_axis is None else 1)
-        if new_steps and not np.any(flat.zero_point):
-            widest = weight_quantizer(best, flat.bits, flat.channel_axis).scale
-            flat = search_scale(best, trusted, dataclasses.replace(flat, scale=widest))
-        integers = round_with_feedback(best, trusted, flat, damping=_ROUNDING_DAMPING, kept=keep)
-        integers, flat = descend(
-            integers, best, trusted, flat, damping=_ROUNDING_DAMPING, kept=keep, new_steps=new_steps
-        )
+        values, flat = _rounded(best, trusted, grid, keep, new_steps)
         if grid.channel_axis is not None:
             flat = dataclasses.replace(flat, scale=np.where(on, flat.scale, grid.scale))
-        values, old = flat.dequantize(integers).astype(np.float64), flat(old).astype(np.float64)
-        grid = dataclasses.replace(grid, scale=flat.scale)
+        grid, old = dataclasses.replace(grid, scale=flat.scale), flat(old).astype(np.float64)
     values = np.where(on, values, old)
     layer = with_kernel(layer, from_output_last(values, kernel.shape, layout).astype(kernel.dtype))
     if not movable:
@@ -234,6 +226,22 @@ def _solved(
         return layer.with_weights(bias=np.where(on, shift, bias)), batchnorm, grid
     moved = batchnorm.weight("moving_mean") - np.where(on, shift, 0.0)
     return layer, batchnorm.with_weights(moving_mean=moved), grid
+
+
+def _rounded(
+    matrix: np.ndarray, covariance: np.ndarray, grid: Quantizer, keep: np.ndarray, new_steps: bool
+) -> tuple[np.ndarray, Quantizer]:
+    """(`matrix` on its grid, zero where not `keep`; that grid along the outputs, with the steps it has now)."""
+    flat = dataclasses.replace(grid, channel_axis=None if grid.channel_axis is None else 1)
+    if new_steps and not np.any(flat.zero_point):
+        kept = np.where(keep, matrix, 0)
+        widest = weight_quantizer(kept, flat.bits, flat.channel_axis).scale
+        flat = search_scale(kept, covariance, dataclasses.replace(flat, scale=widest))
+    integers = round_with_feedback(matrix, covariance, flat, damping=_ROUNDING_DAMPING, kept=keep)
+    integers, flat = descend(
+        integers, matrix, covariance, flat, damping=_ROUNDING_DAMPING, kept=keep, new_steps=new_steps
+    )
+    return flat.dequantize(integers).astype(np.float64), flat
 
 
 @dataclasses.dataclass(frozen=True)
