@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import time
 
 import keras
 import numpy as np
@@ -28,8 +29,10 @@ from tfdatafree.page.reproduce import python_text
 from tfdatafree.progress import Progress
 from tfdatafree.recipe_file import read_recipe, recipe_text
 
-FEW = Recover(images=40)
-W4 = Recipe(quantize=Quantize(weight_bits=4, int4=True, rounding="nearest", bias_correction=False), recover=FEW)
+SEED = 3
+W4 = Recipe(
+    quantize=Quantize(weight_bits=4, int4=True, rounding="nearest", bias_correction=False), recover=Recover(images=40)
+)
 SMALL = dataclasses.replace(W4, recover=Recover(images=16, image_size=6, steps=3))
 PRUNED = dataclasses.replace(SMALL, prune=Prune(sparsity=0.5, method="energy"))
 SEARCHED = Recipe(
@@ -37,7 +40,7 @@ SEARCHED = Recipe(
 )
 
 
-def compressed(recipe: Recipe, seed: int = 0):
+def compressed(recipe: Recipe, seed: int = SEED):
     return compress(build("branch_add"), recipe, input_range=(-1, 1), seed=seed, verbose=0)
 
 
@@ -49,13 +52,13 @@ def found_once(recipe: Recipe):
 @functools.cache
 def by_hand(recipe: Recipe):
     """(the student, what feature_regression makes of it)."""
-    model, asked, seed = build("branch_add"), recipe.recover, 0
+    model, asked = build("branch_add"), recipe.recover
     student = compressed(dataclasses.replace(recipe, recover=None))
     images = generate_images(
         model, asked.images, image_size=asked.image_size, input_range=(-1, 1), statistics="set", batch_size=32,
-        seed=seed, verbose=0,
+        seed=SEED, verbose=0,
     )  # fmt: skip
-    return student, feature_regression(student, model, images, steps=asked.steps, seed=seed, verbose=0)
+    return student, feature_regression(student, model, images, steps=asked.steps, seed=SEED, verbose=0)
 
 
 @pytest.mark.parametrize("recipe", [W4, SMALL, PRUNED], ids=["solved", "small and trained", "pruned"])
@@ -67,7 +70,6 @@ def test_it_is_what_the_three_functions_give(recipe, tmp_path):
     note = found.report.notes["feature regression"]
     assert note == recovered.compressed.report.notes["feature regression"]
     assert note.startswith(f"{'trained' if recipe.recover.steps else 'solved'} on {recipe.recover.images} images: ")
-    assert found.report.seconds > student.report.seconds
     assert found.report.bytes == len(found.tflite) and found.report.outputs == recovered.compressed.report.outputs
     assert read_recipe(found.save(tmp_path / "record.json")) == recipe
 
@@ -76,10 +78,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_another_file():
     assert compressed(SMALL).tflite == found_once(SMALL).tflite != compressed(SMALL, seed=4).tflite
 
 
-def test_the_model_stays():
+def test_the_model_stays_and_the_report_counts_all_of_the_time():
     model = build("branch_add")
     before = [np.array(w) for w in model.get_weights()]
-    compress(model, SMALL, input_range=(-1, 1), verbose=0)
+    begun = time.perf_counter()
+    found = compress(model, SMALL, input_range=(-1, 1), verbose=0)
+    passed = time.perf_counter() - begun
+    assert 0.7 * passed < found.report.seconds <= passed
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -135,10 +140,10 @@ def test_what_is_simulated_only_recovers_too():
 def test_no_steps_solve_only_and_show_no_bar(capsys):
     student, recovered = by_hand(W4)
     model = build("branch_add")
-    images = generate_images(model, 40, input_range=(-1, 1), statistics="set", batch_size=32, verbose=0)
+    images = generate_images(model, 40, input_range=(-1, 1), statistics="set", batch_size=32, seed=SEED, verbose=0)
     capsys.readouterr()
     for mode in ("network", "blocks"):
-        found = feature_regression(student, model, images, steps=0, mode=mode)
+        found = feature_regression(student, model, images, steps=0, mode=mode, seed=SEED)
         assert len(found.loss) == 0 and not any(found.steps.values())
         assert found.compressed.tflite == recovered.compressed.tflite
     assert capsys.readouterr().err == ""
