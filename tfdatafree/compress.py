@@ -46,8 +46,8 @@ _WORK = {
     "round weights, choose ranges": 50,
     "export and verify": 20,
     "export": 5,
-    IMAGES_STAGE: 600,
-    LAYERS_STAGE: 300,
+    IMAGES_STAGE: 400,
+    LAYERS_STAGE: 600,
 }
 
 
