@@ -257,7 +257,7 @@ class Search:
 @dataclass(frozen=True, kw_only=True)
 class Recover:
     """What quantizing took, partly won back: the layers of the integer network are solved for the model's own outputs on
-    generated images (`generate_images`, then `feature_regression`). It pays at 4 bits; the model needs its BatchNorms.
+    generated images (`generate_images`, then `feature_regression`). Worth trying at 4 bits; the model needs its BatchNorms.
 
     Attributes:
         images: Generated images, as varied as the training data by BatchNorm statistics; a quarter of them only judges.
@@ -401,6 +401,8 @@ class Recipe:
             )
 
     def _check_recover(self) -> None:
+        if not isinstance(self.recover, Recover):
+            raise ValueError(f"recover is {self.recover!r}; give its options, e.g. Recover(images=128).")
         if self.quantize is None:
             raise ValueError(
                 "recover works on integers, but quantize is None, so that everything stays in float; leave recover out, and "

@@ -42,8 +42,8 @@ def _define(options: Flags) -> None:
     options.add(
         "recover",
         None,
-        "Solve the integer network's layers anew on this many generated images, e.g. 128: wins back accuracy at 4 bits, takes "
-        "far longer.",
+        "Solve the integer network's layers anew on this many generated images, e.g. 128: can win back accuracy at 4 bits, "
+        "takes far longer.",
         meta="N",
     )
     options.add(
