@@ -308,7 +308,7 @@ def test_wrong_options_are_told():
     teacher = build("plain")
     for options, message in (
         ({"mode": "layers"}, "mode is 'layers'; choose 'network' or 'blocks'"),
-        ({"steps": 0}, "steps is 0"),
+        ({"steps": -1}, "steps is -1; give a whole number of at least 0"),
         ({"learning_rate": -1}, "learning_rate is -1"),
         ({"images": IMAGES[:1]}, "images are 1; give at least 2"),
         ({"images": IMAGES[..., 1:]}, r"images for 'image' has shape .*give \(n, 8, 8, 3\)"),

@@ -12,7 +12,7 @@ import pytest
 from absl import logging
 from tiny_models import build
 
-from tfdatafree import Prune, Quantize, Recipe, compress
+from tfdatafree import Prune, Quantize, Recipe, Recover, compress
 from tfdatafree.at_work import report_layer
 from tfdatafree.cli import main
 from tfdatafree.demo import MODEL_PATH
@@ -91,6 +91,21 @@ def test_a_layer_is_reported_to_the_stage_at_work_only(shown):
     assert "nobody" not in shown()
 
 
+def test_a_silent_bar_tells_its_steps_to_the_stage_around_it(shown):
+    progress = Progress({"before": 50, "stage": 50})
+    with progress.stage("before"):
+        pass
+    with progress.stage("stage"):
+        inner = Progress(4, verbose=0)
+        for at in range(3):
+            inner.step(f"step {at}")
+        inner.close()
+        assert frames(shown())[-1]["text"].strip() == "stage: step 2" and percents(shown())[-1] in (87, 88)
+    progress.close()
+    Progress(4, verbose=0).step("nobody looks")
+    assert "nobody" not in shown() and percents(shown())[-1] == 100
+
+
 def test_long_names_do_not_push_the_bar_aside(shown):
     progress = Progress({"stage": 1})
     with progress.stage("stage"):
@@ -109,6 +124,7 @@ def test_long_names_do_not_push_the_bar_aside(shown):
         Recipe(quantize=None, prune=Prune(sparsity=0.5, method="uniform")),
         Recipe(quantize=None, prune=Prune(sparsity=0.2, method="channel")),
         Recipe(quantize=Quantize(activation_bits=4)),
+        Recipe(recover=Recover(images=4)),
     ],
     ids=str,
 )

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tfdatafree.errors import ExportError, LoadError, MissingPackageError, TfdatafreeError, UnsupportedModelError
-from tfdatafree.recipe import PRESETS, Generate, Prune, Quantize, Recipe, Search
+from tfdatafree.recipe import PRESETS, Generate, Prune, Quantize, Recipe, Recover, Search
 from tfdatafree.rules import Rule
 
 __version__ = "0.1.0"
@@ -25,6 +25,7 @@ __all__ = [
     "Prune",
     "Quantize",
     "Recipe",
+    "Recover",
     "Rule",
     "Search",
     "TfdatafreeError",

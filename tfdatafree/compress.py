@@ -1,7 +1,7 @@
 """compress(): a trained Keras model in, a verified integer TFLite file out, without data.
 
     load -> separate -> fold BatchNorm -> generate inputs -> prune -> level, pass inputs on -> search bits -> round weights,
-         correct biases -> ranges -> export, verify -> report
+         correct biases -> ranges -> export, verify -> report (-> recover)
 
 The unfolded graph is kept beside the folded one: its BatchNorm statistics are the data.
 """
@@ -27,6 +27,7 @@ from tfdatafree.pruning import Pruned, prune
 from tfdatafree.quantization import input_ranges, quantize
 from tfdatafree.recipe import Recipe
 from tfdatafree.record import COMPARED_OUTPUTS, float_source, measured_on, pruning_of, report_of, targeted_on
+from tfdatafree.recovery import IMAGES_STAGE, LAYERS_STAGE, recover, require_recoverable
 from tfdatafree.rule_targets import apply_rules, rule_notes
 from tfdatafree.targets import Target
 from tfdatafree.visitors.fold_batchnorm import fold
@@ -45,6 +46,8 @@ _WORK = {
     "round weights, choose ranges": 50,
     "export and verify": 20,
     "export": 5,
+    IMAGES_STAGE: 400,
+    LAYERS_STAGE: 600,
 }
 
 
@@ -107,6 +110,8 @@ def compress(
     try:
         with progress.stage("load"):
             source, original = read(task)
+            if recipe.recover is not None:
+                require_recoverable(source, original, recipe.recover)
         with progress.stage("fold BatchNorm"):
             prepared = prepare(task, source, original)
             unfolded, teacher, found, rules = prepared.unfolded, prepared.teacher, prepared.found, prepared.rules
@@ -192,31 +197,37 @@ def compress(
             evidence = gather(built, observed.images, inputs)
             measured = measured_on(source, built.content, built.graph, built.grids, inputs)
             measured |= targeted_on(built.content, profile)
+        seconds = time.perf_counter() - started
+        grids = kernel_grids(built.graph, quantized.kernels, built.kernels)
+        said = rule_notes(rules, built.grids, built.graph.outputs, options.edge_dtype, built.kept_float.values())
+        notes |= built.notes | said
+        if options.one_step_per_channel(dense=True) != asked.quantize.one_step_per_channel(dense=True):
+            notes["dense layers"] = f"one weight step per tensor, as {profile.title} wants"
+        report = report_of(
+            source,
+            recipe,
+            found,
+            real.described,
+            built.content,
+            kept=kept,
+            notes=notes,
+            pruning=pruning_of(pruned, smaller),
+            call=task.call,
+            measured=measured,
+            seconds=seconds,
+            integers=(built, evidence),
+            policy=policy,
+        )
+        writing = writing.settled(built, quantized.kernels, grids)
+        compressed = Compressed(
+            built.content, asked, report, built.graph, built.grids, evidence, replay, grids, scales, writing
+        )
+        if recipe.recover is not None:
+            compressed = recover(compressed, task, recipe.recover, ends, progress)
+            compressed.report = dataclasses.replace(compressed.report, seconds=time.perf_counter() - started)
+        return compressed
     finally:
         progress.close()
-    seconds = time.perf_counter() - started
-    grids = kernel_grids(built.graph, quantized.kernels, built.kernels)
-    said = rule_notes(rules, built.grids, built.graph.outputs, options.edge_dtype, built.kept_float.values())
-    notes |= built.notes | said
-    if options.one_step_per_channel(dense=True) != asked.quantize.one_step_per_channel(dense=True):
-        notes["dense layers"] = f"one weight step per tensor, as {profile.title} wants"
-    report = report_of(
-        source,
-        recipe,
-        found,
-        real.described,
-        built.content,
-        kept=kept,
-        notes=notes,
-        pruning=pruning_of(pruned, smaller),
-        call=task.call,
-        measured=measured,
-        seconds=seconds,
-        integers=(built, evidence),
-        policy=policy,
-    )
-    writing = writing.settled(built, quantized.kernels, grids)
-    return Compressed(built.content, asked, report, built.graph, built.grids, evidence, replay, grids, scales, writing)
 
 
 def _expected_work(recipe: Recipe) -> dict[str, float]:
@@ -229,6 +240,8 @@ def _expected_work(recipe: Recipe) -> dict[str, float]:
         left_out.add("remove channels")
     if recipe.policy is None:
         left_out.add("search bits")
+    if recipe.recover is None:
+        left_out |= {IMAGES_STAGE, LAYERS_STAGE}
     if recipe.quantize is None:
         left_out |= {"round weights, choose ranges", "pass inputs through the layers"}
     return {stage: work for stage, work in _WORK.items() if stage not in left_out}

@@ -61,7 +61,8 @@ def diagnose(
     It takes about half as many runs of the network on `images` inputs as there are quantizers.
 
     Args:
-        model, recipe, input_range, input_shape, target, seed, unsafe_load: As for `compress`.
+        model, recipe, input_range, input_shape, target, seed, unsafe_load: As for `compress`. What is diagnosed is the network
+            before `recipe.recover`.
         representative_data: As for `compress`; the first `images` of them are measured on, too.
         images: Inputs to measure on.
         verbose: 0 hides the progress bar.

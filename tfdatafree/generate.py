@@ -172,7 +172,7 @@ def generate_images(
     graph = _read(model, image_size, unsafe_load)
     found = find_input_range(graph, seed) if input_range is None else check_input_range(input_range)
     ends = (found.low, found.high)
-    specs = _specs(graph, image_size)
+    specs = input_specs(graph, image_size)
     targets = None if targets is None else _checked_targets(targets, n)
     matcher = Matcher(
         graph,
@@ -230,8 +230,12 @@ def _sizes(image_size, rank: int) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
-def _specs(graph: Graph, image_size) -> list[TensorSpec]:
-    """Shape and type of each input to make."""
+def input_specs(graph: Graph, image_size: int | tuple[int, ...] | None) -> list[TensorSpec]:
+    """Shape and type of each input to make.
+
+    Raises:
+        UnsupportedModelError, ValueError: As for `generate_images`.
+    """
     specs = []
     for tensor in graph.inputs:
         spec = graph.specs[tensor]

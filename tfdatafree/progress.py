@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from absl import logging
 from tqdm import tqdm
 
-from tfdatafree.at_work import listening
+from tfdatafree.at_work import listening, report_layer
 
 # Characters for what is being done, so that the bar beside it stands still.
 _WIDTH = 44
@@ -63,7 +63,14 @@ class Progress:
         self._show(name, self._start + self._share)
 
     def step(self, text: str) -> None:
-        """Advances by one and shows `text`: for steps that are many and alike."""
+        """Advances by one and shows `text`: for steps that are many and alike.
+
+        A silent bar tells it to the stage around it, if there is one.
+        """
+        if self._bar.disable:
+            self._bar.n += 1
+            report_layer(text, self._bar.n / self._bar.total)
+            return
         self._bar.set_description_str(_fitted(text), refresh=False)
         self._bar.update()
 

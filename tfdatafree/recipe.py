@@ -254,6 +254,30 @@ class Search:
             raise ValueError(f"images is {self.images!r}; give a whole number of at least 1.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recover:
+    """What quantizing took, partly won back: the layers of the integer network are solved for the model's own outputs on
+    generated images (`generate_images`, then `feature_regression`). Worth trying at 4 bits; the model needs its BatchNorms.
+
+    Attributes:
+        images: Generated images, as varied as the training data by BatchNorm statistics; a quarter of them only judges.
+        image_size: Their height and width; None: the model's own. Smaller ones take less time and memory.
+        steps: Of training after the layers were solved. 0: none; they take most of the time and here bring little.
+    """
+
+    images: int = 128
+    image_size: int | None = None
+    steps: int = 0
+
+    def __post_init__(self):
+        for name, least in (("images", 2), ("image_size", 1), ("steps", 0)):
+            value = getattr(self, name)
+            if name == "image_size" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} is {value!r}; give a whole number of at least {least}.")
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -318,6 +342,7 @@ class Recipe:
         quantize: None leaves the file in float.
         policy: Bits layer by layer, found by a search; None gives every layer `quantize.weight_bits`.
         prune: None leaves every weight; zeros are exact zeros in the integer file, too.
+        recover: Layers of the integer network solved anew on generated images, once it is made; None leaves it as it is.
         float16: Store float weights as float16; only without `quantize`.
         equalize: Even out kernels across layers first, where that keeps the function (Nagel et al. 2019, section 4.1).
         equalize_power: Part of the way to equal kernels, above 0 and at most 1; less leaves activation ranges more alike.
@@ -339,6 +364,7 @@ class Recipe:
     quantize: Quantize | None = Quantize()
     policy: Search | None = None
     prune: Prune | None = None
+    recover: Recover | None = None
     float16: bool = False
     equalize: bool = False
     equalize_power: float = 1.0
@@ -357,6 +383,8 @@ class Recipe:
             raise ValueError("float16 is for float files; set quantize=None, or leave float16 out.")
         if self.policy is not None:
             self._check_policy()
+        if self.recover is not None:
+            self._check_recover()
         for name in ("float16", "equalize", "scale_outliers", "level_activations", "absorb_bias"):
             _choose(self, name, (True, False))
         _choose(self, "equalize_caps", CAPS)
@@ -370,6 +398,20 @@ class Recipe:
         if self.quantize.weight_bits != 8:
             raise ValueError(
                 f"weight_bits is {self.quantize.weight_bits}, but the policy chooses the bits of every layer; leave one out."
+            )
+
+    def _check_recover(self) -> None:
+        if not isinstance(self.recover, Recover):
+            raise ValueError(f"recover is {self.recover!r}; give its options, e.g. Recover(images=128).")
+        if self.quantize is None:
+            raise ValueError(
+                "recover works on integers, but quantize is None, so that everything stays in float; leave recover out, and "
+                "call feature_regression(compressed, model, images) for a float network."
+            )
+        if self.prune is not None and self.prune.method == "channel":
+            raise ValueError(
+                "recover compares layers channel by channel with the model's, but prune.method is 'channel', which takes "
+                "channels out; leave recover out, or choose another method."
             )
 
     def _check_rule(self, rule: Rule) -> None:
@@ -410,8 +452,8 @@ class Recipe:
         """The recipe that `to_dict` made these values of; or one that says only what is to be different.
 
         Args:
-            values: Options by name, those of `quantize`, `policy`, `prune` and `generate` in mappings of their own, rules in a
-                list. What is left out is as in the preset that "base" names; without "base", as in Recipe().
+            values: Options by name, those of `quantize`, `policy`, `prune`, `recover` and `generate` in mappings of their own,
+                rules in a list. What is left out is as in the preset that "base" names; without "base", as in Recipe().
 
         Raises:
             ValueError: An option is unknown (names the nearest) or has a wrong value.
@@ -419,7 +461,7 @@ class Recipe:
         values = dict(_mapping("the recipe", values))
         base = get_recipe(values.pop("base")) if "base" in values else cls()
         _known("the recipe", values, cls, also=("base",))
-        for name, section in (("quantize", Quantize), ("policy", Search), ("prune", Prune), ("generate", Generate)):
+        for name, section in _SECTIONS.items():
             if values.get(name) is not None:
                 values[name] = _section(name, section, getattr(base, name), values[name])
             elif name == "generate" and name in values:
@@ -431,6 +473,8 @@ class Recipe:
             values["name"] = "custom"
         return dataclasses.replace(base, **values)
 
+
+_SECTIONS = {"quantize": Quantize, "policy": Search, "prune": Prune, "recover": Recover, "generate": Generate}
 
 PRESETS: dict[str, Recipe] = {
     recipe.name: recipe

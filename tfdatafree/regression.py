@@ -107,7 +107,7 @@ def feature_regression(
             student stays zero, but for integer kernels of a `Compressed` that was not pruned; {}: nothing does.
         grids: Layer name -> grid that its kernel is kept on. None: those of a `Compressed` (its `weight_grids`), whose steps
             may change, as `Recovered.compressed.weight_grids` tells; {}: none.
-        steps: Of Adam (per block in block-wise mode).
+        steps: Of Adam (per block in block-wise mode). 0: none; layers are solved only, in a small part of the time.
         learning_rate: The first step's length as a part of the rms of what it changes, times the discrepancy that there is
             at the start; cosine decay to 0.
         batch_size: Images per step; None: 32, or as many as memory allows.
@@ -188,7 +188,7 @@ def feature_regression(
     kept |= {key: "called in several blocks" for key in sorted(untrained) if moved.layers[key].weights}
     untrained |= gridless
     kept |= dict.fromkeys(sorted(gridless), "its kernel's steps do not run along a single axis")
-    progress = Progress(steps * len(blocks), verbose)
+    progress = Progress(steps * len(blocks), verbose if steps else 0)
     losses: list[float] = []
 
     def on_step(loss: float) -> None:
@@ -223,7 +223,8 @@ def feature_regression(
         after, steps_taken = min(after, before), dict.fromkeys(steps_taken, 0)
     compressed = None
     if written:
-        note = f"trained on {len(inputs[0])} images: Output Discrepancy {before:.4g} -> {after:.4g} on those held out"
+        how = "trained" if steps else "solved"
+        note = f"{how} on {len(inputs[0])} images: Output Discrepancy {before:.4g} -> {after:.4g} on those held out"
         try:
             weights = _rebuilt(student._graph, best)
             compressed = rewrite(

@@ -64,10 +64,10 @@ class Regression:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch_size"):
+        for name, least in (("steps", 0), ("batch_size", 1)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; give a whole number of at least 1.")
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} is {value!r}; give a whole number of at least {least}.")
         if not 0 < self.learning_rate <= 1:
             raise ValueError(f"learning_rate is {self.learning_rate!r}; give a part of the way to go, e.g. 0.2.")
 
@@ -134,7 +134,7 @@ def regress(
         on_step: Called with the loss before each step.
     """
     pairs, _ = feature_pairs(student, teacher)
-    if not pairs:
+    if not pairs or not options.steps:
         return student, 0
     trainer = _Trainer(student, teacher, list(pairs.values()), images, options, masks, grids, trained)
     random = np.random.default_rng(options.seed)
