@@ -190,7 +190,7 @@ def test_wrong_options_are_told(options, message):
 def test_recipes_that_cannot_be_recovered_are_told(options, message):
     with pytest.raises(ValueError, match=message):
         Recipe(recover=Recover(), **options)
-    with pytest.raises(ValueError, match=r"recover is 128; give its options, e.g. Recover\(images=128\)"):
+    with pytest.raises(ValueError, match=r"recover is 128; give its options, e.g. Recover\(images=256\)"):
         Recipe(recover=128)
 
 

@@ -265,7 +265,7 @@ class Recover:
         steps: Of training after the layers were solved. 0: none; they take most of the time and here bring little.
     """
 
-    images: int = 128
+    images: int = 256
     image_size: int | None = None
     steps: int = 0
 
@@ -402,7 +402,7 @@ class Recipe:
 
     def _check_recover(self) -> None:
         if not isinstance(self.recover, Recover):
-            raise ValueError(f"recover is {self.recover!r}; give its options, e.g. Recover(images=128).")
+            raise ValueError(f"recover is {self.recover!r}; give its options, e.g. Recover(images=256).")
         if self.quantize is None:
             raise ValueError(
                 "recover works on integers, but quantize is None, so that everything stays in float; leave recover out, and "

@@ -42,7 +42,7 @@ def _define(options: Flags) -> None:
     options.add(
         "recover",
         None,
-        "Solve the integer network's layers anew on this many generated images, e.g. 128: can win back accuracy at 4 bits, "
+        "Solve the integer network's layers anew on this many generated images, e.g. 256: can win back accuracy at 4 bits, "
         "takes far longer.",
         meta="N",
     )
@@ -109,11 +109,11 @@ def _search(size: str | None) -> Search | None:
 
 def _recovering(recipe: Recipe, images: str | None) -> Recipe:
     """`recipe` with what --recover asks for; its other options of recovery stay."""
-    counts = numbers("recover", images, int, "128")
+    counts = numbers("recover", images, int, "256")
     if counts is None:
         return recipe
     if len(counts) != 1:
-        raise ValueError(f"recover is {images!r}; give one number of images, e.g. --recover=128.")
+        raise ValueError(f"recover is {images!r}; give one number of images, e.g. --recover=256.")
     return dataclasses.replace(recipe, recover=dataclasses.replace(recipe.recover or Recover(), images=counts[0]))
 
 
