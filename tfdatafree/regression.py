@@ -215,12 +215,16 @@ def feature_regression(
                 sides = _passed_on(sides, trained, target, options.batch_size)
     finally:
         progress.close()
-    before = _discrepancy(begin, reference, judge)
-    tried = [(taken, settled), (started, settled), (moved, grids)]
-    after, at = min((_discrepancy(graph, reference, judge), at) for at, (graph, _) in enumerate(tried))
+    wanted = _outputs(reference, judge)
+    before = _discrepancy(begin, wanted, judge)
+    tried = [(taken, settled)] if any(steps_taken.values()) else []
+    tried += [(started, settled)] if solve else []
+    tried += [(moved, grids)]
+    after, at = min((_discrepancy(graph, wanted, judge), at) for at, (graph, _) in enumerate(tried))
     best, on = tried[at] if after <= before else (begin, grids)
-    if at > 0 or after > before:
-        after, steps_taken = min(after, before), dict.fromkeys(steps_taken, 0)
+    after = min(after, before)
+    if best is not taken:
+        steps_taken = dict.fromkeys(steps_taken, 0)
     compressed = None
     if written:
         how = "trained" if steps else "solved"
@@ -283,10 +287,9 @@ def _batch_size(graph: Graph) -> int:
     return int(min(_MOST_PER_BATCH, max(1, _BATCH_BYTES // (4 * elements))))
 
 
-def _discrepancy(graph: Graph, reference: Graph, inputs: list[np.ndarray]) -> float:
-    """Output Discrepancy, mean over the outputs; inf where the student's outputs are not finite."""
-    found, wanted = (_outputs(side, inputs) for side in (graph, reference))
-    distances = [output_discrepancy(a, b) for a, b in zip(found, wanted, strict=True)]
+def _discrepancy(graph: Graph, wanted: list[np.ndarray], inputs: list[np.ndarray]) -> float:
+    """Output Discrepancy to `wanted`, mean over the outputs; inf where the student's outputs are not finite."""
+    distances = [output_discrepancy(a, b) for a, b in zip(_outputs(graph, inputs), wanted, strict=True)]
     return float(np.mean(distances)) if np.isfinite(distances).all() else np.inf
 
 
