@@ -52,14 +52,14 @@ def number_of_batches(graph: Graph, n: int) -> int:
     return -(-n // batch_size(graph))
 
 
-def normalized_batch_size(graph: Graph) -> int:
-    """The most inputs that one `normalized_walk` takes."""
-    return max(_FEWEST_NORMALIZED, _NORMALIZED_BYTES // _largest_activation(graph))
+def normalized_batch_size(graph: Graph, largest: int = _NORMALIZED_BYTES) -> int:
+    """The most inputs that one `normalized_walk` takes: so many that no activation of theirs takes more than `largest` bytes."""
+    return max(_FEWEST_NORMALIZED, largest // _largest_activation(graph))
 
 
 def one_batch(graph: Graph, inputs: Sequence[np.ndarray], largest: int = _NORMALIZED_BYTES) -> list[tf.Tensor]:
     """The inputs as one batch, fewer of them where its largest activation would take more than `largest` bytes."""
-    count = max(_FEWEST_NORMALIZED, largest // _largest_activation(graph))
+    count = normalized_batch_size(graph, largest)
     return [tf.convert_to_tensor(array[:count]) for array in inputs]
 
 
