@@ -344,7 +344,9 @@ def _again(report: Report, recipe: Recipe) -> str:
     command = command_text(recipe, report.call)
     parts = ["<h3>Python</h3>", _code(python_text(recipe, report.call)), "<h3>Command line</h3>"]
     if report.call.get("recovered"):
-        parts.append('<p class="hint">Recovery has no command; use Python for this one.</p>')
+        parts.append(
+            '<p class="hint">The command line recovers with images of its own (--recover); use Python for this one.</p>'
+        )
     elif command is None:
         parts.append('<p class="hint">The command line takes inputs that lie in files; use Python for this one.</p>')
     else:
