@@ -84,7 +84,7 @@ def build_integer_file(
     Raises:
         ExportError: The file would not be what was decided; names the tensor.
     """
-    float_model, file, spec = _decided(graph, kernels, ranges, inputs, options, rules, input_grid, inner or {})
+    float_model, file, spec = _decided(graph, kernels, ranges, inputs, options, rules, input_grid, inner)
     layers_of = float_model.layer_of
     exempt = _exempt(graph, float_model, file, layers_of)
 
