@@ -138,6 +138,13 @@ def test_what_went_wrong_beside_a_layer_is_made_good_in_the_sum(monkeypatch):
     assert with_it < 0.7 * off_when_solved() and with_it < 0.5 * off(student)
 
 
+def test_a_layer_is_solved_for_its_sum_with_the_input_itself():
+    y = L.Conv2D(3, 1, name="a")(x := image())
+    teacher = randomized(keras.Model(x, head(L.Add(name="add")([x, L.Conv2D(3, 1, name="c")(y)]))))
+    found, _ = solved(changed(teacher, pruned), teacher)
+    assert far(found, teacher) < 0.9 * output_discrepancy(changed(teacher, pruned), teacher, OTHER)
+
+
 def test_patches_times_kernel_are_the_outputs_at_their_places():
     for name in ("plain", "depthwise"):
         graph = separate(Graph.from_keras(build(name)))

@@ -12,9 +12,9 @@ are those of `second_order.refit` for M, and a kernel on a grid is M rounded wit
 
 so that each output's mean is the teacher's on these inputs; where a BatchNorm follows, its mean is what moves. Where the
 output is added to another tensor, t is the teacher's sum less that tensor as it is now: so the last layer of a residual block
-makes good what went wrong beside it. Grids may get new steps, too (`descent.py`). h keeps the
-weights from learning the few generated images by heart: directions in which these hardly vary stay as they were. Where
-about as many patches as inputs were seen, a kernel on a grid keeps its weights, and only its bias is solved for.
+makes good what went wrong beside it. Grids may get new steps, too (`descent.py`). h keeps the weights from learning the few
+generated images by heart: directions in which these hardly vary stay as they were. Where about as many patches as inputs were
+seen, a kernel on a grid keeps its weights, and only its bias is solved for.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ _PATCHES, _PER_INPUT = 2**14, 16
 # Kernels on grids with fewer different patches than this many times their inputs keep their weights: rounding decides
 # about all directions, also those that were not seen.
 _FEWEST_PER_INPUT = 2
-# h where a kernel is rounded to M, of which the full h has already kept what few images cannot tell.
+# Damping where a kernel is rounded to M; the full one has already kept M near W where few images tell nothing.
 _ROUNDING_DAMPING = 0.3
 # Values of patches that are in memory at once.
 _MOST_VALUES = 2**24
