@@ -25,7 +25,7 @@ from tfdatafree.linear import kernel_of, layout_of
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.optimizers import feature_regression as core
 from tfdatafree.optimizers.reestimate_batchnorm import reestimate_batchnorm
-from tfdatafree.regression import _blocks
+from tfdatafree.visitors.cut import cut_into_blocks
 from tfdatafree.visitors.fold_batchnorm import is_batchnorm
 from tfdatafree.visitors.separate import separate
 
@@ -279,7 +279,7 @@ def test_folded_students_are_compared_behind_the_batchnorm():
 def test_blocks_end_where_one_tensor_passes_on():
     graph = separate(Graph.from_keras(build("branch_add")))
     pairs, _ = core.feature_pairs(graph, graph)
-    blocks = _blocks(graph, graph, pairs)
+    blocks = cut_into_blocks(graph, graph, pairs)
     assert [[node.name for node in part.nodes] for part, _ in blocks] == [
         ["a_conv", "a_bn"],
         ["a_relu", "b_conv", "b_bn", "b_relu", "c_conv", "c_bn", "add"],

@@ -28,6 +28,7 @@ from tfdatafree.demo import MODEL_PATH
 from tfdatafree.page.reproduce import python_text
 from tfdatafree.progress import Progress
 from tfdatafree.recipe_file import read_recipe, recipe_text
+from tfdatafree.regression_problem import Judge
 
 SEED = 3
 W4 = Recipe(
@@ -98,14 +99,13 @@ def test_the_model_stays_and_the_report_counts_the_time_for_images(monkeypatch):
 
 
 def test_where_nothing_is_better_the_student_comes_back(monkeypatch):
-    regression = recovery.feature_regression.__globals__
-    real, calls = regression["_discrepancy"], []
+    real, calls = Judge.discrepancy, []
 
     def ever_worse(*given):
         calls.append(real(*given))
         return float(len(calls)) if len(calls) > 1 else 0.5  # the first is the student's
 
-    monkeypatch.setitem(regression, "_discrepancy", ever_worse)
+    monkeypatch.setattr(Judge, "discrepancy", ever_worse)
     found, student = compressed(SMALL), compressed(dataclasses.replace(SMALL, recover=None))
     assert len(calls) > 1 and found.tflite == student.tflite
     assert "0.5 -> 0.5" in found.report.notes["feature regression"]
