@@ -172,3 +172,20 @@ def test_solving_alone_is_taken_where_training_brings_nothing():
         for solve in (True, False)
     )
     assert with_it.after < without.after
+
+
+@pytest.mark.parametrize("value", [0.0, 14.797539, -3e4])
+def test_a_layer_that_reads_constants_gives_the_teachers_means(value):
+    inputs = image()
+    x = L.Conv2D(
+        5, 3, padding="valid", kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(value)
+    )(inputs)
+    teacher = keras.Model(inputs, head(L.Conv2D(40, 1, name="reads_constants")(x)))
+    student = changed(teacher, lambda values: np.where(values > 0, values, 0).astype(np.float32))
+    found = solved(student, teacher)[0].to_keras()
+    a, b = (
+        keras.Model(m.inputs, m.get_layer("reads_constants").output).predict(IMAGES, verbose=0)
+        for m in (found, teacher)
+    )
+    assert np.isfinite(a).all()
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())

@@ -280,7 +280,7 @@ def _observe(
         patches, places = draw_patches(x, layer, random, at_once)
         target = (wanted[places] - shift) / scale
         if origin is None:  # sums around a value near the mean keep their digits
-            origin = (patches.mean(axis=0), target.mean(axis=0)) if centred else (0.0, 0.0)
+            origin = tuple(a.mean(axis=0, dtype=np.float64) for a in (patches, target)) if centred else (0.0, 0.0)
         rows = np.swapaxes(patches - origin[0], 0, 1).astype(np.float32)
         columns = (target - origin[1]).astype(np.float32)
         by_rows = np.swapaxes(columns.reshape(len(columns), groups, -1), 0, 1)
