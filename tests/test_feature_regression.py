@@ -126,6 +126,14 @@ def test_the_seed_decides_everything():
     assert any(not np.array_equal(a, b) for a, b in zip(first.get_weights(), other.get_weights(), strict=True))
 
 
+@pytest.mark.parametrize("name", ["batchnorm_preactivation", "batchnorm_at_the_input"])
+def test_batchnorms_alone_are_compared_with_what_folding_made_of_them(name):
+    teacher = build(name)
+    images = procedural_images(48, teacher.input_shape[1:], -1, 1, seed=3)
+    student = compress(teacher, Recipe(quantize=Quantize(weight_bits=4)), input_range=(-1, 1), verbose=0)
+    assert not regressed(student, teacher, images, steps=0).kept
+
+
 # Masks and grids --------------------------------------------------------------------------------------------------------
 
 

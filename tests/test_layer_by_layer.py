@@ -189,3 +189,20 @@ def test_a_layer_that_reads_constants_gives_the_teachers_means(value):
     )
     assert np.isfinite(a).all()
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+def test_where_all_places_are_looked_at_nothing_is_drawn():
+    teacher = build("branch_add")
+    student = changed(teacher, pruned)
+    first, other = (solved(student, teacher, seed=seed)[0] for seed in (0, 1))
+    for key, layer in first.layers.items():
+        for a, b in zip(layer.weights, other.layers[key].weights, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("most", [7, 100, 10**9])
+def test_all_places_are_looked_at_once_whatever_the_parts(most, monkeypatch):
+    monkeypatch.setattr(layer_by_layer, "_MOST_VALUES", most)
+    parts = list(layer_by_layer._places((3, 4, 5), 1, 9, np.random.default_rng(0)))
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), np.indices((3, 4, 5)).reshape(3, -1))
+    assert len(parts) == -(-60 // max(1, most // 9))

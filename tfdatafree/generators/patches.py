@@ -47,33 +47,51 @@ def sample_patches(
 def draw_patches(
     x: np.ndarray, layer: Layer, random: np.random.Generator, count: int
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """`count` random patches of `x` as the kernel of a dense, ordinary, grouped or depthwise layer meets them.
+    """(`count` random patches of `x` as in `patches_at`, their places)."""
+    places = tuple(random.integers(size, size=count) for size in _places_of(x, layer))
+    return patches_at(x, layer, places), places
+
+
+def patches_at(x: np.ndarray, layer: Layer, places: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Patches of `x` as the kernel of a dense, ordinary, grouped or depthwise layer meets them.
+
+    Args:
+        x: Input of the layer, (n, *spatial, channels).
+        places: One array of indices (count,) for each axis of the layer's output but the last: output[places] is what comes
+            of the patches.
 
     Returns:
-        (patches (count, groups, inputs per group) ordered as in `linear.output_last`, where: one array of indices
-        (count,) for each axis of the layer's output but the last, so that output[where] is what comes of them).
+        (count, groups, inputs per group), ordered as in `linear.output_last`.
     """
     layout, operation = layout_of(layer), layer.operation
-    channels = x.shape[-1]
     if layout.kind == "dense":
-        where = tuple(random.integers(size, size=count) for size in x.shape[:-1])
-        return x[where][:, None, :], where
+        return x[places][:, None, :]
+    count, channels = len(places[0]), x.shape[-1]
     groups = channels if layout.kind == "depthwise" else getattr(operation, "groups", 1)
-    places = [random.integers(len(x), size=count)]
     index: list[np.ndarray] = [places[0].reshape(count, *[1] * layout.rank)]
     inside = np.ones((count, *[1] * layout.rank), bool)
     for axis in range(layout.rank):
         size, kernel = x.shape[1 + axis], operation.kernel_size[axis]
         stride, dilation = operation.strides[axis], operation.dilation_rate[axis]
-        outputs, before = _placement(size, kernel, stride, dilation, operation.padding)
-        places.append(random.integers(outputs, size=count))
-        at = (places[-1] * stride - before)[:, None] + np.arange(kernel) * dilation
+        _, before = _placement(size, kernel, stride, dilation, operation.padding)
+        at = (places[1 + axis] * stride - before)[:, None] + np.arange(kernel) * dilation
         shape = [count] + [kernel if other == axis else 1 for other in range(layout.rank)]
         inside = inside & ((at >= 0) & (at < size)).reshape(shape)
         index.append(np.clip(at, 0, size - 1).reshape(shape))
     patches = x[tuple(index)] * inside[..., None]
     grouped = patches.reshape(count, -1, groups, channels // groups)
-    return np.swapaxes(grouped, 1, 2).reshape(count, groups, -1), tuple(places)
+    return np.swapaxes(grouped, 1, 2).reshape(count, groups, -1)
+
+
+def _places_of(x: np.ndarray, layer: Layer) -> tuple[int, ...]:
+    """Sizes of the axes of the layer's output but the last."""
+    layout, operation = layout_of(layer), layer.operation
+    if layout.kind == "dense":
+        return x.shape[:-1]
+    settings = zip(
+        x.shape[1:-1], operation.kernel_size, operation.strides, operation.dilation_rate, strict=True
+    )  # fmt: skip
+    return (len(x), *(_placement(*setting, operation.padding)[0] for setting in settings))
 
 
 def _placement(size: int, kernel: int, stride: int, dilation: int, padding: str) -> tuple[int, int]:

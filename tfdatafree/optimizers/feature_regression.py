@@ -95,9 +95,13 @@ def feature_tensors(graph: Graph) -> dict[str, str]:
 
 
 def feature_pairs(student: Graph, teacher: Graph) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
-    """({layer node: (its feature in the student, in the teacher)}, {layer node: why it has no counterpart})."""
+    """({layer node: (its feature in the student, in the teacher)}, {layer node: why it has no counterpart}).
+
+    A BatchNorm behind no convolution is, folded, a layer with a kernel; its counterpart is the BatchNorm.
+    """
     pairs, kept = {}, {}
-    wanted = feature_tensors(teacher)
+    alone = {node.name: node.output for node in teacher.nodes if is_batchnorm(teacher.layer_of(node))}
+    wanted = alone | feature_tensors(teacher)
     for name, tensor in feature_tensors(student).items():
         if name not in wanted:
             kept[name] = "the teacher has no layer of this name"

@@ -19,14 +19,14 @@ seen, a kernel on a grid keeps its weights, and only its bias is solved for.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from scipy import linalg
 
-from tfdatafree.generators.patches import draw_patches, with_doubt
+from tfdatafree.generators.patches import patches_at, with_doubt
 from tfdatafree.graph import Graph, Layer, Node
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, output_last, with_kernel
 from tfdatafree.numerics.affine import Quantizer, weight_quantizer
@@ -269,34 +269,48 @@ def _observe(
     centred: bool,
 ) -> _Seen:
     scale, shift = scale_and_shift
-    first, _ = draw_patches(x, layer, random, 1)
-    groups, inputs = first.shape[1:]
-    count = max(_PATCHES, _PER_INPUT * inputs) if groups == 1 else _PATCHES
-    at_once = max(1, min(count, _MOST_VALUES // (groups * inputs)))
-    parts = -(-count // at_once) if groups == 1 else 1
+    shape = wanted.shape[:-1]
+    groups, inputs = patches_at(x, layer, tuple(np.zeros((len(shape), 1), np.intp))).shape[1:]
     origin: tuple | None = None
     sums: list[Any] = [0.0] * 4
-    for _ in range(parts):
-        patches, places = draw_patches(x, layer, random, at_once)
-        target = (wanted[places] - shift) / scale
+    count = 0
+    for places in _places(shape, groups, inputs, random):
+        patches, target = patches_at(x, layer, places), (wanted[places] - shift) / scale
         if origin is None:  # sums around a value near the mean keep their digits
             origin = tuple(a.mean(axis=0, dtype=np.float64) for a in (patches, target)) if centred else (0.0, 0.0)
         rows = np.swapaxes(patches - origin[0], 0, 1).astype(np.float32)
         columns = (target - origin[1]).astype(np.float32)
         by_rows = np.swapaxes(columns.reshape(len(columns), groups, -1), 0, 1)
         terms = (
-            rows.mean(axis=1, dtype=np.float64),
-            np.swapaxes(rows, 1, 2) @ rows / at_once,
-            np.swapaxes(rows, 1, 2) @ by_rows / at_once,
-            columns.mean(axis=0, dtype=np.float64),
+            rows.sum(axis=1, dtype=np.float64),
+            np.swapaxes(rows, 1, 2) @ rows,
+            np.swapaxes(rows, 1, 2) @ by_rows,
+            columns.sum(axis=0, dtype=np.float64),
         )
-        sums = [total + term / parts for total, term in zip(sums, terms, strict=True)]
-    mean, covariance, cross, wanted_mean = sums
+        sums, count = [total + term for total, term in zip(sums, terms, strict=True)], count + len(columns)
+    mean, covariance, cross, wanted_mean = (total / count for total in sums)
     if centred:
         covariance = covariance - mean[:, :, None] * mean[:, None, :]
         cross = cross - mean[:, :, None] * wanted_mean.reshape(groups, 1, -1)
-    different = min(at_once * parts, math.prod(wanted.shape[:-1]))
+    different = min(count, math.prod(shape))
     return _Seen(mean + origin[0], covariance, cross, wanted_mean + origin[1], different)
+
+
+def _places(
+    shape: tuple[int, ...], groups: int, inputs: int, random: np.random.Generator
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Places of a layer's output to look at: all of them, or as many random ones as are enough, in parts."""
+    total = math.prod(shape)
+    enough = max(_PATCHES, _PER_INPUT * inputs) if groups == 1 else _PATCHES
+    at_once = max(1, _MOST_VALUES // (groups * inputs))
+    if total <= enough:
+        for at in range(0, total, at_once):
+            yield np.unravel_index(np.arange(at, min(at + at_once, total)), shape)
+    else:
+        # Kernels of many groups are small, and one part tells what their few inputs do.
+        at_once = min(enough, at_once)
+        for _ in range(-(-enough // at_once) if groups == 1 else 1):
+            yield tuple(random.integers(size, size=at_once) for size in shape)
 
 
 def _solve(h: np.ndarray, right: np.ndarray) -> np.ndarray:
