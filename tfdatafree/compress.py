@@ -1,9 +1,6 @@
 """compress(): a trained Keras model in, a verified integer TFLite file out, without data.
 
-    load -> separate -> fold BatchNorm -> generate inputs -> prune -> level, pass inputs on -> search bits -> round weights,
-         correct biases -> ranges -> export, verify -> report (-> recover)
-
-The unfolded graph is kept beside the folded one: its BatchNorm statistics are the data.
+pipeline.py: model -> pruned -> quantized network; here: -> export, verify -> report (-> recover)
 """
 
 import dataclasses
@@ -14,41 +11,24 @@ from typing import Any
 
 import keras
 
-from tfdatafree.bit_search import packed_unless_told, require_size, search_bits, with_policy
+from tfdatafree.bit_search import require_size
 from tfdatafree.compressed import Compressed
 from tfdatafree.evidence import Evidence, gather, shown_inputs
 from tfdatafree.export.float_model import float_file
 from tfdatafree.optimizers.rounding import kernel_grids
-from tfdatafree.preconditioning import moved_by_caps, moved_results
-from tfdatafree.preparation import inputs_for, level, make_task, means_for, observe_for, prepare, read
+from tfdatafree.pipeline import PrunedNetwork, QuantizedNetwork, expected_work, pruned_network, quantized_network
+from tfdatafree.preparation import Task, make_task
 from tfdatafree.progress import Progress
-from tfdatafree.prune_channels import prune_channels
-from tfdatafree.pruning import Pruned, prune
-from tfdatafree.quantization import input_ranges, quantize
 from tfdatafree.recipe import Recipe
 from tfdatafree.record import COMPARED_OUTPUTS, float_source, measured_on, pruning_of, report_of, targeted_on
-from tfdatafree.recovery import IMAGES_STAGE, LAYERS_STAGE, recover, require_recoverable
-from tfdatafree.rule_targets import apply_rules, rule_notes
+from tfdatafree.recovery import IMAGES_STAGE, LAYERS_STAGE, recover
+from tfdatafree.rule_targets import rule_notes
 from tfdatafree.targets import Target
-from tfdatafree.visitors.fold_batchnorm import fold
-from tfdatafree.visitors.fold_scales import fold_scales
 from tfdatafree.writing import Writing
 
-# Stages in their order, and what they take of the time of a middling network.
-_WORK = {
-    "load": 3,
-    "fold BatchNorm": 1,
-    "generate inputs": 1,
-    "remove channels": 30,
-    "prune": 150,
-    "pass inputs through the layers": 20,
-    "search bits": 100,
-    "round weights, choose ranges": 50,
-    "export and verify": 20,
-    "export": 5,
-    IMAGES_STAGE: 400,
-    LAYERS_STAGE: 600,
-}
+# Stages behind those of the pipeline, and what they take of the time of a middling network.
+_FILE_STAGE, _FLOAT_FILE_STAGE = "export and verify", "export"
+_WORK = {_FILE_STAGE: 20, _FLOAT_FILE_STAGE: 5, IMAGES_STAGE: 400, LAYERS_STAGE: 600}
 
 
 def compress(
@@ -105,125 +85,15 @@ def compress(
         seed=seed,
         unsafe_load=unsafe_load,
     )
-    asked, recipe, profile = task.asked, task.recipe, task.target
-    progress = Progress(_expected_work(recipe), verbose)
+    progress = Progress(_expected_work(task.recipe), verbose)
     try:
-        with progress.stage("load"):
-            source, original = read(task)
-            if recipe.recover is not None:
-                require_recoverable(source, original, recipe.recover)
-        with progress.stage("fold BatchNorm"):
-            prepared = prepare(task, source, original)
-            unfolded, teacher, found, rules = prepared.unfolded, prepared.teacher, prepared.found, prepared.rules
-            ends, kept, notes = (found.low, found.high), prepared.kept, prepared.notes
-        with progress.stage("generate inputs"):
-            real = inputs_for(task, prepared)
-            inputs = real.arrays
-        if prepared.moving:
-            notes[source.name] = moved_by_caps(original, teacher, inputs, prepared.moving)
-        smaller, zeros = None, recipe.prune
-        if recipe.prune is not None and recipe.prune.method == "channel":
-            with progress.stage("remove channels"):
-                smaller, zeros = prune_channels(unfolded, recipe.prune, input_range=ends, seed=seed), None
-                whole, unfolded = teacher, smaller.graph
-                teacher = fold_scales(fold(unfolded)[0])
-                notes["channels removed"] = moved_results(whole, teacher, inputs)
-            kept |= smaller.kept
-        pruned = Pruned(teacher, {}, "none", {}, {})
-        if zeros is not None:
-            with progress.stage("prune"):
-                pruned = prune(
-                    teacher,
-                    unfolded,
-                    zeros,
-                    input_range=ends,
-                    means=means_for(task, unfolded, inputs),
-                    seed=seed,
-                    fixed=rules.setting("sparsity"),
-                )
-            kept |= pruned.kept
-        if recipe.quantize is None:
-            with progress.stage("export"):
-                content = float_file(pruned.graph, [array[:1] for array in inputs], float16=recipe.float16)
-            evidence = Evidence(inputs=shown_inputs(source.inputs, inputs))
-            measured = measured_on(source, content, pruned.graph, {}, inputs) | targeted_on(content, profile)
-            report = report_of(
-                source,
-                recipe,
-                found,
-                float_source(recipe),
-                content,
-                kept=kept,
-                notes=notes | rule_notes(rules),
-                pruning=pruning_of(pruned, smaller),
-                call=task.call,
-                measured=measured,
-                seconds=time.perf_counter() - started,
-            )
-            scales = prepared.scales
-            return Compressed(content, asked, report, pruned.graph, {}, evidence, channel_scales=scales)
-        with progress.stage("pass inputs through the layers"):
-            unfolded, teacher, student, scales = level(task, prepared, unfolded, teacher, pruned.graph)
-            pruned = dataclasses.replace(pruned, graph=student)
-            observed = observe_for(task, unfolded, teacher, inputs)
-        options = recipe.quantize
-        policy, replay = None, asked
-        if recipe.policy is not None:
-            options = packed_unless_told(options)
-            with progress.stage("search bits"):
-                policy = search_bits(pruned.graph, pruned.masks, observed, inputs, options, recipe.policy, rules)
-                replay = with_policy(asked, policy, rules, pruned.graph, int4=options.int4)
-                rules = apply_rules(replay.rules, source, teacher)
-        with progress.stage("round weights, choose ranges"):
-            given = input_ranges(teacher, found, observed, options, not real.in_range)
-            quantized = quantize(
-                pruned.graph, unfolded, pruned.masks, observed, inputs, given, options, executor, rules
-            )
-            kept |= quantized.kept
-        with progress.stage("export and verify"):
-            writing = Writing(
-                teacher=teacher,
-                ranges=quantized.ranges,
-                options=options,
-                rules=rules,
-                target=profile,
-                input_range=ends,
-                seed=seed,
-                given=None if representative_data is None else [array[:COMPARED_OUTPUTS] for array in inputs],
-            )
-            built = writing.write(quantized.graph, quantized.kernels, inputs)
-            if policy is not None and options.int4:
-                require_size(built.content, policy)
-            evidence = gather(built, observed.images, inputs)
-            measured = measured_on(source, built.content, built.graph, built.grids, inputs)
-            measured |= targeted_on(built.content, profile)
-        seconds = time.perf_counter() - started
-        grids = kernel_grids(built.graph, quantized.kernels, built.kernels)
-        said = rule_notes(rules, built.grids, built.graph.outputs, options.edge_dtype, built.kept_float.values())
-        notes |= built.notes | said
-        if options.one_step_per_channel(dense=True) != asked.quantize.one_step_per_channel(dense=True):
-            notes["dense layers"] = f"one weight step per tensor, as {profile.title} wants"
-        report = report_of(
-            source,
-            recipe,
-            found,
-            real.described,
-            built.content,
-            kept=kept,
-            notes=notes,
-            pruning=pruning_of(pruned, smaller),
-            call=task.call,
-            measured=measured,
-            seconds=seconds,
-            integers=(built, evidence),
-            policy=policy,
-        )
-        writing = writing.settled(built, quantized.kernels, grids)
-        compressed = Compressed(
-            built.content, asked, report, built.graph, built.grids, evidence, replay, grids, scales, writing
-        )
-        if recipe.recover is not None:
-            compressed = recover(compressed, task, recipe.recover, ends, progress)
+        network = pruned_network(task, progress)
+        if task.recipe.quantize is None:
+            return _of_floats(task, network, progress, started)
+        integers = quantized_network(task, network, progress, executor)
+        compressed = _of_integers(task, network, integers, progress, started)
+        if task.recipe.recover is not None:
+            compressed = recover(compressed, task, task.recipe.recover, network.ends, progress)
             compressed.report = dataclasses.replace(compressed.report, seconds=time.perf_counter() - started)
         return compressed
     finally:
@@ -232,16 +102,89 @@ def compress(
 
 def _expected_work(recipe: Recipe) -> dict[str, float]:
     """The stages that `recipe` takes, and how long each usually takes."""
-    channels = recipe.prune is not None and recipe.prune.method == "channel"
-    left_out = {"export" if recipe.quantize is not None else "export and verify"}
-    if recipe.prune is None or channels:
-        left_out.add("prune")
-    if not channels:
-        left_out.add("remove channels")
-    if recipe.policy is None:
-        left_out.add("search bits")
-    if recipe.recover is None:
-        left_out |= {IMAGES_STAGE, LAYERS_STAGE}
-    if recipe.quantize is None:
-        left_out |= {"round weights, choose ranges", "pass inputs through the layers"}
-    return {stage: work for stage, work in _WORK.items() if stage not in left_out}
+    stages = {_FLOAT_FILE_STAGE if recipe.quantize is None else _FILE_STAGE}
+    if recipe.recover is not None:
+        stages |= {IMAGES_STAGE, LAYERS_STAGE}
+    return expected_work(recipe) | {stage: work for stage, work in _WORK.items() if stage in stages}
+
+
+def _of_floats(task: Task, network: PrunedNetwork, progress: Progress, started: float) -> Compressed:
+    """The float file of a network that is not quantized."""
+    recipe, source, graph, inputs = task.recipe, network.source, network.pruned.graph, network.real.arrays
+    with progress.stage(_FLOAT_FILE_STAGE):
+        content = float_file(graph, [array[:1] for array in inputs], float16=recipe.float16)
+    evidence = Evidence(inputs=shown_inputs(source.inputs, inputs))
+    measured = measured_on(source, content, graph, {}, inputs) | targeted_on(content, task.target)
+    report = report_of(
+        source,
+        recipe,
+        network.prepared.found,
+        float_source(recipe),
+        content,
+        kept=network.kept,
+        notes=network.notes | rule_notes(network.prepared.rules),
+        pruning=pruning_of(network.pruned, network.smaller),
+        call=task.call,
+        measured=measured,
+        seconds=time.perf_counter() - started,
+    )
+    return Compressed(content, task.asked, report, graph, {}, evidence, channel_scales=network.prepared.scales)
+
+
+def _of_integers(
+    task: Task, network: PrunedNetwork, integers: QuantizedNetwork, progress: Progress, started: float
+) -> Compressed:
+    """The verified file of a quantized network."""
+    source, inputs, options, rules = network.source, network.real.arrays, integers.options, integers.rules
+    quantized, policy = integers.quantized, integers.policy
+    given = None if task.representative_data is None else [array[:COMPARED_OUTPUTS] for array in inputs]
+    with progress.stage(_FILE_STAGE):
+        writing = Writing(
+            teacher=integers.teacher,
+            ranges=quantized.ranges,
+            options=options,
+            rules=rules,
+            target=task.target,
+            input_range=network.ends,
+            seed=task.seed,
+            given=given,
+        )
+        built = writing.write(quantized.graph, quantized.kernels, inputs)
+        if policy is not None and options.int4:
+            require_size(built.content, policy)
+        evidence = gather(built, integers.observed.images, inputs)
+        measured = measured_on(source, built.content, built.graph, built.grids, inputs)
+        measured |= targeted_on(built.content, task.target)
+    seconds = time.perf_counter() - started
+    said = rule_notes(rules, built.grids, built.graph.outputs, options.edge_dtype, built.kept_float.values())
+    notes = network.notes | built.notes | said
+    if options.one_step_per_channel(dense=True) != task.asked.quantize.one_step_per_channel(dense=True):
+        notes["dense layers"] = f"one weight step per tensor, as {task.target.title} wants"
+    report = report_of(
+        source,
+        task.recipe,
+        network.prepared.found,
+        network.real.described,
+        built.content,
+        kept=network.kept | quantized.kept,
+        notes=notes,
+        pruning=pruning_of(network.pruned, network.smaller),
+        call=task.call,
+        measured=measured,
+        seconds=seconds,
+        integers=(built, evidence),
+        policy=policy,
+    )
+    grids = kernel_grids(built.graph, quantized.kernels, built.kernels)
+    return Compressed(
+        built.content,
+        task.asked,
+        report,
+        built.graph,
+        built.grids,
+        evidence,
+        integers.replay,
+        grids,
+        integers.scales,
+        writing.settled(built, quantized.kernels, grids),
+    )

@@ -1,6 +1,6 @@
 """diagnose(): which quantizers of a recipe cost a model most, without data, and what to do about them.
 
-    load -> separate -> fold -> generate inputs -> (prune) -> round weights, choose ranges -> one quantizer at a time -> advice
+    pipeline.py: model -> pruned -> quantized network; here: -> one quantizer at a time -> advice
 
 The stages are those of `compress`, up to the point where a file would be written; the network is simulated.
 """
@@ -12,33 +12,22 @@ from typing import Any
 
 import keras
 
-from tfdatafree.bit_search import search_bits, with_policy
 from tfdatafree.damage import Damage, measure_damage
 from tfdatafree.diagnosis import Diagnosis, Suspect, advise
 from tfdatafree.findings import channel_findings
 from tfdatafree.generators.images import make_inputs
 from tfdatafree.graph import Graph
 from tfdatafree.linear import layout_of
+from tfdatafree.pipeline import expected_work, pruned_network, quantized_network
 from tfdatafree.placement import has_kernels, operator_layers
-from tfdatafree.preparation import inputs_for, level, make_task, means_for, observe_for, prepare, read
+from tfdatafree.preparation import make_task
 from tfdatafree.progress import Progress
-from tfdatafree.pruning import Pruned, prune
-from tfdatafree.quantization import input_ranges, quantize
 from tfdatafree.recipe import Quantize, Recipe
-from tfdatafree.rule_targets import apply_rules
 from tfdatafree.simulate import simulate
 from tfdatafree.targets import Target
 
-# Stages in their order, and what they take of the time of a middling network.
-_WORK = {
-    "load, fold BatchNorm": 4,
-    "generate inputs": 1,
-    "prune": 150,
-    "pass inputs through the layers": 20,
-    "search bits": 100,
-    "round weights, choose ranges": 50,
-    "one quantizer at a time": 150,
-}
+# The stage behind those of the pipeline, and what it takes of the time of a middling network.
+_STAGE, _WORK = "one quantizer at a time", 150
 # The images that damage is measured on are none of those that ranges come from.
 _MEASURING_SEED = 700_000
 
@@ -97,49 +86,28 @@ def diagnose(
         )
     if not isinstance(images, int) or isinstance(images, bool) or images < 1:
         raise ValueError(f"images is {images!r}; measure on at least 1.")
-    left_out = {"prune": recipe.prune is None, "search bits": recipe.policy is None}
-    progress = Progress({stage: work for stage, work in _WORK.items() if not left_out.get(stage)}, verbose)
+    task = dataclasses.replace(task, recipe=dataclasses.replace(recipe, recover=None))
+    progress = Progress(expected_work(task.recipe) | {_STAGE: _WORK}, verbose)
     try:
-        with progress.stage("load, fold BatchNorm"):
-            source, trained = read(task)
-            prepared = prepare(task, source, trained)
-            unfolded, teacher, found, rules = prepared.unfolded, prepared.teacher, prepared.found, prepared.rules
-            ends = (found.low, found.high)
-        with progress.stage("generate inputs"):
-            real = inputs_for(task, prepared)
-            inputs = real.arrays
+        network = pruned_network(task, progress)
+        integers = quantized_network(task, network, progress)
+        unfolded, teacher, quantized, rules = integers.unfolded, integers.teacher, integers.quantized, integers.rules
+        inputs = network.real.arrays
+        with progress.stage(_STAGE):
             if representative_data is None:
-                measured = make_inputs(teacher, images, ends, seed=seed + _MEASURING_SEED)
+                measured = make_inputs(teacher, images, network.ends, seed=seed + _MEASURING_SEED)
             else:
                 measured = [array[:images] for array in inputs]
-        pruned = Pruned(teacher, {}, "none", {}, {})
-        if recipe.prune is not None:
-            with progress.stage("prune"):
-                fixed = rules.setting("sparsity")
-                means = means_for(task, unfolded, inputs)
-                pruned = prune(teacher, unfolded, recipe.prune, input_range=ends, means=means, seed=seed, fixed=fixed)
-        with progress.stage("pass inputs through the layers"):
-            unfolded, teacher, student, _ = level(task, prepared, unfolded, teacher, pruned.graph)
-            pruned = dataclasses.replace(pruned, graph=student)
-            observed = observe_for(task, unfolded, teacher, inputs)
-        if recipe.policy is not None:
-            with progress.stage("search bits"):
-                policy = search_bits(pruned.graph, pruned.masks, observed, inputs, options, recipe.policy, rules)
-                rules = apply_rules(with_policy(recipe, policy, rules, pruned.graph).rules, source, teacher)
-        with progress.stage("round weights, choose ranges"):
-            given = input_ranges(teacher, found, observed, options, not real.in_range)
-            quantized = quantize(pruned.graph, unfolded, pruned.masks, observed, inputs, given, options, rules=rules)
             built = simulate(
-                quantized.graph, teacher, quantized.kernels, quantized.ranges, inputs, options, rules=rules
+                quantized.graph, teacher, quantized.kernels, quantized.ranges, inputs, integers.options, rules=rules
             )
-        with progress.stage("one quantizer at a time"):
             bits = {key: kernel.quantizer.bits for key, kernel in quantized.kernels.items()}
             damages, together = measure_damage(teacher, built.graph, bits, built.grids, measured)
     finally:
         progress.close()
     findings = channel_findings(unfolded)
     return Diagnosis(
-        model=source.name,
+        model=network.source.name,
         recipe=recipe.name,
         suspects=_suspects(teacher, damages, options, task.target, findings.caps, real=representative_data is not None),
         error=together.error,
