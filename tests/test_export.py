@@ -8,6 +8,7 @@ from keras import layers as L
 from keras import ops
 from tiny_models import MODELS, Exported, build, export, exported, image, random_inputs, randomized
 
+from tfdatafree.compress import compress
 from tfdatafree.errors import ExportError
 from tfdatafree.export.build import _resize_lsb
 from tfdatafree.export.flatbuffer import File
@@ -531,3 +532,15 @@ def test_ranges_of_nothing_but_zeros_are_written():
     assert found.ranges["relu"] == Range(0, 0)
     assert found.built.grids["relu"].scale > 0
     assert not np.any(Runner(found.built.content).predict([a[:1] for a in found.inputs])[0])
+
+
+def test_weights_too_large_for_cpu_runtimes_are_refused_before_they_are_run():
+    x = keras.Input((8, 8, 3))
+    conv = keras.layers.Conv2D(4, 1, activation="relu6", name="broken")
+    model = keras.Model(x, keras.layers.GlobalAveragePooling2D()(conv(x)))
+    for variable, factor in ((conv.kernel, 1e6), (conv.bias, 0)):
+        variable.assign(np.asarray(variable) * factor)
+    with pytest.raises(ExportError, match="'broken.*steps of the output.*keep_float"):
+        compress(model, input_range=(-1, 1), verbose=0)
+    conv.kernel.assign(np.asarray(conv.kernel) * 1e-4)
+    assert compress(model, input_range=(-1, 1), verbose=0).tflite

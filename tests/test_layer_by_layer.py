@@ -206,3 +206,20 @@ def test_all_places_are_looked_at_once_whatever_the_parts(most, monkeypatch):
     parts = list(layer_by_layer._places((3, 4, 5), 1, 9, np.random.default_rng(0)))
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), np.indices((3, 4, 5)).reshape(3, -1))
     assert len(parts) == -(-60 // max(1, most // 9))
+
+
+def test_weights_that_read_next_to_nothing_do_not_blow_up():
+    y = L.DepthwiseConv2D(3, padding="same", name="b")(L.Conv2D(4, 3, padding="same", name="a")(x := image()))
+    teacher = randomized(keras.Model(x, head(y)))
+    student = keras.models.clone_model(teacher)
+    student.set_weights(teacher.get_weights())
+    for variable in (student.get_layer("a").kernel, student.get_layer("a").bias):
+        values = np.array(variable)
+        values[..., 0] *= 1e-3
+        values[..., 1] *= 0.5
+        variable.assign(values)
+    found, _ = solved(student, teacher, trained=lambda key: key == "b")
+    before, after = (np.linalg.norm(kernel[..., 0], axis=(0, 1)) for kernel in (
+        kernel_of(separate(Graph.from_keras(student)).layers["b"]), kernel_of(found.layers["b"])
+    ))  # fmt: skip
+    assert after[0] == before[0] and after[1] > 1.3 * before[1]

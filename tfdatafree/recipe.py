@@ -46,9 +46,11 @@ class Quantize:
         symmetric_weights: Weight grids around 0, as TFLite stores them. False: from the smallest to the largest weight,
             as papers on low bit widths have it; simulated only.
         weight_ranges: What the largest weight integer stands for. "max": the largest weight; "search": what makes the
-            smallest error in the layer's output, each output counting by what the next layers make of it.
+            smallest error in the layer's output, each output counting by what the next layers make of it. Below 8 bits
+            error feedback begins there, and fits one step per channel to the integers that it found.
         rounding: "feedback": each weight is rounded with regard to what the others lost, by the covariance of generated
-            layer inputs (GPTQ); "adaround": up or down is learned for the layer's output (Nagel et al. 2020); "nearest".
+            layer inputs (GPTQ), below 8 bits once more when all are known; "adaround": up or down is learned for the layer's
+            output (Nagel et al. 2020); "nearest".
         equalized_rounding: Round weights between the buffers of assumption-free equalization (Horton et al. 2021, eq. 3-9)
             and fold these back in afterwards: one step per tensor times a factor per channel. Simulated only.
         ranges: How an activation range is chosen from the samples of its tensor. "min_max"; "search", the grid search of

@@ -18,6 +18,9 @@ from tfdatafree.numerics.affine import Quantizer
 PARITY_BOUND_LSB = 1
 # A sum of float32 products cannot be known to one step of a 16-bit grid: rounding noise of the simulation itself.
 PARITY_BOUND_LSB_16 = 4
+# XNNPACK, which TFLite runs 8-bit operators with on CPUs, refuses those whose steps of input and weight make, multiplied, this
+# many steps of the output; LiteRT 2 then aborts the process.
+_MOST_OUTPUT_STEPS = 256
 
 
 def verify_content(result: IntegerModel, spec: Spec) -> None:
@@ -44,6 +47,7 @@ def verify_content(result: IntegerModel, spec: Spec) -> None:
     for index, constant in result.constants.items():
         _check_constant(file, index, constant)
     _check_biases(file)
+    _check_products(file)
     for index in (*file.inputs, *file.outputs):
         shape = file.shape(index)
         if any(size < 1 for size in shape):
@@ -84,6 +88,25 @@ def _check_biases(file: File) -> None:
             continue
         if np.abs(bias.astype(np.float64)).max(initial=0) >= np.iinfo(bias.dtype).max:
             raise ExportError(f"the bias of '{file.name(operator.outputs[0])}' overflows {bias.dtype}.")
+
+
+def _check_products(file: File) -> None:
+    for operator in file.operators:
+        rule = OPERATORS.get(file.operator_name(operator))
+        if rule is None or rule.kernel is None:
+            continue
+        output = operator.outputs[0]
+        grids = [file.quantizer(i) for i in (operator.inputs[rule.operands[0]], operator.inputs[rule.kernel], output)]
+        if None in grids or grids[-1].bits != 8:
+            continue
+        source, kernel, target = (float(np.max(grid.scale)) for grid in grids)
+        steps = source * kernel / target
+        if steps >= _MOST_OUTPUT_STEPS:
+            raise ExportError(
+                f"at '{file.name(output)}' one step of the input times one of the weights makes {steps:,.0f} steps "
+                f"of the output, and CPU runtimes take less than {_MOST_OUTPUT_STEPS}: weights so large for their output are "
+                "most likely broken; look at this layer, or keep it in float with Rule(..., keep_float=True)."
+            )
 
 
 @dataclass(frozen=True)

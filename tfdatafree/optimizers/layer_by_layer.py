@@ -48,6 +48,9 @@ _ROUNDING_DAMPING = 0.3
 _MOST_VALUES = 2**24
 # A BatchNorm channel of a smaller factor than this part of the largest is off: nothing is known of what it reads.
 _OFF = 1e-4
+# An output whose weights would become so many times as large reads next to nothing, and keeps its own: least squares would
+# blow up what noise is left there until it fits these images.
+_MOST_GROWTH = 10.0
 
 
 def solve_in_order(
@@ -206,6 +209,7 @@ def _solved(
     trusted = with_doubt(seen.covariance, seen.different).astype(np.float32)
     step = _solve(damped(trusted), seen.cross - seen.covariance @ before)
     best = from_groups(before + step, start.shape).astype(np.float32)
+    solved = on & (np.linalg.norm(best, axis=0) <= _MOST_GROWTH * np.linalg.norm(start, axis=0))
     keep = np.ones(old.shape, bool) if mask is None else output_last(mask, layout)
     if grid is None:
         values = refit(best, keep, trusted).astype(np.float64)
@@ -214,9 +218,9 @@ def _solved(
     else:
         values, flat = _rounded(best, trusted, grid, keep, new_steps)
         if grid.channel_axis is not None:
-            flat = dataclasses.replace(flat, scale=np.where(on, flat.scale, grid.scale))
+            flat = dataclasses.replace(flat, scale=np.where(solved, flat.scale, grid.scale))
         grid, old = dataclasses.replace(grid, scale=flat.scale), flat(old).astype(np.float64)
-    values = np.where(on, values, old)
+    values = np.where(solved, values, old)
     layer = with_kernel(layer, from_output_last(values, kernel.shape, layout).astype(kernel.dtype))
     if not movable:
         return layer, batchnorm, grid

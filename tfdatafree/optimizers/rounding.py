@@ -1,7 +1,8 @@
 """Weights onto their integer grids, and the shift of each output's mean that this causes taken back by the bias.
 
 W_q = S * clip(round(W / S)), to nearest, with error feedback (`feedback.py`) or learned (`adaround.py`);
-one S per output channel (or per tensor), S = max|W| / (2^(bits-1) - 1); asymmetric (simulated only): from min W to max W
+one S per output channel (or per tensor), S = max|W| / (2^(bits-1) - 1); asymmetric (simulated only): from min W to max W;
+below 8 bits what feedback found, integers and S, is improved in turns (`descent.py`)
 b  -= (W_q - W) E[x]                                                        (Nagel et al. 2019, section 4.2, analytic)
 so that the mean of every output channel over inputs of mean E[x] is that of the float layer.
 """
@@ -18,11 +19,15 @@ from tfdatafree.graph import Graph, Layer
 from tfdatafree.linear import from_output_last, kernel_of, layout_of, mean_response, output_last, with_kernel
 from tfdatafree.numerics.affine import Quantizer, asymmetric_weight_quantizer, weight_quantizer
 from tfdatafree.optimizers.adaround import round_adaptively
+from tfdatafree.optimizers.descent import descend
 from tfdatafree.optimizers.feedback import round_with_feedback
 from tfdatafree.optimizers.importance import channel_importance
 from tfdatafree.optimizers.weight_ranges import search_scale
 from tfdatafree.visitors.assumption_free import equalize_assumption_free, fold_buffers
 from tfdatafree.visitors.fold_batchnorm import with_bias
+
+# Bits with which error feedback alone leaves nothing that is worth its time.
+_FINE = 8
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ def round_kernel(
         rounded = rounded if kept is None else np.where(kept, rounded, quantizer.zero_point).astype(rounded.dtype)
     else:
         rounded = round_with_feedback(matrix, covariance, quantizer, kept=kept)
+        if bits < _FINE:
+            rounded, quantizer = descend(rounded, matrix, covariance, quantizer, kept=kept, new_steps=per_channel)
     return IntegerKernel(rounded, quantizer)
 
 
