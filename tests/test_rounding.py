@@ -12,12 +12,15 @@ from tfdatafree.linear import (
     scale_inputs,
     with_kernel,
 )
+from tfdatafree.numerics.affine import weight_quantizer
+from tfdatafree.optimizers.feedback import DAMPING, round_with_feedback
 from tfdatafree.optimizers.rounding import (
     correct_biases,
     quantize_equalized_weights,
     quantize_weights,
     round_kernel,
 )
+from tfdatafree.optimizers.second_order import damped, output_variance
 from tfdatafree.visitors.fold_batchnorm import fold
 
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -208,3 +211,26 @@ def test_rounding_between_buffers_keeps_the_function_and_loses_less(name):
     coarse, *_ = quantize_equalized_weights(teacher, bits=6, per_channel=False)
     plain, _ = quantize_weights(teacher, bits=6, per_channel=False)
     assert error(coarse) < 1.05 * error(plain)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_below_8_bits_what_feedback_rounds_is_improved(bits, per_channel):
+    graph, random, errors = folded("plain"), np.random.default_rng(0), []
+    for _, layer, layout in kernels(graph):
+        matrix = output_last(kernel_of(layer), layout)
+        mixed = random.normal(size=(4 * len(matrix), len(matrix))) @ random.normal(size=(len(matrix), len(matrix)))
+        covariance = (mixed.T @ mixed / len(mixed))[None].astype(np.float32)
+        grid = weight_quantizer(matrix, bits, 1 if per_channel else None)
+        first = round_with_feedback(matrix, covariance, grid)
+        found = round_kernel(layer, bits=bits, per_channel=per_channel, covariance=covariance)
+        if bits == 8:
+            np.testing.assert_array_equal(found.values, first)
+            continue
+        errors.append([
+            output_variance(on.dequantize(values) - matrix, damped(covariance, DAMPING)).sum()
+            for values, on in ((first, grid), (found.values, found.quantizer))
+        ])  # fmt: skip
+        assert per_channel or found.quantizer == grid
+    assert all(after <= before * (1 + 1e-4) for before, after in errors)
+    assert not errors or np.sum(errors, axis=0)[1] < 0.99 * np.sum(errors, axis=0)[0]
