@@ -101,21 +101,20 @@ def pose(
     order = np.random.default_rng(seed).permutation(len(inputs[0]))
     held = max(1, round(_HELD_OUT * len(order)))
     train, judge = ([array[rows] for array in inputs] for rows in (order[held:], order[:held]))
-    problem = Problem(
+    apart = sorted(key for key, grid in written.items() if grid is None)
+    return Problem(
         source=source,
         whole=whole,
         student=begin,
         teacher=reference,
         pairs=pairs,
-        kept=kept,
+        kept=kept | dict.fromkeys(apart, "its kernel's steps do not run along a single axis"),
         inputs=inputs,
         images=Images(train, train, judge, judge),
         masks=masks,
         grids=_checked(grids, begin, "grids", None),
         written=written,
     )
-    kept |= dict.fromkeys(sorted(problem.fixed), "its kernel's steps do not run along a single axis")
-    return problem
 
 
 class Judge:
