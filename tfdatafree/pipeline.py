@@ -132,7 +132,6 @@ class QuantizedNetwork:
 
     Attributes:
         unfolded, teacher: The float network, with the BatchNorms and without.
-        masks: Pruned layers: which weights stay.
         observed: What was seen of the tensors without data.
         options, rules: How it was quantized.
         policy, replay: What a search for bits found, if there was one, and the recipe that does the same without it.
@@ -141,7 +140,6 @@ class QuantizedNetwork:
 
     unfolded: Graph
     teacher: Graph
-    masks: dict[str, np.ndarray]
     observed: Observed
     options: Quantize
     rules: LayerRules
@@ -155,12 +153,8 @@ def quantized_network(
     task: Task, network: PrunedNetwork, progress: Progress, executor: Executor | None = None
 ) -> QuantizedNetwork:
     """`network` quantized as the recipe says. Raises as `compress` does."""
-    options, rules, inputs, masks = (
-        task.recipe.quantize,
-        network.prepared.rules,
-        network.real.arrays,
-        network.pruned.masks,
-    )
+    options, rules = task.recipe.quantize, network.prepared.rules
+    inputs, masks = network.real.arrays, network.pruned.masks
     with progress.stage("pass inputs through the layers"):
         unfolded, teacher, student, scales = level(
             task, network.prepared, network.unfolded, network.teacher, network.pruned.graph
@@ -179,7 +173,6 @@ def quantized_network(
     return QuantizedNetwork(
         unfolded=unfolded,
         teacher=teacher,
-        masks=masks,
         observed=observed,
         options=options,
         rules=rules,

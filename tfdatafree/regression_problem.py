@@ -1,7 +1,7 @@
 """What a network is to learn from the one that it came from: the two graphs side by side, the images, what must stay."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -57,7 +57,7 @@ class Problem:
     images: Images
     masks: dict[str, np.ndarray]
     grids: dict[str, Quantizer]
-    written: Mapping[str, Quantizer | None] = field(default_factory=dict)
+    written: Mapping[str, Quantizer | None]
 
     @property
     def fixed(self) -> set[str]:

@@ -19,7 +19,7 @@ PARITY_BOUND_LSB = 1
 # A sum of float32 products cannot be known to one step of a 16-bit grid: rounding noise of the simulation itself.
 PARITY_BOUND_LSB_16 = 4
 # XNNPACK, which TFLite runs 8-bit operators with on CPUs, refuses those whose steps of input and weight make, multiplied, this
-# many steps of the output; LiteRT 2 then aborts the process.
+# many steps of the output; LiteRT then fails to prepare the file, or aborts the process.
 _MOST_OUTPUT_STEPS = 256
 
 
