@@ -80,9 +80,9 @@ def test_walking_holds_only_tensors_that_are_still_to_be_read(name):
     graph = Graph.from_keras(build(name))
     left = list(graph.nodes)
     for node, live in graph.walk(random_inputs(graph, 1)):
+        assert node is left.pop(0)
         readable = set(graph.outputs).union(node.outputs, *(other.inputs for other in left))
         assert set(live) <= readable, f"after '{node.name}'"
-        assert node is left.pop(0)
     assert set(live) == set(graph.outputs)
 
 

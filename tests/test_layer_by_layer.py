@@ -1,6 +1,7 @@
 """solve_in_order: each layer is the least-squares answer to the teacher's output, on what the layers before it give."""
 
 import dataclasses
+import weakref
 
 import keras
 import numpy as np
@@ -223,3 +224,27 @@ def test_weights_that_read_next_to_nothing_do_not_blow_up():
         kernel_of(separate(Graph.from_keras(student)).layers["b"]), kernel_of(found.layers["b"])
     ))  # fmt: skip
     assert after[0] == before[0] and after[1] > 1.3 * before[1]
+
+
+def most_alive(depth: int, monkeypatch) -> int:
+    """Largest number of tensors that both networks' nodes wrote and that are in memory at once, while layers are solved."""
+    x = inputs = keras.Input((8, 8, 3))
+    for _ in range(depth):
+        x = L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 3, padding="same")(x)))
+    teacher = randomized(keras.Model(inputs, x))
+    written, alive, plain = [], [], Graph.call
+
+    def call(graph, node, live):
+        outputs = plain(graph, node, live)
+        written.extend(weakref.ref(output) for output in outputs)
+        alive.append(sum(reference() is not None for reference in written))
+        return outputs
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Graph, "call", call)
+        solved(changed(teacher, pruned), teacher)
+    return max(alive)
+
+
+def test_what_is_in_memory_does_not_grow_with_depth(monkeypatch):
+    assert most_alive(9, monkeypatch) == most_alive(3, monkeypatch)

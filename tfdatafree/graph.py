@@ -224,7 +224,7 @@ class Graph:
         """Executes the graph node by node, holding only tensors that are still to be read.
 
         Yields `(node, live)` after each node; `live` maps tensor names to values and contains the node's outputs,
-        which the caller may replace before the next step.
+        which the caller may replace before the next step, and of its inputs those that are read again.
 
         Args:
             inputs: One array per graph input, batch first.
@@ -238,12 +238,14 @@ class Graph:
         for node in self.nodes:
             report_layer(node.name)
             live.update(zip(node.outputs, call(node, live), strict=True))
-            yield node, live
             for tensor in dict.fromkeys(node.inputs):
                 reads[tensor] -= 1
-            for tensor in (*node.inputs, *node.outputs):
                 if reads[tensor] == 0:
-                    live.pop(tensor, None)
+                    live.pop(tensor)
+            yield node, live
+            for tensor in node.outputs:
+                if reads[tensor] == 0:
+                    live.pop(tensor)
 
     def predict(self, inputs: Sequence[Any]) -> list[np.ndarray]:
         """The graph's outputs for one batch."""

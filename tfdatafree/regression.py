@@ -35,7 +35,7 @@ _MOST_PER_BATCH = 32
 # Bytes that the activations of one batch may take; gradients and workspace take about twice as much again.
 _BATCH_BYTES = 2**29
 # Bytes that the largest activation of the images that layers are solved for may take; about five such are in memory.
-_SOLVED_BYTES = 2**28
+_SOLVED_BYTES = 2**29
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,6 +174,7 @@ class _Ahead:
     def __init__(self, teacher: Graph, inputs: Sequence[Any], tensors: Sequence[str]):
         shortened = dataclasses.replace(teacher.copy(), outputs=sorted(set(tensors)))
         shortened.drop_unread()
+        shortened.outputs = []  # a walk holds on to outputs until its end, and here each is wanted once
         self._walk = shortened.walk(inputs)
         self._wanted, self._found = set(tensors), dict[str, np.ndarray]()
 
