@@ -11,7 +11,7 @@ README = HERE / "README.md"
 
 def version() -> str:
     """Returns the version, read as text: importing the package would need its dependencies."""
-    source = (HERE / "tfdatafree" / "__init__.py").read_text(encoding="utf-8")
+    source = (HERE / "tfdatafree" / "version.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "([^"]+)"', source, re.MULTILINE).group(1)
 
 
@@ -25,7 +25,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["tfdatafree", "tfdatafree.*"]),
-    package_data={"tfdatafree.demo": ["digits.keras"], "tfdatafree.page": ["*.html", "*.css", "*.js"]},
+    package_data={"tfdatafree.demo": ["digits.keras"], "tfdatafree.report": ["*.html", "*.css", "*.js"]},
     entry_points={"console_scripts": ["tfdatafree = tfdatafree.cli:main"]},
     install_requires=[
         "absl-py",

@@ -8,27 +8,20 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from test_graph import state
-from tiny_models import MODELS, SHAPE, build, image, outputs_of, randomized, separated
+from tiny_models import MODELS, QUICK, SHAPE, build, image, outputs_of, quick, randomized, separated, state
 
 import tfdatafree
-from tfdatafree import Compressed, Generate, Prune, Quantize, Recipe, UnsupportedModelError, compress
-from tfdatafree.export.flatbuffer import File
-from tfdatafree.generators.images import make_inputs
-from tfdatafree.generators.procedural import procedural_images
-from tfdatafree.graph import Graph
+from tfdatafree import Compressed, Prune, Quantize, Recipe, UnsupportedModelError, compress
+from tfdatafree.inputs.make import make_inputs
+from tfdatafree.inputs.procedural import procedural_images
+from tfdatafree.model.graph import Graph
+from tfdatafree.tflite.flatbuffer import File
 
 every_model = pytest.mark.parametrize("name", MODELS)
-QUICK = Generate(images=4, samples=200)
 # Outputs of a chain of integer layers, each within a step of its simulation: the steps add up.
 STEPS = 4
 UNFAITHFUL = {"dead_channels"}
 FEW = ["plain", "branch_add", "two_inputs", "dict_outputs"]
-
-
-def quick(model: keras.Model, quantize: Quantize | None = Quantize(), **options) -> Compressed:
-    recipe = Recipe(name="quick", quantize=quantize, generate=QUICK)
-    return compress(model, recipe, verbose=0, **{"input_range": (-1, 1), **options})
 
 
 def range_of(name: str) -> tuple[float, float]:

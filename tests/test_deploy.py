@@ -9,8 +9,8 @@ from ai_edge_litert.interpreter import Interpreter
 from tiny_models import build, random_inputs
 
 from tfdatafree import Quantize, Recipe, compress
-from tfdatafree.graph import Graph
-from tfdatafree.targets import TARGETS, get_target
+from tfdatafree.model.graph import Graph
+from tfdatafree.targets.registry import TARGETS, get_target
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text(encoding="utf-8")
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_docs import ROOT, fenced, inline, wrong_in_python, wrong_in_shell, wrong_inline
+from documents import ROOT, fenced, inline, wrong_in_python, wrong_in_shell, wrong_inline
 
 NOTEBOOKS = {path.name: path for path in sorted((ROOT / "colabs").glob("*.ipynb"))}
 HOME = re.search(r'url="https://github.com/([\w./-]+)"', (ROOT / "setup.py").read_text())[1]

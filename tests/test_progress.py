@@ -13,7 +13,7 @@ from absl import logging
 from tiny_models import build
 
 from tfdatafree import Prune, Quantize, Recipe, Recover, compress
-from tfdatafree.at_work import report_layer
+from tfdatafree.activity import report_layer
 from tfdatafree.cli import main
 from tfdatafree.demo import MODEL_PATH
 from tfdatafree.progress import _WIDTH, Progress
@@ -189,7 +189,7 @@ def test_quiet_is_silent_even_on_a_terminal(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-@pytest.mark.parametrize("where", ["os.replace", "tfdatafree.preparation.fold"])
+@pytest.mark.parametrize("where", ["os.replace", "tfdatafree.flow.preparation.fold"])
 def test_an_interrupt_in_a_process_of_its_own_is_one_line(where, tmp_path):
     """Ctrl-C while working, and while the file is being written."""
     module, name = where.rsplit(".", 1)

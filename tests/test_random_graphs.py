@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from keras import layers as L
 from tiny_models import export, outputs_of, random_inputs, randomized, relative_difference
 
-from tfdatafree.export.flatbuffer import File
-from tfdatafree.export.runtime import Runner
-from tfdatafree.graph import Graph
-from tfdatafree.visitors.fold_batchnorm import fold, is_batchnorm
-from tfdatafree.visitors.separate import separate
+from tfdatafree.canonical.fold_batchnorm import fold
+from tfdatafree.canonical.separate import separate
+from tfdatafree.model.batchnorm import is_batchnorm
+from tfdatafree.model.graph import Graph
+from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.runtime import Runner
 
 BLOCKS = st.one_of(
     st.tuples(st.just("conv"), st.integers(3, 6), st.sampled_from([1, 3]), st.sampled_from(["same", "valid"]), st.booleans(),

@@ -10,10 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from tfdatafree.errors import ExportError, LoadError, MissingPackageError, TfdatafreeError, UnsupportedModelError
-from tfdatafree.recipe import PRESETS, Generate, Prune, Quantize, Recipe, Recover, Search
-from tfdatafree.rules import Rule
-
-__version__ = "0.1.0"
+from tfdatafree.recipe.prune import Prune
+from tfdatafree.recipe.quantize import Quantize
+from tfdatafree.recipe.recipe import PRESETS, Generate, Recipe, Recover, Search
+from tfdatafree.recipe.rules import Rule
+from tfdatafree.version import __version__
 
 __all__ = [
     "PRESETS",
@@ -30,6 +31,7 @@ __all__ = [
     "Search",
     "TfdatafreeError",
     "UnsupportedModelError",
+    "__version__",
     "absorb_bias",
     "compress",
     "diagnose",
@@ -50,13 +52,13 @@ def _is_command_line() -> bool:
 
 # TensorFlow takes seconds to import, and the command line does without it for help and for mistyped options.
 if not _is_command_line():
+    from tfdatafree.canonical.fold_batchnorm import fold_batchnorm
     from tfdatafree.compare import output_discrepancy, response_discrepancy
     from tfdatafree.compress import compress
     from tfdatafree.compressed import Compressed
-    from tfdatafree.diagnose import diagnose
-    from tfdatafree.generate import generate_images
-    from tfdatafree.generators.observe import layer_inputs
-    from tfdatafree.regression import feature_regression
-    from tfdatafree.visitors.absorb_bias import absorb_bias
-    from tfdatafree.visitors.equalize import equalize
-    from tfdatafree.visitors.fold_batchnorm import fold_batchnorm
+    from tfdatafree.diagnosis.diagnose import diagnose
+    from tfdatafree.inputs.generate import generate_images
+    from tfdatafree.measuring.observe import layer_inputs
+    from tfdatafree.preconditioning.absorb_bias import absorb_bias
+    from tfdatafree.preconditioning.equalize import equalize
+    from tfdatafree.recovery.regression import feature_regression

@@ -9,21 +9,21 @@ from typing import Any
 import keras
 import numpy as np
 
-import tfdatafree.cap_layer  # noqa: F401  (as the next one)
-import tfdatafree.quantizer_layer  # noqa: F401  (registers the layer that a simulating .keras file holds)
+import tfdatafree.model.cap_layer  # noqa: F401  (as the next one)
+import tfdatafree.model.quantizer_layer  # noqa: F401  (registers the layer that a simulating .keras file holds)
+from tfdatafree.canonical.separate import separate
 from tfdatafree.compressed import Compressed
 from tfdatafree.errors import ExportError, LoadError
-from tfdatafree.export.runtime import Runner
-from tfdatafree.fidelity import OutputComparison, compare_outputs
-from tfdatafree.generate import GeneratedImages
-from tfdatafree.generators.input_files import arrays_by_input
-from tfdatafree.generators.input_range import InputRange, check_input_range, find_input_range
-from tfdatafree.generators.procedural import procedural_images
-from tfdatafree.graph import Graph
-from tfdatafree.inspect import read_tflite
-from tfdatafree.load import load
+from tfdatafree.inputs.generated_images import GeneratedImages
+from tfdatafree.inputs.input_files import arrays_by_input
+from tfdatafree.inputs.input_range import InputRange, check_input_range, find_input_range
+from tfdatafree.inputs.procedural import procedural_images
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.load import load
 from tfdatafree.numerics import metrics
-from tfdatafree.visitors.separate import separate
+from tfdatafree.report.contents import read_tflite
+from tfdatafree.report.outputs import OutputComparison, compare_outputs
+from tfdatafree.tflite.runtime import Runner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """compress(): a trained Keras model in, a verified integer TFLite file out, without data.
 
-pipeline.py: model -> pruned -> quantized network; here: -> export, verify -> report (-> recover)
+flow/pipeline.py: model -> pruned -> quantized network; here: -> export, verify -> report (-> recover)
 """
 
 import dataclasses
@@ -11,20 +11,20 @@ from typing import Any
 
 import keras
 
-from tfdatafree.bit_search import require_size
 from tfdatafree.compressed import Compressed
-from tfdatafree.evidence import Evidence, gather, shown_inputs
 from tfdatafree.export.float_model import float_file
-from tfdatafree.optimizers.rounding import kernel_grids
-from tfdatafree.pipeline import PrunedNetwork, QuantizedNetwork, expected_work, pruned_network, quantized_network
-from tfdatafree.preparation import Task, make_task
+from tfdatafree.export.settings import Writing
+from tfdatafree.flow.bit_search import require_size
+from tfdatafree.flow.pipeline import PrunedNetwork, QuantizedNetwork, expected_work, pruned_network, quantized_network
+from tfdatafree.model.rule_match import rule_notes
 from tfdatafree.progress import Progress
-from tfdatafree.recipe import Recipe
-from tfdatafree.record import COMPARED_OUTPUTS, float_source, measured_on, pruning_of, report_of, targeted_on
-from tfdatafree.recovery import IMAGES_STAGE, LAYERS_STAGE, recover
-from tfdatafree.rule_targets import rule_notes
-from tfdatafree.targets import Target
-from tfdatafree.writing import Writing
+from tfdatafree.quantization.integer_kernel import kernel_grids
+from tfdatafree.recipe.recipe import Recipe
+from tfdatafree.recovery.recover import IMAGES_STAGE, LAYERS_STAGE, recover
+from tfdatafree.report.assemble import COMPARED_OUTPUTS, float_source, measured_on, pruning_of, report_of, targeted_on
+from tfdatafree.report.evidence import Evidence, gather, shown_inputs
+from tfdatafree.targets.target import Target
+from tfdatafree.task import Task, make_task
 
 # Stages behind those of the pipeline, and what they take of the time of a middling network.
 _FILE_STAGE, _FLOAT_FILE_STAGE = "export and verify", "export"
@@ -54,7 +54,7 @@ def compress(
         input_shape: (height, width, channels) for a model whose input shape is not static.
         representative_data: A few real inputs, if there are any (array, list of arrays, iterable of examples or
             batches, tf.data.Dataset; or the path of an .npz, an .npy or a folder of images, which are fitted to the
-            model's input and input range as `generators/input_files.py` says): used in place of the generated ones,
+            model's input and input range as `inputs/input_files.py` says): used in place of the generated ones,
             and reported.
         target: Device or runtime to write for: "generic" (any TFLite runtime), "ethos-u55", "ethos-u65", "ethos-u85",
             "edgetpu", "nnapi", "hexagon", "stm32n6", "tflite-micro", or a Target. It decides what the recipe leaves

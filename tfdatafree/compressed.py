@@ -9,19 +9,18 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfdatafree.errors import ExportError
-from tfdatafree.evidence import Evidence
-from tfdatafree.export.runtime import Runner
-from tfdatafree.generators.images import batch_size
-from tfdatafree.graph import Graph
+from tfdatafree.export.run import predict_as_written
+from tfdatafree.export.settings import Writing
+from tfdatafree.export.simulate import simulated_model
+from tfdatafree.files import write_atomically
+from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
-from tfdatafree.recipe import Recipe
-from tfdatafree.report import Report
-from tfdatafree.report_page import report_page
-from tfdatafree.simulate import insert_quantizers, simulated_model
-from tfdatafree.writing import Writing
+from tfdatafree.recipe.recipe import Recipe
+from tfdatafree.report.evidence import Evidence
+from tfdatafree.report.page import report_page
+from tfdatafree.report.report import Report
 
 
 class Compressed:
@@ -144,43 +143,3 @@ class Compressed:
         else:
             raise ValueError(f"{path} ends in {path.suffix!r}; choose .tflite, .keras, .json or .html.")
         return path
-
-
-def predict_as_written(
-    content: bytes | None, graph: Graph, grids: Mapping[str, Quantizer], inputs: Sequence[np.ndarray]
-) -> list[np.ndarray]:
-    """Real outputs (n, ...) of the file, one input at a time; without a file those of the graph that simulates it."""
-    if content is None:
-        return predict_in_batches(insert_quantizers(graph, grids), inputs)
-    runner = Runner(content)
-    rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
-    return [np.concatenate(column) for column in zip(*rows, strict=True)]
-
-
-def predict_in_batches(graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The graph's outputs (n, ...), computed in batches of bounded memory."""
-    step = batch_size(graph)
-    parts = [
-        graph.predict([tf.convert_to_tensor(array[at : at + step]) for array in inputs])
-        for at in range(0, len(inputs[0]), step)
-    ]
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` by way of a temporary file beside it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,7 +1,7 @@
 """Errors that a user of tfdatafree can cause and mend.
 
 Each message says what came, what was wanted and what to do. Wrong option values are plain `ValueError`s, raised where
-the option is declared (see `recipe.py`).
+the option is declared (see `recipe/`).
 """
 
 

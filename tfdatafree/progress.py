@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from absl import logging
 from tqdm import tqdm
 
-from tfdatafree.at_work import listening, report_layer
+from tfdatafree.activity import listening, report_layer
 
 # Characters for what is being done, so that the bar beside it stands still.
 _WIDTH = 44

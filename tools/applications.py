@@ -103,8 +103,8 @@ def settle(model, input_range: tuple[float, float], seed: int) -> None:
     import keras
     import tensorflow as tf
 
-    from tfdatafree.generators.procedural import procedural_images
-    from tfdatafree.graph import Graph, Layer
+    from tfdatafree.inputs.procedural import procedural_images
+    from tfdatafree.model.graph import Graph, Layer
 
     random = np.random.default_rng(seed)
 
@@ -164,7 +164,7 @@ def measure(job: Job) -> dict:
 
 def count_operators(content: bytes) -> dict:
     """How many operators of each kind the file has, and what is left of float in it."""
-    from tfdatafree.export.flatbuffer import FLOAT32, File
+    from tfdatafree.tflite.flatbuffer import FLOAT32, File
 
     file = File.parse(content)
     kinds, in_float = collections.Counter(), collections.Counter()

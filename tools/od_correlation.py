@@ -49,7 +49,7 @@ _HALVINGS, _RESAMPLINGS = 200, 400
 def variants() -> dict:
     """Returns {name: Recipe}."""
     from tfdatafree import Generate, Quantize, Recipe
-    from tfdatafree.recipe import Prune
+    from tfdatafree.recipe.prune import Prune
 
     few = Generate(images=8, samples=500)
     found = {}

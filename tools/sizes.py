@@ -67,8 +67,8 @@ def _timed(runner) -> float:
 
 def measure(files: dict[str, bytes], *, npu: bool = False, rounds: int = 0) -> list[Row]:
     """One row per file of {name: bytes}; the first is the reference of the latency ratios."""
-    from tfdatafree.export.npu import compile_for_npu
-    from tfdatafree.export.sizes import gzip_bytes, kernel_zeros, macs
+    from tfdatafree.targets.vela import compile_for_npu
+    from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros, macs
 
     rows = []
     for name, content in files.items():
@@ -95,7 +95,7 @@ def measure(files: dict[str, bytes], *, npu: bool = False, rounds: int = 0) -> l
 
 def parse_variant(text: str):
     """The Prune of "METHOD:SPARSITY", "n:m" or "axb:SPARSITY"; None for "dense". Raises ValueError for anything else."""
-    from tfdatafree.recipe import Prune
+    from tfdatafree.recipe.prune import Prune
 
     if text == "dense":
         return None

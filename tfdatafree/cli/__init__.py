@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from absl import flags
 
-from tfdatafree import __version__
 from tfdatafree.cli.command import NAME, Command, Flags, require_choice
 from tfdatafree.cli.compare import COMMAND as COMPARE
 from tfdatafree.cli.compress import COMMAND as COMPRESS
@@ -22,6 +21,7 @@ from tfdatafree.cli.diagnose import COMMAND as DIAGNOSE
 from tfdatafree.cli.inspect import COMMAND as INSPECT
 from tfdatafree.cli.messages import quiet, talkative
 from tfdatafree.errors import TfdatafreeError
+from tfdatafree.version import __version__
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _COMMANDS = {"compress": COMPRESS, "inspect": INSPECT, "compare": COMPARE, "diagnose": DIAGNOSE, "demo": DEMO}

@@ -14,10 +14,10 @@ from typing import Any
 from absl import flags
 
 from tfdatafree.errors import LoadError
-from tfdatafree.generators.input_files import require_readable
-from tfdatafree.recipe import PRESETS, Recipe
-from tfdatafree.recipe_file import ENDINGS as RECIPE_ENDINGS
-from tfdatafree.recipe_file import is_recipe_file, read_recipe, recipe_text
+from tfdatafree.inputs.input_files import require_readable
+from tfdatafree.recipe.file import ENDINGS as RECIPE_ENDINGS
+from tfdatafree.recipe.file import is_recipe_file, read_recipe, recipe_text
+from tfdatafree.recipe.recipe import PRESETS, Recipe
 
 NAME = "tfdatafree"
 
@@ -121,7 +121,7 @@ def find_recipe(text: str) -> Recipe:
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    from tfdatafree.compressed import write_atomically
+    from tfdatafree.files import write_atomically
 
     write_atomically(path, recipe_text(recipe, path).encode())
 

@@ -20,9 +20,11 @@ from tfdatafree.cli.command import (
     require_writable,
     write_recipe,
 )
-from tfdatafree.page.plots import require_bokeh
-from tfdatafree.recipe import PRESETS, PRUNE_METHODS, Prune, PruneMethod, Recipe, Recover, Search
-from tfdatafree.targets import TARGETS, fit_recipe, get_target
+from tfdatafree.recipe.prune import PRUNE_METHODS, Prune, PruneMethod
+from tfdatafree.recipe.recipe import PRESETS, Recipe, Recover, Search
+from tfdatafree.report.plots import require_bokeh
+from tfdatafree.targets.fit import fit_recipe
+from tfdatafree.targets.registry import TARGETS, get_target
 
 
 def _define(options: Flags) -> None:

@@ -18,8 +18,9 @@ from tfdatafree.cli.command import (
     require_inputs,
     write_recipe,
 )
-from tfdatafree.recipe import PRESETS
-from tfdatafree.targets import TARGETS, fit_recipe, get_target
+from tfdatafree.recipe.recipe import PRESETS
+from tfdatafree.targets.fit import fit_recipe
+from tfdatafree.targets.registry import TARGETS, get_target
 
 
 def _define(options: Flags) -> None:
@@ -41,7 +42,7 @@ def _run(values: flags.FlagValues, model: str) -> None:
     arguments = model_arguments(values)
     require_file(model)
     require_inputs(values, model)
-    from tfdatafree.diagnose import diagnose
+    from tfdatafree.diagnosis.diagnose import diagnose
 
     verbose = int(sys.stderr.isatty())
     diagnosis = diagnose(model, recipe, **arguments, images=values.images, verbose=verbose)

@@ -3,7 +3,7 @@
 from absl import flags
 
 from tfdatafree.cli.command import Command, Flags
-from tfdatafree.targets import TARGETS, get_target
+from tfdatafree.targets.registry import TARGETS, get_target
 
 
 def _define(options: Flags) -> None:
@@ -18,7 +18,7 @@ def _define(options: Flags) -> None:
 def _run(values: flags.FlagValues, file: str) -> None:
     if values.target is not None:
         get_target(values.target)
-    from tfdatafree.inspect import inspect_file, inspect_target
+    from tfdatafree.report.contents import inspect_file, inspect_target
 
     print(inspect_file(file))
     if values.target is not None:

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfdatafree.export.flatbuffer import File
 from tfdatafree.export.float_model import FloatModel, convert
 from tfdatafree.export.integer import IntegerModel, Spec, quantize_file
 from tfdatafree.export.kernels import Kernel
 from tfdatafree.export.layout import kernel_for
-from tfdatafree.export.operators import OPERATORS
-from tfdatafree.export.runtime import Runner
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, verify_content
-from tfdatafree.graph import Graph, Layer
-from tfdatafree.linear import from_output_last, kernel_of, layout_of, with_kernel
+from tfdatafree.model.graph import Graph, Layer
+from tfdatafree.model.kernels import from_output_last, kernel_of, layout_of, with_kernel
 from tfdatafree.numerics.affine import Quantizer
-from tfdatafree.optimizers.headroom import widen_decisions
-from tfdatafree.optimizers.ranges import Range
-from tfdatafree.optimizers.rounding import IntegerKernel
-from tfdatafree.placement import float_nodes, ruled_bits
-from tfdatafree.recipe import Quantize
-from tfdatafree.rules import NO_RULES, LayerRules
+from tfdatafree.numerics.range import Range
+from tfdatafree.quantization.headroom import widen_decisions
+from tfdatafree.quantization.integer_kernel import IntegerKernel
+from tfdatafree.quantization.placement import float_nodes, ruled_bits
+from tfdatafree.recipe.quantize import Quantize
+from tfdatafree.recipe.rules import NO_RULES, LayerRules
+from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.operators import OPERATORS
+from tfdatafree.tflite.runtime import Runner
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ import tensorflow as tf
 from absl import logging as absl_logging
 
 from tfdatafree.errors import ExportError
-from tfdatafree.export.flatbuffer import File
 from tfdatafree.export.layout import to_tflite
-from tfdatafree.export.operators import OPERATORS
-from tfdatafree.export.runtime import Runner
-from tfdatafree.graph import Graph, Layer
-from tfdatafree.linear import kernel_of, layout_of
+from tfdatafree.model.graph import Graph, Layer
+from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.operators import OPERATORS
+from tfdatafree.tflite.runtime import Runner
 
 # Largest difference, relative to the largest value, between a Keras tensor and the same tensor of the float file.
 _SAME_VALUES = 1e-3

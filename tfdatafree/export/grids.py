@@ -7,10 +7,10 @@ that one of its tensors is to have; the model's inputs keep theirs.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tfdatafree.export.flatbuffer import File
-from tfdatafree.export.operators import Fixed, Operator
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer
-from tfdatafree.optimizers.ranges import Range, with_room
+from tfdatafree.numerics.range import Range, with_room
+from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.operators import Fixed, Operator
 
 
 def choose_grids(

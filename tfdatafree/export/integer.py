@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfdatafree.errors import ExportError
-from tfdatafree.export.flatbuffer import DESCRIPTION, FLOAT32, File
 from tfdatafree.export.grids import choose_grids
 from tfdatafree.export.kernels import Kernel, fit_bias, integer_bias
-from tfdatafree.export.operators import OPERATORS, Operator
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer, weight_quantizer
-from tfdatafree.optimizers.ranges import Range
+from tfdatafree.numerics.range import Range
+from tfdatafree.tflite.flatbuffer import DESCRIPTION, FLOAT32, File
+from tfdatafree.tflite.operators import OPERATORS, Operator
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import numpy as np
 
 from tfdatafree.export.kernels import Kernel
-from tfdatafree.linear import Layout
+from tfdatafree.model.kernels import Layout
 from tfdatafree.numerics.affine import Quantizer
-from tfdatafree.optimizers.rounding import IntegerKernel
+from tfdatafree.quantization.integer_kernel import IntegerKernel
 
 
 def to_tflite(kernel: np.ndarray, layout: Layout) -> np.ndarray:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfdatafree.errors import ExportError
-from tfdatafree.export.flatbuffer import FLOAT32, File
 from tfdatafree.export.integer import IntegerModel, Spec
 from tfdatafree.export.kernels import Kernel
-from tfdatafree.export.operators import OPERATORS
-from tfdatafree.export.runtime import Runner
-from tfdatafree.graph import Graph
+from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.tflite.flatbuffer import FLOAT32, File
+from tfdatafree.tflite.operators import OPERATORS
+from tfdatafree.tflite.runtime import Runner
 
 # The integer kernels round twice (once in the fixed-point multiplier), the simulation once.
 PARITY_BOUND_LSB = 1

@@ -1,0 +1,40 @@
+import keras
+from keras import layers as L
+from tiny_models import random_inputs, randomized, relative_difference
+
+from tfdatafree.canonical.merge_twins import merge_twins
+from tfdatafree.model.graph import Graph
+
+
+def model() -> keras.Model:
+    image = keras.Input((8, 8, 3), name="image")
+    stem = L.Conv2D(4, 3, name="stem")(image)
+    first, twin = L.ReLU(name="first")(stem), L.ReLU(name="twin")(stem)
+    padded, alike = L.ZeroPadding2D(1, name="padded")(first), L.ZeroPadding2D(1, name="alike")(twin)
+    other = L.ReLU(6.0, name="other")(stem)
+    outputs = [L.Conv2D(2, 3, name=name)(x) for name, x in (("left", padded), ("right", alike), ("third", other))]
+    return randomized(keras.Model(image, [*outputs, L.ReLU(name="output")(stem)]))
+
+
+def test_equal_operations_become_one_and_the_function_stays():
+    graph = Graph.from_keras(model())
+    nodes, inputs = list(graph.nodes), random_inputs(graph)
+    merged = merge_twins(graph)
+    gone = {node.name for node in graph.nodes} - {node.name for node in merged.nodes}
+    assert len(gone & {"first", "twin"}) == len(gone & {"padded", "alike"}) == 1
+    assert len(gone) == 2
+    assert relative_difference(merged.predict(inputs), graph.predict(inputs)) == 0
+    assert (merged.outputs, graph.nodes) == (graph.outputs, nodes)
+    assert set(merged.layers) == {node.layer for node in merged.nodes}
+
+
+def test_what_is_merged_once_stays():
+    merged = merge_twins(Graph.from_keras(model()))
+    assert merge_twins(merged).nodes == merged.nodes
+
+
+def test_layers_with_weights_are_left_alone():
+    image = keras.Input((8, 8, 3), name="image")
+    twins = [L.Conv2D(4, 3, kernel_initializer="ones", name=name)(image) for name in ("a", "b")]
+    graph = Graph.from_keras(keras.Model(image, L.ReLU(name="relu")(L.Add(name="add")(twins))))
+    assert merge_twins(graph).nodes == graph.nodes

@@ -1,0 +1,441 @@
+"""Tests of the command line: what it prints, writes and refuses."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+import tfdatafree
+from tfdatafree.cli import _COMMANDS, main
+from tfdatafree.demo import MODEL_PATH, load_demo
+from tfdatafree.report.contents import inspect_file
+
+MODEL = str(MODEL_PATH)
+# The module; as an attribute of the package the function has its name.
+COMPRESS = sys.modules["tfdatafree.compress"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """The current directory, empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TFDATAFREE_DEBUG", raising=False)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Folder with digits.tflite, and the report and simulation that belong to it."""
+    folder = tmp_path_factory.mktemp("made")
+    names = {"-o": "digits.tflite", "--report": "digits.json", "--simulated": "digits.keras"}
+    outputs = [part for flag, name in names.items() for part in (flag, str(folder / name))]
+    assert main(["compress", MODEL, "--input_range=0,1", "--quiet", *outputs]) == 0
+    return folder
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """The command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tfdatafree", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
+
+
+def refusal(capsys, folder: Path, *arguments: str) -> str:
+    """The one line on stderr with which `arguments` are refused; nothing else may have happened."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    capsys.readouterr()
+    assert main(arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"error: .+\n", printed.err), printed.err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    return printed.err
+
+
+def save_model(path: Path, *layers, weights=None) -> None:
+    model = keras.Sequential([keras.Input((4, 4, 1)), *layers])
+    if weights is not None:
+        model.set_weights([np.full(w.shape, weights) for w in model.get_weights()])
+    model.save(path)
+
+
+# Help
+
+
+def test_help_and_mistakes_do_not_wait_for_tensorflow(folder):
+    script = folder / "tfdatafree"  # as pip writes it
+    script.write_text("import sys\nfrom tfdatafree.cli import main\nsys.exit(main())\n")
+    for start, arguments, code in (
+        (["-m", "tfdatafree"], ["compress", "--help"], 0),
+        ([str(script)], ["--version"], 0),
+        ([str(script)], ["compress", "missing.keras", "-o", "out.tflite"], 1),
+    ):
+        command = [sys.executable, "-X", "importtime", *start, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stderr
+        imported = re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE)
+        assert "tfdatafree.cli" in imported and not {"keras", "tensorflow"} & set(imported)
+
+
+def test_a_program_that_imports_the_package_can_open_a_simulation(made):
+    code = f"import tfdatafree, keras; keras.models.load_model({str(made / 'digits.keras')!r}); tfdatafree.compress"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in _COMMANDS)
+    assert "tfdatafree demo" in printed
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_help_of_a_command_has_an_example_and_its_own_flags_only(name, capsys):
+    assert main([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"usage:   tfdatafree {name}" in printed and f"example: tfdatafree {name}" in printed
+    assert ("--recipe" in printed) == (name in ("compress", "diagnose"))
+    assert ("--data" in printed) == (name == "compare")
+    assert ("--output" in printed) == (name in ("compress", "demo"))
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tfdatafree {tfdatafree.__version__}\n"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((), "no command; usage: tfdatafree compress"),
+        (("compres",), "command is 'compres'; did you mean 'compress'"),
+        (("xyz",), "command is 'xyz'; choose one of compress, inspect, compare, diagnose, demo"),
+        (("--recipe=int8", "compress"), "'--recipe=int8' comes before any command"),
+        (("compress", "-o", "out.tflite"), "compress wants MODEL, got none"),
+        (("compress", MODEL, "more", "-o", "out.tflite"), "compress wants MODEL, got 2.*more"),
+        (("compress", MODEL, "-o", "out.tflite", "--recpe=int8"), "'recpe'. Did you mean: recipe"),
+        (("compress", MODEL, "-o", "out.tflite", "--seed=x"), "seed=x"),
+        (("compress", MODEL, "-o", "out.tflite", "--recipe=int9"), "recipe is 'int9'; did you mean 'int8'"),
+        (("compress", MODEL, "-o", "out.tflite", "--prune=erk"), "prune is 'erk', but there is no sparsity"),
+        (("compress", MODEL, "-o", "out.tflite", "--sparsity=0.5", "--prune=ekr"), "did you mean 'erk'"),
+        (("compress", MODEL, "-o", "out.tflite", "--size=1.5"), "size is 1.5; give a part of the int8 file's bytes"),
+        (("compress", MODEL, "-o", "out.tflite", "--size=half"), "size is 'half'; give numbers"),
+        (
+            ("compress", MODEL, "-o", "out.tflite", "--size=0.6", "--recipe=float16"),
+            "policy searches bits for an integer",
+        ),
+        (("compress", MODEL, "-o", "out.tflite", "--sparsity=1.5"), "sparsity is 1.5; give the part of zeros"),
+        (("compress", MODEL, "-o", "out.tflite", "--sparsity=a"), "sparsity is 'a'; give numbers"),
+        (
+            ("compress", MODEL, "-o", "out.tflite", "--pattern=2:4", "--sparsity=0.3"),
+            "pattern .2:4. gives 0.5; leave one out",
+        ),
+        (
+            ("compress", MODEL, "-o", "out.tflite", "--target=ethos-55"),
+            "target is 'ethos-55'; did you mean 'ethos-u55'",
+        ),
+        (
+            ("compress", MODEL, "-o", "out.tflite", "--target=edgetpu", "--recipe=int16x8"),
+            "activation_bits is 16, but Google",
+        ),
+        (
+            ("compress", MODEL, "-o", "out.tflite", "--target=ethos-u55", "--recipe=float16"),
+            "does not take files with float16",
+        ),
+        (("inspect", "whole.tflite", "--target=edge"), "target is 'edge'; did you mean 'edgetpu'"),
+        (("compress", MODEL, "-o", "out.tflite", "--input_range=1,-1"), r"input_range is \(1, -1\).*low < high"),
+        (("compress", MODEL, "-o", "out.tflite", "--input_range=1"), "input_range is .*two numbers"),
+        (("compress", MODEL, "-o", "out.tflite", "--input_range=a,b"), "input_range is 'a,b'.*--input_range=-1,1"),
+        (("compress", MODEL, "-o", "out.tflite", "--input_shape=9,9,1"), r"input_shape is \(9, 9, 1\).*\(8, 8, 1\)"),
+        (("compress", MODEL), "no output; add -o"),
+        (("compress", MODEL, "-o", "out.lite"), "output is 'out.lite'.*ends in .tflite"),
+        (("compress", MODEL, "-o", "out.tflite", "--report=out.txt"), "report is 'out.txt'.*ends in .html or .json"),
+        (("compress", MODEL, "-o", "none/out.tflite"), "the folder 'none' does not exist"),
+        (("demo", "-o", "none/out.tflite"), "the folder 'none' does not exist"),
+        (("compress", MODEL, "-o", "out.tflite", "--overwrite", f"--simulated={MODEL}"), "the model itself"),
+        (("compress", "missing.keras", "-o", "out.tflite"), "'missing.keras' does not exist"),
+        (("compress", "empty.keras", "-o", "out.tflite"), "'empty.keras' is empty"),
+        (("compress", "short.keras", "-o", "out.tflite"), "'short.keras' is truncated or damaged"),
+        (("compress", "text.keras", "-o", "out.tflite"), "'text.keras' is not a Keras file"),
+        (("compress", "nan.keras", "-o", "out.tflite"), "NaN"),
+        (("compress", "plain.keras", "-o", "out.tflite"), "no layer with weights to compress"),
+        (("compress", MODEL, "-o", "out.tflite", "--representative_data=text.keras"), "neither a folder of images nor"),
+        (("compress", MODEL, "-o", "out.tflite", "--representative_data=."), "there are no images in '.'"),
+        (
+            ("compress", MODEL, "-o", "out.tflite", "--representative_data=wrong.npz"),
+            r"\(3, 9, 9, 1\); give \(n, 8, 8, 1\)",
+        ),
+        (("inspect", "missing.tflite"), "'missing.tflite' does not exist"),
+        (("inspect", "empty.tflite"), "'empty.tflite' is empty"),
+        (("inspect", "text.keras"), "'text.keras' is not a TFLite file"),
+        (("inspect", "short.tflite"), "'short.tflite' is truncated or damaged"),
+        (("inspect", "."), "'.' is a directory"),
+        (("compare", MODEL, "missing.tflite"), "'missing.tflite' does not exist"),
+        (("compare", MODEL, "short.tflite"), "'short.tflite' cannot be run"),
+        (("compare", MODEL, MODEL, "--n=0"), "n is 0"),
+        (("compare", MODEL, MODEL, "--data=text.keras"), "'text.keras' is no .npz"),
+        (("compare", MODEL, MODEL, "--data=wrong.npz"), r"shape \(3, 9, 9, 1\); give \(n, 8, 8, 1\)"),
+        (("compare", MODEL, "plain.keras"), r"\(8, 8, 1\).*\(4, 4, 1\)"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_written(arguments, message, folder, made, capsys):
+    for name, content in {
+        "empty.keras": b"",
+        "empty.tflite": b"",
+        "short.keras": MODEL_PATH.read_bytes()[:5000],
+        "short.tflite": (made / "digits.tflite").read_bytes()[:5000],
+        "text.keras": b"hello, world",
+    }.items():
+        (folder / name).write_bytes(content)
+    if "nan.keras" in arguments:
+        save_model(folder / "nan.keras", keras.layers.Conv2D(2, 3), weights=np.nan)
+    if "plain.keras" in arguments:
+        save_model(folder / "plain.keras", keras.layers.MaxPooling2D())
+    np.savez(folder / "wrong.npz", x=np.zeros((3, 9, 9, 1)))
+    assert re.search(message, refusal(capsys, folder, *arguments))
+
+
+def test_an_output_that_exists_is_refused_before_the_work_and_kept(folder, capsys, monkeypatch):
+    monkeypatch.setattr(COMPRESS, "compress", lambda *_, **__: pytest.fail("the work has begun"))
+    (folder / "out.tflite").write_text("mine")
+    (folder / "out.json").write_text("mine")
+    assert "'out.tflite' exists; add --overwrite" in refusal(capsys, folder, "compress", MODEL, "-o", "out.tflite")
+    arguments = ("compress", MODEL, "-o", "new.tflite", "--report=out.json")
+    assert "'out.json' exists; add --overwrite" in refusal(capsys, folder, *arguments)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that not even root can write to")
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(folder, capsys, monkeypatch):
+    monkeypatch.setattr(COMPRESS, "compress", lambda *_, **__: pytest.fail("the work has begun"))
+    line = refusal(capsys, folder, "compress", MODEL, "-o", "/proc/out.tflite")
+    assert "output is '/proc/out.tflite', but nothing can be written there" in line
+
+
+def test_another_keras_backend_is_refused(folder, capsys, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    line = refusal(capsys, folder, "compress", MODEL, "-o", "out.tflite")
+    assert "KERAS_BACKEND is 'jax'; unset it" in line
+
+
+def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(folder, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert main(["compress", MODEL, "-o", "out.tflite"]) == 130
+    assert capsys.readouterr().err == "error: interrupted.\n"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_a_bug_keeps_its_traceback(error, monkeypatch):
+    def broken(*_, **__):
+        raise error("a bug")
+
+    monkeypatch.setattr(COMPRESS, "compress", broken)
+    with pytest.raises(error, match="a bug"):
+        main(["compress", MODEL, "-o", "out.tflite"])
+
+
+@pytest.mark.parametrize("way", ["flag", "environment"])
+def test_a_refusal_shows_its_traceback_on_request(way, monkeypatch):
+    if way == "environment":
+        monkeypatch.setenv("TFDATAFREE_DEBUG", "1")
+    with pytest.raises(tfdatafree.LoadError, match="does not exist"):
+        main(["compress", "missing.keras", "-o", "out.tflite", *(["--verbose"] if way == "flag" else [])])
+
+
+def test_native_noise_is_hidden_and_our_own_lines_are_not(capfd, monkeypatch):
+    def noisy(*_, **__):
+        os.write(2, b"I0000 native noise\n")
+        print("a line of Python", file=sys.stderr)
+        raise tfdatafree.UnsupportedModelError("a refusal")
+
+    monkeypatch.setattr(COMPRESS, "compress", noisy)
+    assert main(["compress", MODEL, "-o", "out.tflite"]) == 1
+    assert capfd.readouterr().err == "a line of Python\nerror: a refusal\n"
+    os.write(2, b"still there\n")
+    assert capfd.readouterr().err == "still there\n"
+
+
+# Commands
+
+
+def test_demo_in_a_process_of_its_own_is_quiet_and_gives_the_same_bytes(folder):
+    (folder / "demo.tflite").write_text("an older one")
+    done = run("demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    float_accuracy, accuracy = (float(text) for text in re.findall(r"accuracy +([\d.]+) %", done.stdout))
+    assert float_accuracy > 95 and accuracy > float_accuracy - 3
+    assert main(["compress", MODEL, "-o", "again.tflite", "--quiet"]) == 0
+    assert (folder / "demo.tflite").read_bytes() == (folder / "again.tflite").read_bytes()
+
+
+def test_an_error_in_a_process_of_its_own_is_one_line(folder):
+    (folder / "short.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    done = run("compress", "short.h5", "-o", "out.tflite")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"error: 'short.h5' is truncated or damaged.*\n", done.stderr), done.stderr
+
+
+def test_what_a_user_should_know_still_reaches_stderr(folder):
+    keras.Sequential([keras.layers.Conv2D(2, 3)], name="open").save("open.keras")
+    done = run("compress", "open.keras", "-o", "out.tflite", "--input_shape=8,8,1")
+    assert done.returncode == 0
+    assert re.fullmatch(r"note: 'open' is not built.*random.*\n", done.stderr), done.stderr
+    done = run("compress", "open.keras", "-o", "quiet.tflite", "--input_shape=8,8,1", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_compress_writes_what_was_asked_for_and_says_so(made, capsys):
+    assert sorted(path.name for path in made.iterdir()) == ["digits.json", "digits.keras", "digits.tflite"]
+    record = json.loads((made / "digits.json").read_text())
+    assert record["report"]["bytes"] == (made / "digits.tflite").stat().st_size
+    assert main(["compress", MODEL, "-o", "out.tflite", "--input_range=0,1"]) == 0
+    printed = capsys.readouterr()
+    assert "integer only" in printed.out and "[0, 1], given" in printed.out
+    assert printed.out.endswith("wrote out.tflite\n")
+    assert printed.err == ""
+
+
+def test_options_reach_the_compression(folder, capsys):
+    (folder / "out.tflite").write_text("an older one")
+    arguments = ["--recipe=int8_per_tensor", "--input_range", "-2,3", "--overwrite"]
+    assert main(["compress", MODEL, "--output=out.tflite", *arguments]) == 0
+    assert "recipe int8_per_tensor" in capsys.readouterr().out
+    summary = inspect_file("out.tflite")
+    step = summary.inputs[0].scales[0]
+    np.testing.assert_allclose(summary.inputs[0].reals, (-2, 3), atol=step / 2)
+    kernels = [t for t in summary.tensors if t.writer == "constant" and t.dtype == "int8"]
+    assert kernels and all(len(tensor.scales) == 1 for tensor in kernels)
+
+
+def test_inspect_tells_what_the_interpreter_tells(made, capsys):
+    path = made / "digits.tflite"
+    summary = inspect_file(path)
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    for found, details in (
+        (summary.inputs, interpreter.get_input_details()),
+        (summary.outputs, interpreter.get_output_details()),
+    ):
+        assert [tensor.name for tensor in found] == [detail["name"] for detail in details]
+        for tensor, detail in zip(found, details, strict=True):
+            assert (tensor.dtype, tensor.shape) == (np.dtype(detail["dtype"]).name, tuple(detail["shape"]))
+            assert (tensor.scales[0], tensor.zero_points[0]) == detail["quantization"]
+    by_name = {detail["name"]: detail for detail in interpreter.get_tensor_details()}
+    constants = [tensor for tensor in summary.tensors if tensor.bytes]
+    assert constants
+    for tensor in constants:
+        detail = by_name[tensor.name]
+        assert tensor.bytes == interpreter.get_tensor(detail["index"]).nbytes
+        np.testing.assert_array_equal(tensor.scales, detail["quantization_parameters"]["scales"])
+    assert summary.bytes == path.stat().st_size > sum(tensor.bytes for tensor in constants)
+    assert summary.integer_share == 1
+    assert main(["inspect", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*summary.operators, *(tensor.name for tensor in summary.tensors)))
+    assert "(100 %)" in printed
+
+
+def test_inspect_counts_float_operators(folder, capsys):
+    assert main(["compress", MODEL, "-o", "half.tflite", "--recipe=float16", "--quiet"]) == 0
+    summary = inspect_file("half.tflite")
+    assert summary.integer_operators == 0 and sum(summary.operators.values()) > 5
+    assert main(["inspect", "half.tflite"]) == 0
+    printed = capsys.readouterr().out
+    assert "(0 %)" in printed and "float16" in printed
+
+
+def compared(capsys, *arguments: str) -> dict[str, str]:
+    """Figures that `compare` prints, by the first words of their lines."""
+    capsys.readouterr()
+    assert main(["compare", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return dict(re.findall(r"^(\w[\w ]+?)  +(.+)$", printed.out, re.MULTILINE))
+
+
+def test_sparsity_prunes_by_the_method_asked_for(folder, capsys):
+    assert (
+        main(["compress", MODEL, "-o", "sparse.tflite", "--sparsity=0.5", "--prune=uniform", "--input_range=0,1"]) == 0
+    )
+    assert "50.0 % of the weights, by uniform" in capsys.readouterr().out
+    assert (folder / "sparse.tflite").exists()
+
+
+def test_size_searches_bits_and_says_which_size_can_be_had(folder, capsys):
+    command = ["compress", MODEL, "-o", "small.tflite", "--input_range=0,1"]
+    assert main([*command, "--size=0.1"]) == 1
+    least = re.search(r"choose at least (0\.\d+)\.", capsys.readouterr().err).group(1)
+    assert not (folder / "small.tflite").exists()
+    assert main([*command, f"--size={least}"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  bits"))
+    assert "layers in 4;" in line and f"({100 * float(least):g} % asked for)" in line
+    summary = inspect_file("small.tflite")
+    assert any(tensor.dtype == "int4" for tensor in summary.tensors)
+    assert summary.bytes < float(least) * int(re.search(r"the ([\d,]+) bytes in int8", line).group(1).replace(",", ""))
+
+
+def test_a_model_is_like_itself(made, capsys):
+    for path in (MODEL, str(made / "digits.tflite")):
+        figures = compared(capsys, path, path, "--n=3", "--input_range=0,1")
+        assert figures["agreement"].startswith("100.00 %")
+        assert figures["output discrepancy"].startswith("0.00000")
+        assert figures["of responses"].startswith("0.00000")
+        assert figures["SQNR"] == "no difference at all"
+        assert figures["inputs"].startswith("3 procedural images in [0, 1] (given)")
+
+
+def test_the_simulation_is_nearer_to_the_file_than_the_float_model_is(made, capsys):
+    file = str(made / "digits.tflite")
+    far, near = (compared(capsys, model, file)["SQNR"] for model in (MODEL, str(made / "digits.keras")))
+    assert near == "no difference at all" or float(near.split()[0]) > float(far.split()[0]) + 3
+
+
+def test_the_range_comes_from_the_file_else_from_the_model(made, capsys):
+    figures = compared(capsys, MODEL, str(made / "digits.tflite"), "--n=1")
+    assert "[0, 1] (what the integers of 'digits.tflite' reach)" in figures["inputs"]
+    assert "estimated from the statistics" in compared(capsys, MODEL, MODEL, "--n=1")["inputs"]
+
+
+def test_given_inputs_are_used(folder, made, capsys):
+    model, images, _ = load_demo()
+    np.savez("digits.npz", x=images[:20])
+    figures = compared(capsys, MODEL, str(made / "digits.tflite"), "--data=digits.npz")
+    assert figures["inputs"] == "20 inputs of 'digits.npz'"
+    interpreted = tfdatafree.compress(model, input_range=(0, 1), verbose=0).predict(images[:20])
+    same = (model.predict(images[:20], verbose=0).argmax(-1) == interpreted.argmax(-1)).mean()
+    assert figures["agreement"].startswith(f"{100 * same:.2f} %")
+    assert compared(capsys, MODEL, MODEL, "--data=digits.npz", "--n=7")["inputs"].startswith("7 ")
+
+
+def test_models_with_several_inputs_and_outputs_are_compared_output_by_output(folder, capsys):
+    a, b = (keras.Input((6, 6, 2), name=name) for name in "ab")
+    conv = keras.layers.Conv2D(3, 3, name="conv")
+    pooled = [keras.layers.GlobalAveragePooling2D(name=f"pool_{x.name}")(conv(x)) for x in (a, b)]
+    outputs = keras.layers.Dense(4, name="four")(pooled[0]), keras.layers.Dense(1, name="one")(pooled[1])
+    keras.Model([a, b], outputs).save("two.keras")
+    np.savez("two.npz", a=np.ones((2, 6, 6, 2)), b=np.zeros((2, 6, 6, 2)))
+    assert main(["compare", "two.keras", "two.keras", "--data=two.npz"]) == 0
+    printed = capsys.readouterr().out
+    assert "output 'four'" in printed and "output 'one'" in printed
+    assert printed.count("agreement") == 1, "the argmax of one value says nothing"
+    assert printed.count("output discrepancy") == printed.count("of responses") == 2
+    np.savez("half.npz", a=np.ones((2, 6, 6, 2)))
+    assert "lacks b" in refusal(capsys, folder, "compare", "two.keras", "two.keras", "--data=half.npz")

@@ -1,0 +1,229 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from tiny_models import block, head, image, outputs_of, random_inputs, randomized, relative_difference, separated
+
+from tfdatafree import Generate, Recipe, compress
+from tfdatafree.canonical.separate import separate
+from tfdatafree.measuring.patches import tap_shares
+from tfdatafree.model.batchnorm import is_batchnorm
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.kernels import kernel_of, layout_of, with_kernel
+from tfdatafree.numerics.metrics import relative_error
+from tfdatafree.pruning.channel_budget import Kernel, channels_left
+from tfdatafree.pruning.channel_order import Reader, elimination, energy, refit_without, shrunk
+from tfdatafree.pruning.channels import find_spaces, prune_channels
+from tfdatafree.pruning.remove_channels import find_channels
+from tfdatafree.recipe.prune import Prune
+
+RANGE = (-1.0, 1.0)
+
+
+def pruned(graph: Graph, sparsity: float, **options):
+    return prune_channels(graph, Prune(sparsity=sparsity, method="channel", images=32, **options), input_range=RANGE)
+
+
+@functools.cache
+def network(width: int = 16) -> Graph:
+    """Two residual blocks with a bottleneck, wide enough that a budget can be met."""
+    x = image()
+    y = block(x, width, "stem")
+    for at in range(2):
+        z = block(block(y, 2 * width, f"wide_{at}"), width, f"narrow_{at}")
+        y = L.Add(name=f"add_{at}")([y, z])
+    return separate(Graph.from_keras(randomized(keras.Model(x, head(y), name="network"))))
+
+
+def kernels_of(graph: Graph) -> int:
+    return sum(kernel_of(layer).size for layer in graph.layers.values() if layout_of(layer))
+
+
+# What removing costs, and what refitting saves ------------------------------------------------------------------------
+
+
+def problem(inputs: int = 12, outputs: int = 5, per_channel: int = 2) -> Reader:
+    random = np.random.default_rng(0)
+    mixed = random.normal(size=(inputs, inputs)) * random.uniform(0.2, 2, (inputs, 1))
+    rows = np.arange(inputs).reshape(per_channel, -1).T
+    return Reader(mixed @ mixed.T, random.normal(size=(inputs, outputs)), rows)
+
+
+def test_refitted_weights_lose_least_and_what_the_order_says():
+    reader = problem()
+    (correlation, deviation), first = shrunk(reader.covariance), reader.rows[0]
+    h = correlation.astype(np.float64) * deviation[:, None] * deviation
+    gone = np.isin(np.arange(12), first)
+    refitted = refit_without(reader.weights, reader.covariance, gone)
+    loss = energy(refitted - reader.weights, reader.covariance)
+    assert not refitted[gone].any()
+    assert loss < 0.9 * energy(np.where(gone[:, None], reader.weights, 0), reader.covariance)
+    # The gradient of the loss is zero at the weights that stay: nothing else loses less.
+    assert np.abs((h @ (refitted - reader.weights))[~gone]).max() < 1e-5 * np.abs(h @ reader.weights).max()
+    order, losses = elimination([reader])
+    alone = {c: energy(refit_without(reader.weights, reader.covariance, np.isin(np.arange(12), rows)) - reader.weights,
+                       reader.covariance) for c, rows in enumerate(reader.rows)}  # fmt: skip
+    assert order[0] == min(alone, key=alone.get)
+    assert losses[0] == pytest.approx(alone[order[0]], rel=1e-3)
+    assert sorted(order) == list(range(6)) and len(losses) == 6
+
+
+def test_losses_of_an_order_add_up_to_the_loss_of_removing_all_of_them():
+    reader = problem()
+    order, losses = elimination([reader])
+    gone = np.isin(np.arange(12), reader.rows[order[:3]])
+    together = energy(refit_without(reader.weights, reader.covariance, gone) - reader.weights, reader.covariance)
+    assert losses[:3].sum() == pytest.approx(together, rel=1e-3)
+
+
+def test_readers_count_together_and_what_never_moves_goes_first():
+    reader = problem()
+    still = reader.covariance.copy()
+    still[reader.rows[4]] = still[:, reader.rows[4]] = 0
+    order, losses = elimination([Reader(still, reader.weights, reader.rows)] * 2)
+    assert order[0] == 4 and losses[0] < 1e-5 * losses.sum()
+    _, once = elimination([Reader(still, reader.weights, reader.rows)])
+    np.testing.assert_allclose(losses, 2 * once, rtol=1e-4)
+
+
+# How many ---------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_counted_with_both_ends_of_a_kernel():
+    chain = [Kernel(9, (3, {}), (0, {0: 1})), Kernel(1, (0, {0: 1}), (0, {1: 1})), Kernel(1, (0, {1: 1}), (10, {}))]
+    left = channels_left([np.ones(40), np.ones(40)], chain, 0.5)
+    total = sum(kernel.size([40, 40]) for kernel in chain)
+    assert sum(kernel.size(left) for kernel in chain) == pytest.approx(0.5 * total, abs=0.005 * total)
+    dear = channels_left([np.ones(40), np.full(40, 100.0)], chain, 0.3)
+    assert dear[1] == 40 and dear[0] < 40
+    for multiple in (4, 8):
+        assert all(count % multiple == 0 for count in channels_left([np.ones(40)] * 2, chain, 0.5, multiple=multiple))
+    assert channels_left([np.ones(40)] * 2, chain, 0.0) == [40, 40]
+    assert min(channels_left([np.ones(40)] * 2, chain, 0.999)) == 1
+
+
+def test_what_padding_replaces_counts_less():
+    plain = L.Conv2D(2, 3, padding="same")
+    plain.build((None, 4, 4, 1))
+    (layer,) = [Graph.from_keras(keras.Sequential([keras.Input((4, 4, 1)), plain])).layers[plain.name]]
+    np.testing.assert_allclose(tap_shares(layer, (4, 4)), np.outer([0.75, 1, 0.75], [0.75, 1, 0.75]))
+    np.testing.assert_allclose(tap_shares(layer, (None, 4))[0], [0.75, 1, 0.75])
+
+
+# Whole networks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.6])
+def test_the_budget_is_met_by_a_model_that_is_smaller(sparsity):
+    graph = network()
+    result = pruned(graph, sparsity)
+    assert 1 - kernels_of(result.graph) / kernels_of(graph) == pytest.approx(sparsity, abs=0.02)
+    assert result.sparsity == pytest.approx(1 - kernels_of(result.graph) / kernels_of(graph))
+    assert result.graph.inputs == graph.inputs and result.graph.outputs == graph.outputs
+    assert result.kept == {"head": "channels not removed: its channels stay: 'head' is an output of the model"}
+
+
+def test_channels_per_layer_are_multiples():
+    result = pruned(network(), 0.4, multiple=8)
+    widths = {spec.shape[-1] for tensor, spec in result.graph.specs.items() if "conv" in tensor}
+    assert all(width % 8 == 0 for width in widths) and widths != {16, 32}
+
+
+def test_spaces_are_streams_and_insides():
+    channels = find_channels(network())
+    spaces = find_spaces(channels)
+    assert sorted(len(space) for space in spaces) == [16, 32, 32]
+    assert np.array_equal(channels.written["stem_conv"], channels.written["narrow_1_conv"])
+
+
+def test_refitting_and_correcting_means_loses_less():
+    graph, inputs = network(), random_inputs(network(), 16)
+    wanted = graph.predict(inputs)[0]
+
+    def error(**options) -> float:
+        return relative_error(pruned(graph, 0.3, **options).graph.predict(inputs)[0], wanted)
+
+    assert error() < error(refit=False) < error(refit=False, correct=False)
+
+
+def with_dead_channels(name: str) -> Graph:
+    """`name` with weights that make half of the channels that can go constant, zero where padding would tell."""
+    graph = separated(name).copy()
+    channels = find_channels(graph)
+    dead = set(np.concatenate([space[: len(space) // 2] for space in find_spaces(channels)]).tolist())
+    for node in graph.nodes:
+        layer, ids = graph.layer_of(node), channels.of.get(node.output)
+        if ids is None:
+            continue
+        mask = np.isin(ids, list(dead))
+        if is_batchnorm(layer):
+            graph.layers[node.layer] = layer.with_weights(
+                **{
+                    key: np.where(mask, 0, layer.weight(key))
+                    for key in ("gamma", "beta")
+                    if layer.weight(key) is not None
+                }
+            )
+        elif layout_of(layer) is not None:
+            shape = kernel_of(layer).shape
+            if layout_of(layer).kind == "transpose":
+                kernel = kernel_of(layer) * ~mask[:, None]
+            else:
+                kernel = (kernel_of(layer).reshape(*shape[:-2], -1, shape[-1]) * ~mask[: shape[-1]]
+                          if layout_of(layer).kind != "depthwise" else kernel_of(layer) * ~mask[:, None])  # fmt: skip
+            layer = with_kernel(layer, kernel)
+            bias = layer.weight("bias")
+            graph.layers[node.layer] = layer if bias is None else layer.with_weights(bias=np.where(mask, 0, bias))
+    return graph
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "branch_add", "depthwise", "squeeze_excite", "concatenate", "flatten_dense", "conv_transpose"]
+)
+def test_dead_channels_go_first_and_the_function_stays(name):
+    graph = with_dead_channels(name)
+    inputs = random_inputs(graph)
+    wanted = graph.predict(inputs)
+    result = pruned(graph, 0.2)
+    assert result.sparsity > 0.1
+    assert relative_difference(outputs_of(result.graph.to_keras(), inputs), wanted) < 2e-5
+
+
+def test_constant_channels_go_into_the_biases_where_no_padding_can_tell():
+    x = image()
+    y = L.Activation("sigmoid", name="sigmoid")(block(x, 8, "a"))
+    y = L.Conv2D(6, 3, name="valid")(y)
+    model = randomized(keras.Model(x, head(y), name="constants"))
+    gamma = model.get_layer("a_bn").gamma.numpy()
+    gamma[[1, 4, 6]] = 0
+    model.get_layer("a_bn").gamma.assign(gamma)
+    graph = separate(Graph.from_keras(model))
+    inputs = random_inputs(graph)
+    result = pruned(graph, 243 / 678)  # what three of the eight channels take
+    assert result.graph.specs["a_conv"].shape[-1] == 5
+    assert relative_difference(result.graph.predict(inputs), graph.predict(inputs)) < 1e-4
+
+
+def test_the_file_is_smaller_and_the_report_says_so():
+    model = network().to_keras()
+    quick = Generate(images=4, samples=200)
+    dense = compress(model, Recipe(generate=quick), input_range=RANGE, verbose=0)
+    options = Prune(sparsity=0.5, method="channel", images=16)
+    small = compress(model, Recipe(prune=options, generate=quick), input_range=RANGE, verbose=0)
+    assert len(small.tflite) < 0.75 * len(dense.tflite)
+    assert small.report.pruning.method == "channel"
+    assert small.report.pruning.sparsity == pytest.approx(0.5, abs=0.02)
+    assert "removed     " in str(small.report) and "Removed by layer:" in str(small.report)
+    assert "float outputs move by" in small.report.notes["channels removed"]
+    kernels = [layer for layer in small.model.layers if isinstance(layer, L.Conv2D)]
+    assert kernels_of(Graph.from_keras(small.model)) == pytest.approx(0.5 * kernels_of(network()), rel=0.04)
+    assert kernels and model.count_params() == network().to_keras().count_params()
+
+
+def test_options_of_channels():
+    with pytest.raises(ValueError, match="multiple is for the method 'channel', not 'obs'"):
+        Prune(sparsity=0.5, method="obs", multiple=8)
+    with pytest.raises(ValueError, match="multiple is 0; give a whole number of at least 1"):
+        Prune(sparsity=0.5, method="channel", multiple=0)

@@ -1,0 +1,57 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from tiny_models import export, exported, image, randomized
+
+from tfdatafree.export.simulate import insert_quantizers
+from tfdatafree.model.kernels import layout_of
+from tfdatafree.numerics.affine import activation_quantizer
+from tfdatafree.quantization.activation_shift import activation_shifts, correct_activation_shifts
+from tfdatafree.quantization.placement import simulated_grids
+
+
+def one_by_one() -> keras.Model:
+    x = image()
+    y = L.DepthwiseConv2D(1, depth_multiplier=2, name="first")(x)
+    return randomized(keras.Model(x, L.GlobalAveragePooling2D(name="pool")(L.Conv2D(4, 1, name="second")(y))))
+
+
+def test_a_shift_is_what_the_grid_does_to_the_mean():
+    grid = activation_quantizer(0, 7, 3)
+    x = np.array([[0.4, 6.0], [0.4, 9.0], [0.3, 8.0]], np.float32)  # the first all become 0, the second are cut at 7
+    shifts = activation_shifts([("x", x), ("other", x)], {"x": grid})
+    assert shifts.keys() == {"x"}
+    np.testing.assert_allclose(shifts["x"], [-1.1 / 3, 20 / 3 - 23 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dense_on_pixels", "one_by_one"])
+def test_means_are_restored_where_every_pixel_counts_alike(name):
+    made = export(one_by_one()) if name == "one_by_one" else exported(name)
+    teacher = made.teacher
+    grids = simulated_grids(teacher, made.ranges, 4)
+    readers = [node for node in teacher.nodes if layout_of(teacher.layer_of(node)) and node.inputs[0] in grids]
+    node = readers[0]
+    tensor = node.inputs[0]
+    assert tensor in teacher.inputs
+    corrected, kept = correct_activation_shifts(teacher, activation_shifts([(tensor, made.inputs[0])], grids))
+    assert not kept
+
+    def mean(graph, rounded):
+        graph = insert_quantizers(graph, {tensor: grids[tensor]}) if rounded else graph
+        live = next(live for at, live in graph.walk(made.inputs) if at.layer == node.layer)
+        value = np.asarray(live[node.output])
+        return value.reshape(-1, value.shape[-1]).mean(axis=0)
+
+    wanted, plain, better = mean(teacher, False), mean(teacher, True), mean(corrected, True)
+    assert np.abs(better - wanted).max() < 0.02 * np.abs(plain - wanted).max()
+    assert corrected is not teacher and mean(teacher, True).tolist() == plain.tolist()
+
+
+def test_a_shared_layer_is_left_alone_and_says_so():
+    made = exported("shared_layer")
+    shifts = {tensor: np.ones(spec.shape[-1]) for tensor, spec in made.teacher.specs.items()}
+    corrected, kept = correct_activation_shifts(made.teacher, shifts)
+    assert set(kept.values()) == {"it is shared by several calls, whose inputs differ"}
+    for key in kept:
+        assert corrected.layers[key] is made.teacher.layers[key]

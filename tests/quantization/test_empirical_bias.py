@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from tiny_models import MODELS, build, random_inputs, separated
+
+import tfdatafree
+from tfdatafree.canonical.fold_batchnorm import fold
+from tfdatafree.inputs.make import make_inputs
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.quantization.empirical_bias import correct_biases_on_inputs
+from tfdatafree.quantization.rounding import quantize_weights
+from tfdatafree.recipe.quantize import Quantize
+from tfdatafree.recipe.recipe import Generate, Recipe
+
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def channel_means(graph: Graph, inputs) -> dict[str, np.ndarray]:
+    """Mean per channel of what each layer with a kernel writes."""
+    found = {}
+    for node, live in graph.walk(inputs):
+        if layout_of(graph.layer_of(node)) is not None:
+            value = np.asarray(live[node.output], np.float64)
+            found[node.output] = value.reshape(-1, value.shape[-1]).mean(axis=0)
+    return found
+
+
+@every_model
+def test_every_layers_channels_get_the_float_networks_means(name):
+    teacher = fold(separated(name))[0]
+    student, _ = quantize_weights(teacher, bits=4, per_channel=False)
+    inputs = random_inputs(teacher)
+    corrected, kept = correct_biases_on_inputs(student, teacher, inputs)
+    wanted, before, after = (channel_means(graph, inputs) for graph in (teacher, student, corrected))
+    calls = teacher.calls()
+    assert set(kept) == {n.layer for n in teacher.nodes if calls[n.layer] > 1 and layout_of(teacher.layer_of(n))}
+    for node in teacher.nodes:
+        if node.output in wanted and node.layer not in kept:
+            atol = 1e-4 * max(np.abs(wanted[node.output]).max(), np.abs(before[node.output]).max(), 1e-6)
+            np.testing.assert_allclose(after[node.output], wanted[node.output], atol=atol, err_msg=node.name)
+    for key, layer in corrected.layers.items():
+        if layout_of(layer) is not None:
+            np.testing.assert_array_equal(kernel_of(layer), kernel_of(student.layers[key]))
+    if kept.keys() < wanted.keys() and name != "zero_kernel":
+        assert max(np.abs(before[tensor] - wanted[tensor]).max() for tensor in wanted) > 1e-3, "nothing to correct"
+
+
+def test_the_graphs_given_are_not_changed():
+    teacher = fold(separated("plain"))[0]
+    student, _ = quantize_weights(teacher, bits=4, per_channel=False)
+    before = [[w.copy() for w in layer.weights] for graph in (teacher, student) for layer in graph.layers.values()]
+    correct_biases_on_inputs(student, teacher, random_inputs(teacher))
+    after = [layer.weights for graph in (teacher, student) for layer in graph.layers.values()]
+    for old, new in zip(before, after, strict=True):
+        for a, b in zip(old, new, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_it_is_an_option_of_the_recipe():
+    files = {}
+    for way in ("analytic", True, "empirical", False):
+        quantize = Quantize(weight_bits=4, bias_correction=way)
+        recipe = Recipe(quantize=quantize, generate=Generate(images=4), level_activations=False)
+        files[way if isinstance(way, str) else repr(way)] = tfdatafree.compress(
+            build("plain"), recipe, input_range=(-1, 1), verbose=0
+        )
+    assert files["analytic"].tflite == files["True"].tflite
+    assert len({result.tflite for result in files.values()}) == 3
+    # On the inputs that it looked at, the empirical correction's means are the float network's.
+    teacher = fold(separated("plain"))[0]
+    inputs = make_inputs(teacher, 4, (-1, 1))
+    wanted = channel_means(teacher, inputs)
+
+    def miss(result) -> float:
+        found = channel_means(result._graph, inputs)
+        return sum(np.abs(found[tensor] - wanted[tensor]).sum() for tensor in wanted)
+
+    assert miss(files["empirical"]) < miss(files["analytic"]) / 2

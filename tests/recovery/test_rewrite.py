@@ -1,0 +1,292 @@
+"""The integer file of a recovered network: what its model simulates, on grids of as many bits, and nothing else has changed."""
+
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from tiny_models import block, build, head, image, random_inputs, randomized
+
+from tfdatafree import (
+    ExportError,
+    Prune,
+    Quantize,
+    Recipe,
+    Rule,
+    Search,
+    UnsupportedModelError,
+    compress,
+    output_discrepancy,
+)
+from tfdatafree import feature_regression as regression
+from tfdatafree.export.settings import Writing
+from tfdatafree.export.verify import compare_tensors
+from tfdatafree.inputs.procedural import procedural_images
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.report.reproduce import python_text
+from tfdatafree.tflite.flatbuffer import File
+
+IMAGES = procedural_images(24, (8, 8, 3), -1, 1, seed=3)
+W4 = Recipe(quantize=Quantize(weight_bits=4, int4=True, rounding="nearest", bias_correction=False))
+PRUNED = Recipe(prune=Prune(sparsity=0.5, method="energy"), quantize=Quantize(weight_bits=4))
+RECIPES = {
+    "int8": Recipe(),
+    "int4": W4,
+    "int16x8": Recipe(quantize=Quantize(weight_bits=4, activation_bits=16)),
+    "pruned": PRUNED,
+    "searched": Recipe(policy=Search(size=0.96), quantize=Quantize(rounding="nearest")),
+    "float edges": Recipe(quantize=Quantize(edge_dtype="float32")),
+    "ruled": Recipe(rules=(Rule("b_conv", weight_bits=4), Rule("head", keep_float=True))),
+}
+CASES = [
+    *(("branch_add", name) for name in RECIPES),
+    # Operations of several operators, whose inner tensors have ranges that are measured.
+    ("hard_swish", "int8"), ("normalization", "int8"), ("merges", "int8"),
+    ("depthwise", "int4"), ("conv_transpose", "int8"), ("separable", "int4"), ("softmax", "int4"),
+    ("shared_layer", "int4"), ("two_outputs", "int8"), ("uint8_input", "int8"),
+]  # fmt: skip
+cases = pytest.mark.parametrize("name,recipe", CASES)
+
+
+@functools.cache
+def student_of(name: str, recipe: str = "int4", **options):
+    ends = (0, 255) if name == "uint8_input" else (-1, 1)
+    return compress(build(name), RECIPES[recipe], input_range=ends, verbose=0, **options)
+
+
+def images_of(name: str) -> list[np.ndarray]:
+    return random_inputs(build(name), 12) if name == "uint8_input" else [IMAGES] * len(build(name).inputs)
+
+
+@functools.cache
+def recovered(name: str, recipe: str = "int4", seed: int = 0):
+    images = dict(zip(Graph.from_keras(build(name)).inputs, images_of(name), strict=True))
+    return regression(student_of(name, recipe), build(name), images, steps=20, seed=seed, verbose=0)
+
+
+def kernels(graph: Graph) -> dict[str, np.ndarray]:
+    return {key: kernel_of(layer) for key, layer in graph.layers.items() if layout_of(layer)}
+
+
+@cases
+def test_the_file_is_what_the_model_simulates(name, recipe):
+    found = recovered(name, recipe).compressed
+    assert (found.tflite != student_of(name, recipe).tflite) == (
+        recovered(name, recipe).after < recovered(name, recipe).before
+    )
+    inputs = images_of(name)
+    # Each layer, given what the file computed before it: within a step, and mostly the same.
+    file = File.parse(found.tflite)
+    by_name = {file.name(i): i for i in range(len(file.tensors))}
+    by_name |= dict(zip([*found._graph.inputs, *found._graph.outputs], [*file.inputs, *file.outputs], strict=True))
+    if found.report.integer_only and file.dtype(file.inputs[0]) != "float32":
+        grids = {t: grid for t, grid in found._grids.items() if t in by_name and file.quantizer(by_name[t]) == grid}
+        checks = compare_tensors(
+            found.tflite, found._graph, found._graph, grids, by_name, [array[:4].astype(np.float32) for array in inputs]
+        )
+        several = ("hard_swish", "normalization", "merges")  # simulated as one
+        bound = {"int16x8": 4}.get(recipe, 1)
+        assert max(check.lsb for check in checks.values()) <= bound or name in several
+    # All layers after one another.
+    wanted, got = (
+        [values] if isinstance(values, np.ndarray) else list(values)
+        for values in (recovered(name, recipe).model.predict(inputs, verbose=0), found.predict(inputs))
+    )
+    for a, b in zip(wanted, got, strict=True):
+        assert np.abs(a - b).max() < 0.06 * np.ptp(a)
+
+
+@cases
+def test_every_tensor_has_its_type_and_place_and_what_is_computed_its_step(name, recipe):
+    before, after = (File.parse(c.tflite) for c in (student_of(name, recipe), recovered(name, recipe).compressed))
+    assert len(before.tensors) == len(after.tensors)
+    for index, (old, new) in enumerate(zip(before.tensors, after.tensors, strict=True)):
+        assert (before.name(index), before.dtype(index), before.shape(index)) == (
+            after.name(index), after.dtype(index), after.shape(index)
+        )  # fmt: skip
+        for of in ("scale", "zeroPoint"):
+            values = [None if t.quantization is None else getattr(t.quantization, of) for t in (old, new)]
+            if of == "scale" and before.constant(index) is not None:
+                values = [np.shape(value) for value in values]  # one along the same channels, but another
+            np.testing.assert_array_equal(*values, err_msg=f"{before.name(index)} {of}")
+    same = [student_of(name, recipe)._grids, recovered(name, recipe).compressed._grids]
+    assert same[0] == same[1]
+
+
+@cases
+def test_the_file_is_as_large_and_the_report_is_of_it(name, recipe):
+    student, found = student_of(name, recipe), recovered(name, recipe).compressed
+    assert abs(len(found.tflite) - len(student.tflite)) <= 64, "vectors that are equal are stored once"
+    assert found.report.bytes == len(found.tflite)
+    assert [row.name for row in found.report.layers] == [row.name for row in student.report.layers]
+    sqnr = [[row.sqnr_db for row in c.report.layers] for c in (student, found)]
+    assert (sqnr[0] != sqnr[1]) == (found.tflite != student.tflite)
+    assert "Output Discrepancy" in found.report.notes["feature regression"]
+    assert found.recipe == student.recipe and found.replay == student.replay
+
+
+def test_weights_in_the_file_are_those_that_were_trained(monkeypatch):
+    student, teacher = student_of("branch_add"), build("branch_add")
+    found = recovered("branch_add")
+    with monkeypatch.context() as patch:  # the same training, of which no file is made
+        patch.setattr(Writing, "write", refuse)
+        alone = regression(student, teacher, IMAGES, steps=20, verbose=0)
+    trained, written = (Graph.from_keras(model).layers for model in (alone.model, found.model))
+    moved = 0
+    for key, grid in found.compressed.weight_grids.items():
+        np.testing.assert_array_equal(kernel_of(trained[key]), kernel_of(written[key]))
+        np.testing.assert_array_equal(kernel_of(written[key]), grid(kernel_of(written[key])))
+        np.testing.assert_allclose(trained[key].weight("bias"), written[key].weight("bias"), atol=1e-2)
+        assert dataclasses.replace(grid, scale=student.weight_grids[key].scale) == student.weight_grids[key]
+        moved += np.count_nonzero(kernel_of(written[key]) != kernels(student._graph)[key])
+    file = File.parse(found.compressed.tflite)
+    assert moved > 0 and "int4" in {file.dtype(i) for i in range(len(file.tensors))}
+    rows = np.random.default_rng(0).permutation(len(IMAGES))[:6]
+    # Biases alone are rounded, to 32 bits, after what `after` tells.
+    np.testing.assert_allclose(output_discrepancy(alone.model, teacher, IMAGES[rows]), found.after, rtol=1e-4)
+
+
+def test_grids_that_are_given_are_kept():
+    student, teacher = student_of("branch_add"), build("branch_add")
+    found = regression(student, teacher, IMAGES, grids=student.weight_grids, masks={}, steps=5, verbose=0)
+    assert found.compressed is None and found.after < found.before
+    for key, kernel in kernels(Graph.from_keras(found.model)).items():
+        np.testing.assert_array_equal(kernel, student.weight_grids[key](kernel))
+
+
+def test_zeros_stay_zero_in_the_file():
+    student, found = student_of("branch_add", "pruned"), recovered("branch_add", "pruned").compressed
+    assert found.report.zeros >= student.report.zeros >= 0.4
+    before, after = (kernels(c._graph) for c in (student, found))
+    for key, kernel in before.items():
+        assert (after[key][kernel == 0] == 0).all()
+    assert any((after[key] != before[key]).any() for key in before)
+
+
+def test_the_seed_decides_the_bytes_and_the_student_stays():
+    student = compress(build("branch_add"), W4, input_range=(-1, 1), verbose=0)
+    assert student.tflite == student_of("branch_add").tflite
+    weights, held = [np.array(w) for w in student.model.get_weights()], dict(student._graph.layers)
+    first, again, other = (
+        regression(student, build("branch_add"), IMAGES, steps=20, seed=seed, verbose=0).compressed
+        for seed in (5, 5, 6)
+    )
+    assert first.tflite == again.tflite != other.tflite
+    assert student.tflite == student_of("branch_add").tflite and "feature regression" not in student.report.notes
+    assert held == student._graph.layers
+    for old, new in zip(weights, student.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_what_was_recovered_can_be_recovered_again():
+    first = recovered("branch_add")
+    again = regression(first.compressed, build("branch_add"), IMAGES, steps=5, verbose=0)
+    assert abs(again.before - first.after) < 0.3 * first.before and again.compressed.tflite
+    assert again.compressed._grids == first.compressed._grids
+
+
+def test_no_file_where_there_was_none():
+    teacher = build("plain")
+    simulated = Recipe(quantize=Quantize(weight_bits=4, activation_bits=4))
+    student = compress(teacher, simulated, input_range=(-1, 1), verbose=0)
+    found = regression(student, teacher, IMAGES, steps=3, verbose=0)
+    assert found.compressed._grids == student._grids
+    assert found.model is found.compressed.model and found.after <= found.before
+    with pytest.raises(ExportError, match="there is no integer file"):
+        _ = found.compressed.tflite
+    float_file = compress(teacher, Recipe(quantize=None), input_range=(-1, 1), verbose=0)
+    for student, options in ((teacher, {}), (float_file, {}), (student_of("plain"), {"grids": {}})):
+        assert regression(student, teacher, IMAGES, steps=1, verbose=0, **options).compressed is None
+
+
+def refuse(*_, **__):
+    raise ExportError("no room")
+
+
+def test_a_file_that_cannot_be_written_does_not_take_the_model_along(monkeypatch):
+    student = student_of("plain")
+    monkeypatch.setattr(Writing, "write", refuse)
+    found = regression(student, build("plain"), IMAGES, steps=3, verbose=0)
+    assert found.compressed is None and found.kept["plain"] == "no file was written: no room"
+    assert found.after <= found.before and found.model.predict(IMAGES, verbose=0).shape == (24, 5)
+
+
+def test_kernels_on_no_single_grid_keep_their_integers():
+    x = image()
+    y = L.DepthwiseConv2D(3, depth_multiplier=2, padding="same", name="deep")(x)
+    teacher = randomized(keras.Model(x, head(L.ReLU()(block(y, 4, "a")))))
+    recipe = dataclasses.replace(W4, rules=(Rule("deep", weight_bits=8),))
+    student = compress(teacher, recipe, input_range=(-1, 1), verbose=0)
+    found = regression(student, teacher, IMAGES, steps=20, verbose=0).compressed
+    before, after = (kernels(c._graph) for c in (student, found))
+    np.testing.assert_array_equal(before["deep"], after["deep"])
+    assert (before["a_conv"] != after["a_conv"]).any() and student.weight_grids["deep"] is None
+
+
+def test_steps_that_were_raised_for_a_bias_are_so_again_and_their_layer_learns():
+    """32 bits hold a bias of up to 2^30 steps of input times kernel: beyond, the kernel's step is raised."""
+    teacher = build("plain")
+    scale = np.array([1, 1, 1e-9, 1, 1], np.float32)
+    teacher.get_layer("head").set_weights(
+        [np.array(w) * scale if w.ndim > 1 else np.array(w) + 1 for w in teacher.get_layer("head").weights]
+    )
+    student = compress(teacher, W4, input_range=(-1, 1), verbose=0)
+    assert "raised" in student.report.notes["head"]
+    grid = student.weight_grids["head"]
+    assert grid.scale[2] > np.abs(np.array(teacher.get_layer("head").kernel)).max(axis=0)[2] / 7
+    found = regression(student, teacher, IMAGES, steps=40, verbose=0).compressed
+    before, after = (kernels(c._graph)["head"] for c in (student, found))
+    assert (before != after).any()
+    np.testing.assert_array_equal(after, found.weight_grids["head"](after))
+    others = found.weight_grids["head"].scale[[0, 1, 3, 4]] / grid.scale[[0, 1, 3, 4]]
+    assert found.weight_grids["head"].scale[2] > 0.9 * grid.scale[2] and (others > 0.5).all() and (others < 2).all()
+
+
+def test_a_target_gets_its_file():
+    recipe = Recipe(quantize=Quantize(weight_bits=8))
+    student = compress(build("branch_add"), recipe, input_range=(-1, 1), target="ethos-u55", verbose=0)
+    wanted, student.report = student.report, dataclasses.replace(student.report, on_target=None, bytes=1, zeros=None)
+    found = regression(student, build("branch_add"), IMAGES, steps=10, verbose=0).compressed
+    assert found.report.on_target is not None and str(found.report.on_target) == str(wanted.on_target)
+    assert abs(found.report.bytes - wanted.bytes) <= 64 and abs(found.report.zeros - wanted.zeros) < 0.1
+
+
+def test_given_inputs_verify_the_file_again():
+    given = procedural_images(8, (8, 8, 3), -1, 1, seed=9)
+    student = compress(build("plain"), W4, representative_data=given, input_range=(-1, 1), verbose=0)
+    found = regression(student, build("plain"), IMAGES, steps=10, verbose=0).compressed
+    assert found.report.compared == 8 and "8 given inputs" in str(found.report)
+    assert found._grids == student._grids
+
+
+def test_the_page_says_how_it_was_made():
+    found = recovered("branch_add").compressed
+    program = python_text(found.recipe, found.report.call)
+    compile(program, "program", "exec")
+    assert "feature_regression(compressed, teacher, images)" in program and "recovered.compressed.save" in program
+    assert "feature_regression" not in python_text(found.recipe, student_of("branch_add").report.call)
+
+
+# Images of another size -----------------------------------------------------------------------------------------------
+
+
+def test_smaller_images_will_do_and_the_file_is_of_the_models_size():
+    teacher, small = build("branch_add"), procedural_images(24, (6, 6, 3), -1, 1, seed=3)
+    found = regression(student_of("branch_add"), teacher, small, steps=40, verbose=0)
+    assert found.after < found.before and found.model.input_shape == (None, 8, 8, 3)
+    assert found.compressed._grids == student_of("branch_add")._grids
+    blocks = regression(found.model, teacher, small, mode="blocks", steps=3, verbose=0)
+    assert blocks.after <= blocks.before
+
+
+def test_a_layer_that_needs_the_models_size_is_named():
+    teacher = build("flatten_dense")
+    with pytest.raises(UnsupportedModelError, match=r"'\w+' \(Dense\).*\(6, 6, 3\), only on \(8, 8, 3\)"):
+        regression(teacher, teacher, IMAGES[:, :6, :6], steps=1, verbose=0)
+    y = L.AveragePooling2D(6, name="wide")(block(x := image(), 4, "a"))
+    teacher = randomized(keras.Model(x, head(y)))
+    with pytest.raises(UnsupportedModelError, match=r"'wide' \(AveragePooling2D\).*nothing is left of the image"):
+        regression(teacher, teacher, IMAGES[:, :5, :5], steps=1, verbose=0)

@@ -1,0 +1,97 @@
+"""Students whose channels compression scaled: their teacher's features are compared with as if they had been scaled, too."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from tiny_models import block, head, image, randomized, relative_difference
+
+from tfdatafree import Prune, Quantize, Recipe, compress, feature_regression
+from tfdatafree.canonical.separate import separate
+from tfdatafree.inputs.procedural import procedural_images
+from tfdatafree.model.graph import Graph
+from tfdatafree.preconditioning.scale_channels import multiplied, scale_alike
+
+IMAGES = procedural_images(48, (8, 8, 3), -1, 1, seed=3)
+FINE = Quantize(activation_bits=16)
+RECIPES = {
+    "keep": Recipe(quantize=None, equalize=True),
+    "a part": Recipe(quantize=None, equalize=True, equalize_power=0.5),
+    "channel": Recipe(quantize=None, equalize=True, equalize_caps="channel"),
+    "limit": Recipe(quantize=None, equalize=True, equalize_caps="limit"),
+    "drop": Recipe(quantize=None, equalize=True, equalize_caps="drop"),
+    "absorbed": Recipe(quantize=None, equalize=True, absorb_bias=True),
+    "outliers": Recipe(quantize=dataclasses.replace(FINE, per_channel=False), scale_outliers=True),
+    "outliers, equalized": Recipe(quantize=FINE, scale_outliers=True, equalize=True, equalize_caps="channel"),
+    "outliers, leveled": Recipe(quantize=Quantize(per_channel=False), scale_outliers=True),
+}
+
+
+def uneven() -> keras.Model:
+    """Channels of very different reach, some high above zero; caps, and behind one of them a channel with outlying weights."""
+    x = image()
+    y = L.ReLU()(L.BatchNormalization(name="a_bn")(L.Conv2D(6, 3, padding="same", name="a")(x)))
+    y = L.ReLU(6.0)(L.BatchNormalization(name="b_bn")(L.Conv2D(6, 1, name="b")(y)))
+    y = L.DepthwiseConv2D(3, padding="same", use_bias=False, name="deep")(y)
+    y = L.ReLU(6.0)(L.BatchNormalization(name="deep_bn")(y))
+    model = randomized(keras.Model(x, head(L.ReLU()(block(y, 4, "c")), 5), name="uneven"))
+    spread = np.array([0.03, 0.1, 0.3, 1, 1, 3], np.float32)
+    for name, part in (("a_bn", spread), ("b_bn", np.array([1, 1, 1, 0.02, 1, 1], np.float32))):
+        bn = model.get_layer(name)
+        high = np.abs(np.array(bn.gamma)) * np.array([0, 4, 0, 0, 4, 0])
+        bn.gamma.assign(np.array(bn.gamma) * part)
+        bn.beta.assign((np.array(bn.beta) + high) * part)
+    kernel = np.array(model.get_layer("deep").kernel)
+    kernel[1, 1, 3] = 30.0
+    model.get_layer("deep").kernel.assign(kernel)
+    return model
+
+
+def loss_at_the_start(student, teacher) -> float:
+    options = {"solve": False, "reestimate": False, "flip": False, "batch_size": 36}
+    return float(feature_regression(student, teacher, IMAGES, steps=1, verbose=0, **options).loss[0])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_student_that_was_only_scaled_has_the_teachers_features(name):
+    teacher = uneven()
+    student = compress(teacher, RECIPES[name], input_range=(-1, 1), verbose=0)
+    scales = student.channel_scales
+    assert max(np.abs(np.log(scale)).max() for scale in scales.values()) > 0.5
+    # Of some, what the caps cut off and rounding is left.
+    found, most = loss_at_the_start(student, teacher), 0.1 if name == "limit" or "outliers" in name else 1e-4
+    assert found < most
+    student.channel_scales = {}
+    assert loss_at_the_start(student, teacher) > max(1.5 * found, 0.05)
+
+
+def test_the_teachers_function_stays():
+    teacher = separate(Graph.from_keras(uneven()))
+    student = compress(uneven(), RECIPES["outliers, equalized"], input_range=(-1, 1), verbose=0)
+    scaled = scale_alike(teacher, student.channel_scales)
+    inputs = [3 * IMAGES]
+    assert relative_difference(scaled.predict(inputs), teacher.predict(inputs)) < 1e-4
+    assert (scaled.layers["b_bn"].weight("gamma") != teacher.layers["b_bn"].weight("gamma")).any()
+
+
+def test_scales_of_two_stages_multiply():
+    found = multiplied({"a": np.array([2.0, 3.0]), "b": np.array([5.0])}, {"a": np.array([10.0, 1.0]), "c": np.ones(2)})
+    assert {key: list(value) for key, value in found.items()} == {"a": [20, 3], "b": [5], "c": [1, 1]}
+
+
+@pytest.mark.parametrize("recipe", ["pruned", "4 bits"])
+def test_an_equalized_student_recovers_as_well_as_another(recipe):
+    options = {
+        "pruned": {"quantize": None, "prune": Prune(sparsity=0.6, method="uniform")},
+        "4 bits": {"quantize": Quantize(weight_bits=4, rounding="nearest", bias_correction=False)},
+    }[recipe]
+    teacher, after, other = uneven(), {}, procedural_images(64, (8, 8, 3), -1, 1, seed=77)
+    for equalize in (False, True):
+        student = compress(teacher, Recipe(equalize=equalize, **options), input_range=(-1, 1), verbose=0)
+        found = feature_regression(student, teacher, IMAGES, steps=80, verbose=0)
+        wanted = teacher.predict(other, verbose=0)
+        after[equalize] = found.after, np.linalg.norm(found.model.predict(other, verbose=0) - wanted)
+        print(recipe, equalize, found.before, found.after, after[equalize])
+    assert after[True][0] < 1.25 * after[False][0]

@@ -1,0 +1,261 @@
+"""Every row of the table of integer operators, run by LiteRT: a float file with this operator alone, and its integer one.
+
+The integer file is held against the float file on the reals that its own integers stand for, so that what is left is
+the kernel's own rounding.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdatafree.export import integer
+from tfdatafree.export.integer import Spec, quantize_file
+from tfdatafree.numerics.range import Range
+from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.operators import OPERATORS
+from tfdatafree.tflite.runtime import Runner
+
+MAP = (1, 6, 6, 4)
+ROW = (1, 8)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A function that the converter turns into one operator, and the reals that it is fed with."""
+
+    function: Callable
+    low: float = -2.0
+    high: float = 2.0
+    shapes: tuple[tuple[int, ...], ...] = (MAP,)
+    second: tuple[float, float] | None = None
+
+    def inputs(self) -> list[np.ndarray]:
+        random = np.random.default_rng(0)
+        spans = [(self.low, self.high), self.second or (self.low, self.high)]
+        return [random.uniform(*span, shape).astype("float32") for span, shape in zip(spans, self.shapes, strict=False)]
+
+    def convert(self) -> bytes:
+        function = tf.function(self.function, autograph=False)
+        concrete = function.get_concrete_function(*(tf.TensorSpec(shape) for shape in self.shapes))
+        return tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
+
+
+def weights(*shape: int) -> tf.Tensor:
+    """Weights that lie on an 8-bit grid, with each output channel's largest at the end of it."""
+    values = np.random.default_rng(1).integers(-127, 128, shape)
+    values[(0,) * (len(shape) // 2)] = 127
+    return tf.constant(values / 256, tf.float32)
+
+
+def convolution(x):
+    return tf.nn.conv2d(x, weights(3, 3, 4, 5), 1, "SAME") + np.float32([0.5, -0.25, 0.0, 1.0, -1.0])
+
+
+def transposed(x):
+    return tf.nn.bias_add(
+        tf.nn.conv2d_transpose(x, weights(3, 3, 5, 4), (1, 12, 12, 5), 2, "SAME"), np.float32([1] * 5)
+    )
+
+
+def depthwise(x):
+    return tf.nn.depthwise_conv2d(x, weights(3, 3, 4, 2), [1] * 4, "SAME") + np.float32([0.5, -0.25] * 4)
+
+
+def unary(function: Callable, low: float = -2.0, high: float = 2.0) -> Case:
+    return Case(function, low, high)
+
+
+def binary(function: Callable, second: tuple[float, float] = (-1.0, 3.0), shape: tuple[int, ...] = MAP) -> Case:
+    return Case(function, shapes=(shape, shape), second=second)
+
+
+def reduce(function: Callable) -> Case:
+    return Case(lambda x: function(x, [1, 2]))
+
+
+BORDER = [[0, 0], [1, 1], [1, 1], [0, 0]]
+CHOICE = np.arange(math.prod(MAP)).reshape(MAP) % 3 == 0
+SLOPE = np.float32([[[-0.1, -0.2, -0.3, -0.4]]])
+
+CASES = {
+    "CONV_2D": unary(convolution),
+    "DEPTHWISE_CONV_2D": unary(depthwise),
+    "FULLY_CONNECTED": Case(lambda x: x @ weights(8, 3) + np.float32([0.5, -1.0, 0.0]), shapes=(ROW,)),
+    "TRANSPOSE_CONV": unary(transposed),
+    "ADD": binary(tf.add),
+    "SUB": binary(tf.subtract),
+    "MUL": binary(tf.multiply),
+    "DIV": binary(tf.divide, (0.5, 2.0)),
+    "BATCH_MATMUL": Case(tf.matmul, shapes=((1, 2, 6, 4), (1, 2, 4, 5))),
+    "SQUARED_DIFFERENCE": binary(tf.math.squared_difference),
+    "MEAN": reduce(tf.reduce_mean),
+    "SUM": reduce(tf.reduce_sum),
+    "REDUCE_PROD": Case(lambda x: tf.reduce_prod(x, [1]), 0.5, 1.5, ((1, 3, 4),)),
+    "ABS": unary(tf.abs),
+    "RELU": unary(tf.nn.relu),
+    "RELU6": unary(tf.nn.relu6, -4.0, 8.0),
+    "RELU_N1_TO_1": unary(lambda x: tf.maximum(-1.0, tf.minimum(x, 1.0))),
+    "LEAKY_RELU": unary(lambda x: tf.nn.leaky_relu(x, 0.1)),
+    "PRELU": unary(lambda x: tf.nn.relu(x) + SLOPE * tf.nn.relu(-x)),
+    "ELU": unary(tf.nn.elu),
+    "GELU": unary(lambda x: tf.nn.gelu(x, approximate=False), -4.0, 4.0),
+    "HARD_SWISH": unary(lambda x: x * tf.nn.relu6(x + 3.0) * (1 / 6), -4.0, 4.0),
+    "EXP": unary(tf.exp),
+    "LOG": unary(tf.math.log, 0.3, 4.0),
+    "SQRT": unary(tf.sqrt, 0.3, 4.0),
+    "RSQRT": unary(tf.math.rsqrt, 0.3, 4.0),
+    "LOGISTIC": unary(tf.sigmoid, -6.0, 6.0),
+    "SOFTMAX": unary(tf.nn.softmax, -4.0, 4.0),
+    "TANH": unary(tf.tanh),
+    "L2_NORMALIZATION": unary(lambda x: tf.nn.l2_normalize(x, -1)),
+    "LOG_SOFTMAX": unary(tf.nn.log_softmax),
+    "MAX_POOL_2D": unary(lambda x: tf.nn.max_pool2d(x, 2, 2, "SAME")),
+    "AVERAGE_POOL_2D": unary(lambda x: tf.nn.avg_pool2d(x, 3, 1, "SAME")),
+    "REDUCE_MAX": reduce(tf.reduce_max),
+    "REDUCE_MIN": reduce(tf.reduce_min),
+    "RESHAPE": unary(lambda x: tf.reshape(x, (1, -1))),
+    "TRANSPOSE": unary(lambda x: tf.transpose(x, (0, 2, 1, 3))),
+    "PAD": unary(lambda x: tf.pad(x, BORDER)),
+    "PADV2": unary(lambda x: tf.pad(x, BORDER, constant_values=-1.0)),
+    "MIRROR_PAD": unary(lambda x: tf.pad(x, BORDER, "REFLECT")),
+    "SLICE": unary(lambda x: tf.slice(x, [0, 1, 1, 0], [1, 4, 4, 4])),
+    "STRIDED_SLICE": unary(lambda x: x[:, ::2, 1::2]),
+    "SPLIT": unary(lambda x: tf.split(x, 2, -1)),
+    "SPLIT_V": unary(lambda x: tf.split(x, [1, 3], -1)),
+    "UNPACK": Case(lambda x: tf.unstack(x, axis=1), shapes=((1, 3, 4),)),
+    "GATHER": unary(lambda x: tf.gather(x, [2, 0, 3], axis=3)),
+    "GATHER_ND": unary(lambda x: tf.gather_nd(x, [[0, 1, 2], [0, 3, 3]])),
+    "TILE": unary(lambda x: tf.tile(x, [1, 2, 2, 1])),
+    "BROADCAST_TO": Case(lambda x: tf.broadcast_to(x, MAP), shapes=((1, 1, 1, 4),)),
+    "REVERSE_V2": unary(lambda x: tf.reverse(x, [1])),
+    "SPACE_TO_DEPTH": unary(lambda x: tf.nn.space_to_depth(x, 2)),
+    "DEPTH_TO_SPACE": unary(lambda x: tf.nn.depth_to_space(x, 2)),
+    "SPACE_TO_BATCH_ND": unary(lambda x: tf.space_to_batch(x, [2, 2], [[0, 0], [0, 0]])),
+    "BATCH_TO_SPACE_ND": Case(lambda x: tf.batch_to_space(x, [2, 2], [[0, 0], [0, 0]]), shapes=((4, 3, 3, 2),)),
+    "RESIZE_BILINEAR": unary(lambda x: tf.image.resize(x, (12, 12))),
+    "RESIZE_NEAREST_NEIGHBOR": unary(lambda x: tf.image.resize(x, (12, 12), "nearest")),
+    "CONCATENATION": binary(lambda x, y: tf.concat([x, y], -1)),
+    "PACK": binary(lambda x, y: tf.stack([x, y], 1), shape=ROW),
+    "MAXIMUM": binary(tf.maximum),
+    "MINIMUM": binary(tf.minimum),
+    "SELECT": binary(lambda x, y: tf.compat.v1.where(tf.constant(CHOICE), x, y)),
+    "SELECT_V2": binary(lambda x, y: tf.where(tf.constant(CHOICE[..., :1]), x, y)),
+    "TOPK_V2": unary(lambda x: list(tf.math.top_k(x, 2))),
+    "ARG_MAX": unary(lambda x: tf.argmax(x, -1, tf.int32)),
+    "ARG_MIN": unary(lambda x: tf.argmin(x, -1, tf.int32)),
+    "EQUAL": binary(tf.equal),
+    "NOT_EQUAL": binary(tf.not_equal),
+    "GREATER": binary(tf.greater),
+    "GREATER_EQUAL": binary(tf.greater_equal),
+    "LESS": binary(tf.less),
+    "LESS_EQUAL": binary(tf.less_equal),
+}
+
+ROWS = [(name, bits) for name, rule in OPERATORS.items() for bits in rule.versions]
+
+
+def quantized(case: Case, bits: int, **options) -> tuple[bytes, integer.IntegerModel]:
+    """(float file, integer file) of the case alone, each tensor's range being what its inputs give."""
+    content = case.convert()
+    exact = Runner(content, keep_all=True)
+    exact.run(case.inputs())
+    ranges = {}
+    for index in range(len(File.parse(content).tensors)):
+        value = exact.value(index)
+        if value is not None and value.size and value.dtype == np.float32:
+            ranges[index] = Range(min(value.min(), 0.0), max(value.max(), 0.0))
+    edge = "int8" if bits == 8 else "int16"
+    return content, quantize_file(content, Spec(ranges, activation_bits=bits, edge_dtype=edge, **options))
+
+
+def run_both(name: str, bits: int) -> tuple[list[np.ndarray], list[np.ndarray], list[float], integer.IntegerModel]:
+    """(outputs of the integer file, outputs of the float file on the same reals, steps, integer file) of one row."""
+    inputs = CASES[name].inputs()
+    content, result = quantized(CASES[name], bits)
+    file = File.parse(content)
+    assert [file.operator_name(operator) for operator in file.operators] == [name]
+    exact = Runner(content, keep_all=True)
+    runner = Runner(result.content, keep_all=True)
+    found = runner.predict(inputs)
+    reals = [result.grids[index](value) for index, value in zip(file.inputs, inputs, strict=True)]
+    return found, exact.run(reals), [detail["quantization"][0] for detail in runner.outputs], result
+
+
+def test_every_row_is_run():
+    assert CASES.keys() == OPERATORS.keys()
+
+
+@pytest.mark.parametrize(("name", "bits"), ROWS)
+def test_integer_kernel_computes_what_the_float_kernel_does(name, bits):
+    found, expected, steps, result = run_both(name, bits)
+    assert not result.kept_float
+    rule = OPERATORS[name]
+    bound = max(1 if bits == 8 else 4, rule.table_lsb.get(bits, 0)) + result.requantized
+    for got, wanted, step in zip(found, expected, steps, strict=True):
+        if step:
+            assert np.abs(got - wanted).max() / step <= bound + 0.5
+        else:
+            assert np.mean(got == wanted) > 0.98, "indices and truth values, ties aside"
+
+
+# An odd number of weights, of inputs or of channels leaves half a byte over.
+WITH_KERNEL = {
+    "CONV_2D": (
+        CASES["CONV_2D"],
+        Case(lambda x: tf.nn.conv2d(x, weights(1, 1, 3, 3), 2, "VALID"), shapes=((1, 5, 5, 3),)),
+    ),
+    "DEPTHWISE_CONV_2D": (
+        CASES["DEPTHWISE_CONV_2D"],
+        Case(lambda x: tf.nn.depthwise_conv2d(x, weights(3, 3, 5, 1), [1] * 4, "SAME"), shapes=((1, 6, 6, 5),)),
+    ),
+    "FULLY_CONNECTED": (CASES["FULLY_CONNECTED"], Case(lambda x: x @ weights(7, 3), shapes=((1, 7),))),
+    "TRANSPOSE_CONV": (CASES["TRANSPOSE_CONV"],),
+}
+
+
+def integers(content: bytes, case: Case) -> np.ndarray:
+    """What LiteRT's own kernels write; XNNPACK's, which the two storages do not share, may differ by one step."""
+    return Runner(content, keep_all=True).predict(case.inputs())[0]
+
+
+def test_every_operator_with_a_kernel_is_stored_both_ways():
+    assert WITH_KERNEL.keys() == {name for name, rule in OPERATORS.items() if rule.kernel is not None}
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize(("name", "bits"), [(n, b) for n in WITH_KERNEL for b in OPERATORS[n].int4])
+def test_packed_weights_compute_the_same_integers_in_half_the_bytes(name, bits, per_channel):
+    for case in WITH_KERNEL[name]:
+        options = {"kernel_bits": 4, "per_channel": per_channel}
+        whole, packed = (quantized(case, bits, int4=int4, **options)[1] for int4 in (False, True))
+        np.testing.assert_array_equal(integers(packed.content, case), integers(whole.content, case))
+        (index,) = packed.index_of_kernel.values()
+        file, former = File.parse(packed.content), File.parse(whole.content)
+        assert (file.dtype(index), former.dtype(index), file.quantizer(index).bits) == ("int4", "int8", 4)
+        held = [len(f.model.buffers[f.tensors[index].buffer].data) for f in (former, file)]
+        assert held[1] == (held[0] + 1) // 2
+        np.testing.assert_array_equal(file.constant(index), former.constant(index))
+        assert not packed.adjusted
+
+
+@pytest.mark.parametrize(("name", "bits"), [(n, b) for n in WITH_KERNEL for b in (8, 16) if b not in OPERATORS[n].int4])
+def test_where_packed_weights_cannot_be_read_they_take_a_byte_and_the_reason_is_told(name, bits, monkeypatch):
+    case = WITH_KERNEL[name][0]
+    result = quantized(case, bits, kernel_bits=4, int4=True)[1]
+    (index,) = result.index_of_kernel.values()
+    assert File.parse(result.content).dtype(index) == "int8"
+    assert list(result.adjusted.values()) == [f"4-bit weights take a byte each: {name} does not read packed ones here"]
+    # The row is not more careful than it has to be.
+    monkeypatch.setitem(integer.OPERATORS, name, dataclasses.replace(OPERATORS[name], int4={bits: 1}))
+    forced = quantized(case, bits, kernel_bits=4, int4=True)[1]
+    assert not forced.adjusted
+    try:
+        found = integers(forced.content, case)
+    except ValueError:
+        return
+    assert not np.allclose(found, integers(result.content, case), atol=0.1)

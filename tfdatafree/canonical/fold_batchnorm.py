@@ -1,0 +1,169 @@
+"""Folds each BatchNormalization into the layer that feeds it, or into the one it feeds.
+
+g  = gamma / sqrt(var + eps)                one per channel
+W' = W * g,   b' = (b - mean) * g + beta
+so that layer(x, W') + b' == bn(layer(x, W) + b) for every x.        (Markus 2018; Horton et al. 2021, eq. 1)
+
+Before a layer, with t = beta - mean * g:   W' = g * W,   b' = b + sum(t * W)
+so that layer'(x) == layer(bn(x)), wherever no padding makes zeros that the BatchNorm did not see.
+
+A BatchNorm between neither becomes an exact scale and shift: a 1x1 depthwise convolution where the tensor is a feature
+map (integer runtimes quantize it per channel), a Rescaling layer elsewhere.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfdatafree.canonical.separate import separate
+from tfdatafree.model.batchnorm import is_batchnorm, on_channels, scale_and_shift, with_bias
+from tfdatafree.model.graph import Graph, Layer, Node, new_layer
+from tfdatafree.model.kernels import (
+    from_output_last,
+    kernel_of,
+    layout_of,
+    mean_response,
+    output_last,
+    scale_inputs,
+    with_kernel,
+)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Result of `fold_batchnorm`: the model, and for each BatchNorm that was not folded into a layer, why not."""
+
+    model: keras.Model
+    kept: dict[str, str]
+
+
+def fold_batchnorm(model: keras.Model) -> Folded:
+    """A model with the same outputs (within float rounding) and no BatchNormalization.
+
+    Args:
+        model: A Functional or Sequential model; it is not changed.
+
+    Raises:
+        UnsupportedModelError: The model is subclassed or was never built.
+    """
+    graph, kept = fold(separate(Graph.from_keras(model)))
+    return Folded(graph.to_keras(), kept)
+
+
+def fold(graph: Graph) -> tuple[Graph, dict[str, str]]:
+    """Folds every BatchNorm of a separated graph; returns the new graph and {BatchNorm node: why it was not folded}.
+
+    The folded layer writes the tensor that its BatchNorm wrote, so statistics recorded by tensor name stay valid.
+    """
+    graph = graph.copy()
+    kept: dict[str, str] = {}
+    for node in [node for node in graph.nodes if is_batchnorm(graph.layer_of(node))]:
+        before = _refuse_before(graph, node)
+        if before is None:
+            _fold_into_producer(graph, node)
+            continue
+        after = _refuse_after(graph, node)
+        if after is None:
+            _fold_into_consumer(graph, node)
+            continue
+        kept[node.name] = f"{before}; {after}"
+        _make_scale_and_shift(graph, node)
+    return graph, kept
+
+
+def _refuse_before(graph: Graph, node: Node) -> str | None:
+    """Why this BatchNorm cannot go into the layer before it; None if it can."""
+    source = node.inputs[0]
+    producer = graph.producers().get(source)
+    if producer is None:
+        return "it stands at the model's input"
+    layer = graph.layer_of(producer)
+    if layout_of(layer) is None:
+        return f"'{producer.name}' ({layer.class_name}) before it has no weights to fold into"
+    if not on_channels(graph, node):
+        return "it normalizes another axis than the last"
+    if graph.calls()[producer.layer] > 1:
+        return f"'{producer.layer}' is shared by several calls"
+    if source in graph.outputs:
+        return f"'{producer.name}' is itself an output of the model"
+    if len(graph.consumers()[source]) > 1:
+        return f"'{producer.name}' also feeds other layers"
+    return None
+
+
+def _refuse_after(graph: Graph, node: Node) -> str | None:
+    """Why this BatchNorm cannot go into the layer after it; None if it can."""
+    consumers = graph.consumers()[node.output]
+    if node.output in graph.outputs:
+        return "its own output is an output of the model"
+    if len(consumers) != 1:
+        return f"it feeds {len(consumers)} layers"
+    consumer = consumers[0]
+    layer = graph.layer_of(consumer)
+    layout = layout_of(layer)
+    if layout is None:
+        return f"'{consumer.name}' ({layer.class_name}) after it has no weights to fold into"
+    if not on_channels(graph, node):
+        return "it normalizes another axis than the last"
+    if graph.calls()[consumer.layer] > 1:
+        return f"'{consumer.layer}' is shared by several calls"
+    if layout.kind == "transpose":
+        return f"'{consumer.name}' (transposed convolution) sees its shift unevenly"
+    if getattr(layer.operation, "groups", 1) > 1:
+        return f"'{consumer.name}' is grouped"
+    _, shift = scale_and_shift(graph.layer_of(node))
+    pointwise = layout.kind == "dense" or set(layer.operation.kernel_size) == {1}
+    if np.any(shift) and not pointwise and layer.operation.padding != "valid":
+        return f"'{consumer.name}' pads with zeros, which the shift would have moved"
+    return None
+
+
+def _fold_into_producer(graph: Graph, node: Node) -> None:
+    producer = graph.producers()[node.inputs[0]]
+    layer = graph.layer_of(producer)
+    layout = layout_of(layer)
+    g, t = scale_and_shift(graph.layer_of(node))
+    kernel = kernel_of(layer)
+    scaled = from_output_last(output_last(kernel.astype(np.float64), layout) * g, kernel.shape, layout)
+    bias = layer.weight("bias")
+    bias = t if bias is None else bias * g + t
+    graph.layers[producer.layer] = with_bias(with_kernel(layer, scaled), graph.specs[producer.inputs[0]].shape, bias)
+    graph.replace(node)
+    graph.rename_output(producer, node.output)
+    del graph.specs[node.inputs[0]]
+
+
+def _fold_into_consumer(graph: Graph, node: Node) -> None:
+    consumer = graph.consumers()[node.output][0]
+    layer = graph.layer_of(consumer)
+    layout = layout_of(layer)
+    g, t = scale_and_shift(graph.layer_of(node))
+    kernel = kernel_of(layer).astype(np.float64)
+    moved = mean_response(layer, kernel, t)
+    bias = layer.weight("bias")
+    bias = moved if bias is None else bias + moved
+    scaled = with_kernel(layer, scale_inputs(kernel, layout, g))
+    graph.layers[consumer.layer] = with_bias(scaled, graph.specs[consumer.inputs[0]].shape, bias)
+    graph.redirect(node.output, node.inputs[0])
+    graph.replace(node)
+    del graph.specs[node.output]
+
+
+def _make_scale_and_shift(graph: Graph, node: Node) -> None:
+    g, t = scale_and_shift(graph.layer_of(node))
+    shape = graph.specs[node.inputs[0]].shape
+    # Another call of a shared BatchNorm may still be folded, and needs its statistics.
+    key = node.layer if graph.calls()[node.layer] == 1 else graph.fresh_name(f"{node.layer}_scale")
+    if len(shape) == 4 and on_channels(graph, node):
+        config = {"kernel_size": 1, "use_bias": True, "name": key}
+        kernel = g.reshape(1, 1, -1, 1)
+        scaled = new_layer(keras.layers.DepthwiseConv2D, config, shape, kernel=kernel, bias=t)
+    else:
+        broadcast = [1] * len(shape)
+        broadcast[graph.operation_of(node).axis] = -1
+        scale, offset = (array.reshape(broadcast[1:]).astype(np.float32) for array in (g, t))
+        scaled = Layer(keras.layers.Rescaling(scale, offset, name=key))
+    graph.layers[key] = scaled
+    graph.replace(node, dataclasses.replace(node, layer=key))

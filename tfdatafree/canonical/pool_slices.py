@@ -1,0 +1,46 @@
+"""Makes a slice that takes every k-th row and column a pooling, for devices that compute poolings and no such slices.
+
+x[:, ::a, ::b, :]  ->  MaxPooling2D(pool_size=1, strides=(a, b))
+so that every value, float or integer, is unchanged: the largest of one value is that value.
+"""
+
+import keras
+
+from tfdatafree.model.graph import Graph, Layer, Node, Ref
+
+_WHOLE = slice(None)
+
+
+def pool_slices(graph: Graph) -> Graph:
+    """The same function with every slice of this kind made a pooling."""
+    graph = graph.copy()
+    calls = graph.calls()
+    for at, node in enumerate(graph.nodes):
+        strides = _strides(graph, node)
+        if strides is None or calls[node.layer] > 1:
+            continue
+        pooling = keras.layers.MaxPooling2D(pool_size=1, strides=strides, name=node.layer)
+        graph.layers[node.layer] = Layer(pooling)
+        graph.nodes[at] = Node(node.name, node.layer, (Ref(node.inputs[0]),), {}, node.outputs)
+    return graph
+
+
+def _strides(graph: Graph, node: Node) -> tuple[int, int] | None:
+    """Steps along height and width of a slice that does nothing else; None for any other node."""
+    if (
+        graph.layer_of(node).class_name != "GetItem"
+        or len(node.args) != 2
+        or not isinstance(node.args[1], (list, tuple))
+    ):
+        return None
+    # A model that was saved and loaded has a list there.
+    shape, parts = graph.specs[node.inputs[0]].shape, tuple(node.args[1])
+    if len(shape) != 4 or len(parts) not in (3, 4) or not all(isinstance(part, slice) for part in parts):
+        return None
+    batch, rows, columns, *channels = parts
+    if any(part != _WHOLE for part in (batch, *channels)):
+        return None
+    if any(part.start not in (None, 0) or part.stop is not None for part in (rows, columns)):
+        return None
+    steps = (rows.step or 1, columns.step or 1)
+    return steps if min(steps) > 0 and max(steps) > 1 else None

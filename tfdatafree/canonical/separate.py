@@ -1,0 +1,181 @@
+"""Brings a graph into the form that every later stage expects: one operation per node.
+
+    Conv2D(activation="relu")      ->  Conv2D, Activation
+    SeparableConv2D                ->  DepthwiseConv2D, Conv2D(1x1)
+    silu(x)                        ->  x * sigmoid(x)
+    Add([a, b, c])                 ->  (a + b) + c, and Multiply, Maximum, Minimum in the same way
+    Dropout, noise, linear ...     ->  nothing (they do nothing at inference)
+
+so that every tensor an integer runtime stores is a tensor of the graph, and the function is unchanged.
+"""
+
+import dataclasses
+
+import keras
+
+from tfdatafree.model.graph import Graph, Layer, Node, Ref, TensorSpec, new_layer, without_activation
+from tfdatafree.model.kernels import layout_of
+
+# Layers that return their input when they are not training.
+_INFERENCE_NO_OPS = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.GaussianNoise,
+    keras.layers.GaussianDropout,
+    keras.layers.AlphaDropout,
+    keras.layers.ActivityRegularization,
+    keras.layers.Identity,
+    keras.layers.RandomFlip,
+    keras.layers.RandomRotation,
+    keras.layers.RandomZoom,
+    keras.layers.RandomTranslation,
+    keras.layers.RandomContrast,
+    keras.layers.RandomBrightness,
+)
+_SEPARABLE = {
+    keras.layers.SeparableConv1D: (keras.layers.DepthwiseConv1D, keras.layers.Conv1D),
+    keras.layers.SeparableConv2D: (keras.layers.DepthwiseConv2D, keras.layers.Conv2D),
+}
+# Layers of any number of inputs that Keras computes, and integer runtimes have operators for, two by two.
+_PAIRWISE = (keras.layers.Add, keras.layers.Multiply, keras.layers.Maximum, keras.layers.Minimum)
+
+
+def separate(graph: Graph) -> Graph:
+    """The same function with one operation per node (see the module docstring)."""
+    graph = graph.copy()
+    for name in [node.name for node in graph.nodes]:
+        node = graph.node(name)
+        operation = graph.operation_of(node)
+        if isinstance(operation, tuple(_SEPARABLE)):
+            node = _split_separable(graph, node)
+        if _is_no_op(graph.operation_of(node)) and not _names_an_output(graph, node):
+            graph.redirect(node.output, node.inputs[0])
+            graph.replace(node)
+        else:
+            _split_activation(graph, node)
+    for split in (_split_silu, _split_merge):
+        for node in list(graph.nodes):
+            split(graph, node)
+    graph.drop_unread()
+    return graph
+
+
+def _is_no_op(operation) -> bool:
+    linear_activation = (
+        isinstance(operation, keras.layers.Activation) and operation.activation is keras.activations.linear
+    )
+    return isinstance(operation, _INFERENCE_NO_OPS) or linear_activation
+
+
+def _names_an_output(graph: Graph, node: Node) -> bool:
+    """A no-op straight from an input to an output cannot be dropped: the graph would lose its output."""
+    return node.output in graph.outputs and node.inputs[0] in graph.inputs
+
+
+def _split_activation(graph: Graph, node: Node) -> None:
+    layer = graph.layer_of(node)
+    activation = getattr(layer.operation, "activation", None)
+    if layout_of(layer) is None or activation in (None, keras.activations.linear):
+        return
+    label = getattr(activation, "__name__", None) or getattr(activation, "name", "activation")
+    # A shared layer is split once, and its activation follows each of its calls.
+    key = f"{node.layer}_{label}"
+    if key not in graph.layers or graph.layers[key].class_name != "Activation":
+        key = graph.fresh_name(key)
+    callers = [other.name for other in graph.nodes if other.layer == node.layer]
+    graph.layers[node.layer] = Layer(without_activation(layer.operation), layer.weights)
+    graph.layers[key] = Layer(keras.layers.Activation(activation, name=key))
+    for caller in callers:
+        name = key if len(callers) == 1 else graph.fresh_name(f"{caller}_{label}")
+        append_after(graph, graph.node(caller), key, name)
+
+
+def append_after(graph: Graph, node: Node, layer: str, name: str) -> Node:
+    """Adds a call of `layer` to the output of `node`; what read that output reads the new node's instead."""
+    graph.redirect(node.output, name)
+    added = Node(name, layer, (Ref(node.output),), {}, (name,))
+    graph.specs[name] = graph.specs[node.output]
+    graph.nodes.insert(graph.nodes.index(node) + 1, added)
+    return added
+
+
+def _split_separable(graph: Graph, node: Node) -> Node:
+    layer = graph.layer_of(node)
+    config = layer.operation.get_config()
+    depthwise_class, pointwise_class = next(
+        classes for source, classes in _SEPARABLE.items() if isinstance(layer.operation, source)
+    )
+    input_shape = graph.specs[node.inputs[0]].shape
+    shared = {key: config[key] for key in ("strides", "padding", "data_format", "dilation_rate", "depth_multiplier")}
+    depthwise = new_layer(
+        depthwise_class,
+        {**shared, "kernel_size": config["kernel_size"], "use_bias": False, "name": f"{node.layer}_depthwise"},
+        input_shape,
+        kernel=layer.weight("depthwise_kernel"),
+    )
+    middle_shape = tuple(depthwise.operation.compute_output_shape(input_shape))
+    pointwise_weights = {"kernel": layer.weight("pointwise_kernel")}
+    if config["use_bias"]:
+        pointwise_weights["bias"] = layer.weight("bias")
+    pointwise = new_layer(
+        pointwise_class,
+        {
+            "filters": config["filters"],
+            "kernel_size": 1,
+            "use_bias": config["use_bias"],
+            "activation": config["activation"],
+            "name": node.layer,
+        },
+        middle_shape,
+        **pointwise_weights,
+    )
+    last = node
+    depthwise_key = graph.fresh_name(f"{node.layer}_depthwise")
+    for caller in [other for other in graph.nodes if other.layer == node.layer]:
+        middle = graph.fresh_name(f"{caller.name}_depthwise")
+        graph.specs[middle] = TensorSpec(middle_shape, graph.specs[caller.output].dtype)
+        first = Node(middle, depthwise_key, caller.args, caller.kwargs, (middle,))
+        second = dataclasses.replace(caller, args=(Ref(middle),), kwargs={})
+        at = graph.nodes.index(caller)
+        graph.nodes[at : at + 1] = [first, second]
+        last = second if caller is node else last
+    graph.layers[depthwise_key] = depthwise
+    graph.layers[node.layer] = pointwise
+    return last
+
+
+def _split_silu(graph: Graph, node: Node) -> None:
+    operation = graph.operation_of(node)
+    silu_layer = isinstance(operation, keras.layers.Activation) and operation.activation is keras.activations.silu
+    if not silu_layer and type(operation).__name__ != "Silu":
+        return
+    gate, source = graph.fresh_name(f"{node.name}_sigmoid"), node.inputs[0]
+    product = graph.fresh_name(f"{node.name}_multiply")
+    graph.layers[gate] = Layer(keras.layers.Activation("sigmoid", name=gate))
+    graph.layers[product] = Layer(keras.layers.Multiply(name=product))
+    graph.specs[gate] = graph.specs[source]
+    graph.replace(
+        node,
+        Node(gate, gate, (Ref(source),), {}, (gate,)),
+        Node(node.name, product, ([Ref(source), Ref(gate)],), {}, node.outputs),
+    )
+
+
+def _split_merge(graph: Graph, node: Node) -> None:
+    kind = type(graph.operation_of(node))
+    if kind not in _PAIRWISE or len(node.inputs) < 3:
+        return
+    first, *others = node.inputs
+    pairs, spec = [], graph.specs[first]
+    for other in others:
+        name = graph.fresh_name(f"{node.name}_{len(pairs) + 1}")
+        layer = kind(name=name)
+        spec = TensorSpec(tuple(layer.compute_output_shape([spec.shape, graph.specs[other].shape])), spec.dtype)
+        graph.layers[name] = Layer(layer)
+        graph.specs[name] = spec
+        pairs.append(Node(name, name, ([Ref(first), Ref(other)],), {}, (name,)))
+        first = name
+    pairs[-1] = dataclasses.replace(pairs[-1], name=node.name, outputs=node.outputs)
+    graph.replace(node, *pairs)

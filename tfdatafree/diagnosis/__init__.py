@@ -1,0 +1,1 @@
+"""Which quantizers cost a model most, and what to do about them."""

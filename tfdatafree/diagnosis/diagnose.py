@@ -1,0 +1,158 @@
+"""diagnose(): which quantizers of a recipe cost a model most, without data, and what to do about them.
+
+    flow/pipeline.py: model -> pruned -> quantized network; here: -> one quantizer at a time -> advice
+
+The stages are those of `compress`, up to the point where a file would be written; the network is simulated.
+"""
+
+import dataclasses
+import os
+import time
+from typing import Any
+
+import keras
+
+from tfdatafree.diagnosis.channels import channel_findings
+from tfdatafree.diagnosis.diagnosis import Diagnosis, Suspect, advise
+from tfdatafree.diagnosis.quantizer_damage import Damage, measure_damage
+from tfdatafree.export.simulate import simulate
+from tfdatafree.flow.pipeline import expected_work, pruned_network, quantized_network
+from tfdatafree.inputs.make import make_inputs
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.kernels import layout_of
+from tfdatafree.progress import Progress
+from tfdatafree.quantization.placement import has_kernels, operator_layers
+from tfdatafree.recipe.quantize import Quantize
+from tfdatafree.recipe.recipe import Recipe
+from tfdatafree.targets.target import Target
+from tfdatafree.task import make_task
+
+# The stage behind those of the pipeline, and what it takes of the time of a middling network.
+_STAGE, _WORK = "one quantizer at a time", 150
+# The images that damage is measured on are none of those that ranges come from.
+_MEASURING_SEED = 700_000
+
+
+def diagnose(
+    model: "keras.Model | str | os.PathLike",
+    recipe: str | Recipe = "int8",
+    *,
+    input_range: tuple[float, float] | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    representative_data: Any = None,
+    target: str | Target = "generic",
+    images: int = 8,
+    seed: int = 0,
+    unsafe_load: bool = False,
+    verbose: int = 1,
+) -> Diagnosis:
+    """Switches on one quantizer at a time, each layer's weights and each tensor's values, and compares the results.
+
+    It takes about half as many runs of the network on `images` inputs as there are quantizers.
+
+    Args:
+        model, recipe, input_range, input_shape, target, seed, unsafe_load: As for `compress`. What is diagnosed is the network
+            before `recipe.recover`.
+        representative_data: As for `compress`; the first `images` of them are measured on, too.
+        images: Inputs to measure on.
+        verbose: 0 hides the progress bar.
+
+    Returns:
+        A Diagnosis: `.suspects`, the most damaging first; `.rules()`, which help the worst; `print` it.
+
+    Raises:
+        LoadError, UnsupportedModelError: As for `compress`.
+        ValueError: An option is wrong, or the recipe leaves the model in float or takes channels out of it.
+    """
+    started = time.perf_counter()
+    task = make_task(
+        model,
+        recipe,
+        input_range=input_range,
+        input_shape=input_shape,
+        representative_data=representative_data,
+        target=target,
+        seed=seed,
+        unsafe_load=unsafe_load,
+    )
+    recipe = task.recipe
+    options = recipe.quantize
+    if options is None:
+        raise ValueError(
+            f"recipe {recipe.name!r} leaves everything in float; diagnose one that quantizes, e.g. 'int8'."
+        )
+    if recipe.prune is not None and recipe.prune.method == "channel":
+        raise ValueError(
+            "prune.method is 'channel', which makes another network; save the smaller one and diagnose that."
+        )
+    if not isinstance(images, int) or isinstance(images, bool) or images < 1:
+        raise ValueError(f"images is {images!r}; measure on at least 1.")
+    task = dataclasses.replace(task, recipe=dataclasses.replace(recipe, recover=None))
+    progress = Progress(expected_work(task.recipe) | {_STAGE: _WORK}, verbose)
+    try:
+        network = pruned_network(task, progress)
+        integers = quantized_network(task, network, progress)
+        unfolded, teacher, quantized, rules = integers.unfolded, integers.teacher, integers.quantized, integers.rules
+        inputs = network.real.arrays
+        with progress.stage(_STAGE):
+            if representative_data is None:
+                measured = make_inputs(teacher, images, network.ends, seed=seed + _MEASURING_SEED)
+            else:
+                measured = [array[:images] for array in inputs]
+            built = simulate(
+                quantized.graph, teacher, quantized.kernels, quantized.ranges, inputs, integers.options, rules=rules
+            )
+            bits = {key: kernel.quantizer.bits for key, kernel in quantized.kernels.items()}
+            damages, together = measure_damage(teacher, built.graph, bits, built.grids, measured)
+    finally:
+        progress.close()
+    findings = channel_findings(unfolded)
+    return Diagnosis(
+        model=network.source.name,
+        recipe=recipe.name,
+        suspects=_suspects(teacher, damages, options, task.target, findings.caps, real=representative_data is not None),
+        error=together.error,
+        output_discrepancy=together.output_discrepancy,
+        agreement=together.agreement,
+        dead=findings.dead,
+        caps=findings.caps,
+        images=len(measured[0]),
+        inputs="generated inputs" if representative_data is None else "of the inputs given",
+        seconds=time.perf_counter() - started,
+        given=dict(rules.of),
+    )
+
+
+def _suspects(
+    graph: Graph, damages: list[Damage], options: Quantize, target: Target, caps: dict[str, str], *, real: bool
+) -> tuple[Suspect, ...]:
+    total = sum(damage.effect.error**2 for damage in damages)
+    layers_of = operator_layers(graph)
+    found = []
+    for damage in sorted(damages, key=lambda damage: -damage.effect.error):
+        layers = () if damage.node is None else layers_of[damage.node]
+        weighted = [layer for layer in layers if layout_of(graph.layers[layer])]
+        suspect = Suspect(
+            kind=damage.kind,
+            name=damage.name,
+            layer=next(iter([*weighted, *layers[::-1]]), None),
+            operation=" + ".join(graph.layers[layer].class_name for layer in layers) or "input",
+            bits=damage.bits,
+            error=damage.effect.error,
+            output_discrepancy=damage.effect.output_discrepancy,
+            agreement=damage.effect.agreement,
+            part=damage.effect.error**2 / total if total else 0.0,
+        )
+        found.append(
+            advise(
+                suspect,
+                clipped=damage.clipped,
+                spread=damage.spread,
+                per_channel=options.per_channel,
+                given_out=damage.name in graph.outputs and options.edge_dtype != "float32",
+                wide=damage.kind != "weights" and 16 in target.activation_bits and has_kernels(graph, damage.name, 16),
+                cap=caps.get(damage.name),
+                real=real,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Inputs without data: procedural, matched to BatchNorm statistics, or given by the user."""

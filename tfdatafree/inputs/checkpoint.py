@@ -1,0 +1,70 @@
+"""Unfinished images in a file, from which `generate_images` goes on where it was cut short."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tfdatafree.errors import LoadError
+from tfdatafree.inputs.generated_images import GeneratedImages
+from tfdatafree.inputs.matching import Matching, State
+from tfdatafree.model.graph import Graph
+
+
+def fingerprint(graph: Graph, options: Matching, begin, targets, ends, batch: int, seed: int) -> str:
+    """Tells runs apart that make different images."""
+    digest = hashlib.sha256(repr((options, ends, batch, seed, [array.shape for array in begin])).encode())
+    arrays = [*begin, *([] if targets is None else [targets])]
+    for key in sorted(graph.layers):
+        digest.update(f"{key} {graph.layers[key].class_name}".encode())
+        arrays += graph.layers[key].weights
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def require_npz(path) -> Path:
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"path is '{path}'; give one that ends in .npz.")
+    return path
+
+
+def read_checkpoint(path: Path, identity: str) -> dict[str, np.ndarray] | None:
+    """What an earlier run with the same outcome left; None if nothing did."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            kept = {name: file[name] for name in file.files}
+    except (AttributeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise LoadError(f"'{path}' is damaged and cannot be continued: delete it, or give another path.") from error
+    if str(kept.get("identity")) != identity:
+        raise ValueError(
+            f"'{path}' was made from another model or with other options, so it cannot be continued: delete it, or give "
+            "another path."
+        )
+    return kept
+
+
+def finished_images(kept: Mapping[str, np.ndarray], names: list[str], ends: tuple[float, float]) -> GeneratedImages:
+    inputs = {name: kept["x" if len(names) == 1 else name] for name in names}
+    divergence = json.loads(str(kept["divergence"]))
+    return GeneratedImages(inputs=inputs, input_range=ends, loss=kept["loss"], divergence=divergence)
+
+
+def state_arrays(state: State) -> dict[str, np.ndarray]:
+    arrays = {"state_done": np.array(state.done), "state_loss": state.loss, "state_moments": state.moments}
+    for part in ("images", "first", "second"):
+        arrays |= {f"state_{part}_{at}": array for at, array in enumerate(getattr(state, part))}
+    return arrays
+
+
+def parse_state(kept: Mapping[str, np.ndarray], inputs: int) -> State:
+    images, first, second = (
+        [kept[f"state_{part}_{at}"] for at in range(inputs)] for part in ("images", "first", "second")
+    )
+    return State(images, first, second, kept["state_moments"], kept["state_loss"], int(kept["state_done"]))

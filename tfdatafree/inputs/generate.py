@@ -1,0 +1,216 @@
+"""generate_images(): inputs without data, made to look to the model as its training data did.
+
+    load -> separate -> start (procedural images) -> match BatchNorm statistics, batch after batch -> images
+
+The optimisation itself is in matching.py.
+"""
+
+import os
+from typing import Literal
+
+import keras
+import numpy as np
+
+from tfdatafree.canonical.separate import separate
+from tfdatafree.errors import UnsupportedModelError
+from tfdatafree.files import write_atomically
+from tfdatafree.inputs.checkpoint import (
+    fingerprint,
+    finished_images,
+    parse_state,
+    read_checkpoint,
+    require_npz,
+    state_arrays,
+)
+from tfdatafree.inputs.generated_images import GeneratedImages, arrays_of, npz_bytes
+from tfdatafree.inputs.input_range import check_input_range, find_input_range
+from tfdatafree.inputs.make import make_inputs
+from tfdatafree.inputs.matching import Matcher, Matching
+from tfdatafree.model.graph import Graph, TensorSpec
+from tfdatafree.model.load import load
+from tfdatafree.progress import Progress
+
+
+def generate_images(
+    model: "keras.Model | str | os.PathLike",
+    n: int,
+    *,
+    image_size: int | tuple[int, ...] | None = None,
+    input_range: tuple[float, float] | None = None,
+    start: "Literal['procedural', 'noise'] | np.ndarray" = "procedural",
+    steps: int = 100,
+    learning_rate: float = 0.03,
+    statistics: Literal["batch", "set"] = "batch",
+    total_variation: float = 0.0,
+    l2: float = 0.0,
+    targets: np.ndarray | None = None,
+    target_weight: float = 1.0,
+    swing: bool = False,
+    batch_size: int | None = None,
+    path: str | os.PathLike | None = None,
+    seed: int = 0,
+    unsafe_load: bool = False,
+    verbose: int = 1,
+) -> GeneratedImages:
+    """Makes `n` inputs whose statistics at every BatchNorm come close to the stored ones. The model is not changed.
+
+    Args:
+        model: As for `compress`, with its BatchNorms, in nested models, too.
+        n: Number of images.
+        image_size: Height and width (or one number for both) other than the model's own: smaller is faster. The model up
+            to its last BatchNorm must be convolutional; with `targets`, all of it.
+        input_range: As for `compress`. All values stay within.
+        start: "procedural": images with the statistics of natural ones, which get there several times sooner than
+            "noise"; or an array (n, *shape) of values within the range.
+        steps: Of Adam, for each image.
+        learning_rate: The first step's length as a part of the input range; cosine decay to 0.
+        statistics: "batch": each batch has the stored statistics, as ZeroQ and FRanDI do; "set": all images together
+            have them, which leaves single batches the variety that real ones have; the same as "batch" unless `n` is
+            larger than the batch size, so give one, e.g. 32.
+        total_variation, l2: Weights of these priors (Yin et al. 2020): smooth and grey images.
+        targets: Class labels, int (n,), that the images are to be taken for; or outputs, float (n, ...), that the model
+            is to give.
+        target_weight: Weight of that term.
+        swing: Move the input of each strided convolution by a random part of its stride (Jeon et al. 2023), so that all
+            pixels count alike.
+        batch_size: Images optimised together; None: as many as about 2 GB of memory allow.
+        path: An .npz file that keeps what is finished; a run that was cut short goes on from there, and gives the same
+            bytes as if it had not been.
+        seed: The same seed gives the same bytes.
+        unsafe_load: As for `compress`.
+        verbose: 0 hides the progress bar, which shows the loss.
+
+    Raises:
+        UnsupportedModelError: No BatchNorm, or a layer that cannot work at `image_size`; says what to do.
+        ValueError: An option is wrong, or `path` holds images of another model or of other options.
+        LoadError: `path` is damaged, or as for `compress`.
+    Source: Sobolev et al., FRanDI, eq. 1.
+    """
+    if not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"n is {n!r}; ask for at least 1 image.")
+    if statistics not in ("batch", "set"):
+        raise ValueError(f"statistics is {statistics!r}; choose 'batch' or 'set'.")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1, or None.")
+    options = Matching(
+        steps=steps,
+        learning_rate=learning_rate,
+        total_variation=total_variation,
+        l2=l2,
+        target_weight=target_weight,
+        swing=swing,
+        whole_set=statistics == "set",
+    )
+    graph = _read(model, image_size, unsafe_load)
+    found = find_input_range(graph, seed) if input_range is None else check_input_range(input_range)
+    ends = (found.low, found.high)
+    specs = input_specs(graph, image_size)
+    targets = None if targets is None else _checked_targets(targets, n)
+    matcher = Matcher(
+        graph,
+        options,
+        shapes=[spec.shape[1:] for spec in specs],
+        ranges=[ends] * len(specs),
+        targets=targets,
+        seed=seed,
+    )
+    begin = _start(graph, specs, start, n, ends, seed)
+    batch = batch_size or matcher.batch_size(n)
+    identity = fingerprint(graph, options, begin, targets, ends, batch, seed)
+    state = matcher.start(begin, batch)
+    if path is not None:
+        path = require_npz(path)
+        kept = read_checkpoint(path, identity)
+        if kept is not None and "state_done" not in kept:
+            return finished_images(kept, graph.inputs, ends)
+        state = state if kept is None else parse_state(kept, len(specs))
+    progress = Progress(state.loss.size, verbose, done=state.done)
+    try:
+        for loss, worth_keeping in matcher.advance(state):
+            progress.step(f"match BatchNorm statistics, loss {loss:.3f}")
+            if worth_keeping and path is not None and state.done < state.loss.size:
+                write_atomically(path, npz_bytes(state_arrays(state) | {"identity": np.array(identity)}))
+    finally:
+        progress.close()
+    images = []
+    for array, spec in zip(state.images, specs, strict=True):
+        values = array.reshape(-1, *array.shape[2:])[:n]
+        images.append(np.rint(values).astype(spec.dtype) if "int" in spec.dtype else values)
+    divergence = matcher.divergence(images, batch)
+    result = GeneratedImages(
+        inputs=dict(zip(graph.inputs, images, strict=True)), input_range=ends, loss=state.loss, divergence=divergence
+    )
+    if path is not None:
+        write_atomically(path, npz_bytes(arrays_of(result) | {"identity": np.array(identity)}))
+    return result
+
+
+def _read(model, image_size, unsafe: bool) -> Graph:
+    """The separated graph; sizes that the model leaves open are those of `image_size`."""
+    shape = None
+    if isinstance(model, keras.Model) and image_size is not None and getattr(model, "inputs", None):
+        sizes = tuple(model.inputs[0].shape[1:])
+        if len(model.inputs) == 1 and None in sizes[:-1]:
+            shape = (*_sizes(image_size, len(sizes) - 1), sizes[-1])
+    return separate(Graph.from_keras(load(model, unsafe=unsafe, input_shape=shape)))
+
+
+def _sizes(image_size, rank: int) -> tuple[int, ...]:
+    sizes = (image_size,) * rank if isinstance(image_size, (int, np.integer)) else tuple(image_size)
+    if len(sizes) != rank or not all(isinstance(size, (int, np.integer)) and size >= 1 for size in sizes):
+        raise ValueError(f"image_size is {image_size!r}; give {rank} whole numbers of at least 1, or one for all.")
+    return tuple(int(size) for size in sizes)
+
+
+def input_specs(graph: Graph, image_size: int | tuple[int, ...] | None) -> list[TensorSpec]:
+    """Shape and type of each input to make.
+
+    Raises:
+        UnsupportedModelError, ValueError: As for `generate_images`.
+    """
+    specs = []
+    for tensor in graph.inputs:
+        spec = graph.specs[tensor]
+        if "float" not in spec.dtype and spec.dtype != "uint8":
+            raise UnsupportedModelError(
+                f"input '{tensor}' takes {spec.dtype}, which no gradient can move; only images of floats or of 8 bits "
+                "can be matched to BatchNorm statistics."
+            )
+        if image_size is not None:
+            if len(graph.inputs) > 1:
+                raise ValueError(f"image_size is for models with one input; '{graph.name}' has {len(graph.inputs)}.")
+            spec = TensorSpec((None, *_sizes(image_size, len(spec.shape) - 2), spec.shape[-1]), spec.dtype)
+        specs.append(spec)
+    return specs
+
+
+def _start(graph: Graph, specs, start, n: int, ends: tuple[float, float], seed: int) -> list[np.ndarray]:
+    low, high = ends
+    if isinstance(start, np.ndarray):
+        if len(specs) != 1 or start.shape != (n, *specs[0].shape[1:]):
+            wanted = ", ".join(str((n, *spec.shape[1:])) for spec in specs)
+            raise ValueError(f"start has shape {start.shape}; give {wanted}.")
+        return [np.clip(start, low, high).astype(np.float32)]
+    if start == "procedural":
+        resized = graph.copy()
+        resized.specs |= {
+            name: TensorSpec(spec.shape, "float32") for name, spec in zip(graph.inputs, specs, strict=True)
+        }
+        return make_inputs(resized, n, ends, seed=seed)
+    if start == "noise":
+        random = np.random.default_rng(seed)
+        drawn = [random.standard_normal((n, *spec.shape[1:]), np.float32) for spec in specs]
+        return [np.clip((low + high) / 2 + array * ((high - low) / 4), low, high).astype(np.float32) for array in drawn]
+    raise ValueError(f"start is {start!r}; choose 'procedural' or 'noise', or give an array.")
+
+
+def _checked_targets(targets, n: int) -> np.ndarray:
+    targets = np.asarray(targets)
+    if len(targets) != n or targets.dtype.kind not in "iuf":
+        raise ValueError(
+            f"targets are {targets.dtype} of shape {targets.shape}; give {n} class labels (int) or outputs ({n}, ...)."
+        )
+    return targets
+
+
+# Files ----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,135 @@
+"""The inputs that layers are exercised with: generated ones, or a few real ones, if the user has them, in the same form."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfdatafree.inputs.input_files import arrays_by_input, read_images, require_readable
+from tfdatafree.inputs.make import make_inputs
+from tfdatafree.model.graph import Graph
+
+# Real inputs beyond this many change ranges and means very little.
+MOST_INPUTS = 256
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What layers are exercised with.
+
+    Attributes:
+        arrays: float32 (n, *shape) per graph input.
+        described: What the result is made from, for the report.
+        in_range: Whether they were made for the model's input range; otherwise theirs says what that range is.
+    """
+
+    arrays: list[np.ndarray]
+    described: str
+    in_range: bool = False
+
+
+def generated_inputs(graph: Graph, images: int, input_range: tuple[float, float], *, seed: int) -> Inputs:
+    """Procedural images in `input_range`."""
+    arrays = make_inputs(graph, images, input_range, seed=seed)
+    return Inputs(arrays, f"{images} procedural images and BatchNorm statistics; no data", in_range=True)
+
+
+def given_inputs(data: Any, graph: Graph, input_range: tuple[float, float]) -> Inputs:
+    """The user's real inputs: what `take_inputs` takes, or the path of a folder of images, an .npz or an .npy.
+
+    Args:
+        input_range: What black and white are to the model, for images.
+
+    Raises:
+        ValueError, LoadError, MissingPackageError: They cannot be used; says why.
+    """
+    if not isinstance(data, (str, os.PathLike)):
+        arrays = take_inputs(data, graph)
+        return Inputs(arrays, f"{len(arrays[0])} representative inputs given by the user, and BatchNorm statistics")
+    require_readable(data)
+    if not Path(data).is_dir():
+        arrays = take_inputs(arrays_by_input(data, graph.inputs), graph, source=f"'{data}'")
+        return Inputs(arrays, f"{len(arrays[0])} representative inputs from '{data}', and BatchNorm statistics")
+    if len(graph.inputs) > 1:
+        raise ValueError(
+            f"'{data}' is a folder of images, but the model has the inputs {', '.join(graph.inputs)}; give an .npz file "
+            "with an array for each."
+        )
+    shape = graph.specs[graph.inputs[0]].shape[1:]
+    images = read_images(Path(data), shape, *input_range, MOST_INPUTS)
+    low, high = input_range
+    described = (
+        f"{len(images)} representative images from '{data}', brought into [{low:g}, {high:g}], and BatchNorm statistics"
+    )
+    return Inputs(take_inputs(images, graph), described, in_range=True)
+
+
+def take_inputs(
+    data: Any, graph: Graph, *, most: int | None = MOST_INPUTS, source: str = "representative_data"
+) -> list[np.ndarray]:
+    """Up to `most` (None: all) real inputs per graph input, float32 (n, *shape).
+
+    Args:
+        data: An array (n, *shape); a list of such arrays or a dict by input name, one per input; or an iterable
+            (list, generator, tf.data.Dataset) of single examples or batches, each an array, a tuple or a dict; of an
+            (inputs, labels) pair the labels are dropped.
+        source: What errors call the data.
+
+    Raises:
+        ValueError: Nothing came, or a shape does not fit the model's input.
+    """
+    names = graph.inputs
+    batches: Iterable[Any]
+    if isinstance(data, np.ndarray) or hasattr(data, "numpy"):
+        batches = [data]
+    elif isinstance(data, Mapping):
+        batches = [data]
+    elif isinstance(data, (list, tuple)) and len(data) == len(names) > 1:
+        batches = [tuple(data)]
+    elif isinstance(data, Iterable):
+        batches = data
+    else:
+        raise ValueError(f"{source} is a {type(data).__name__}; give an array, a dataset or an iterable.")
+    columns: list[list[np.ndarray]] = [[] for _ in names]
+    count = 0
+    for batch in batches:
+        arrays = [
+            _fit(array, graph, name, source) for array, name in zip(_split(batch, names, source), names, strict=True)
+        ]
+        for column, array in zip(columns, arrays, strict=True):
+            column.append(array)
+        count += len(arrays[0])
+        if most is not None and count >= most:
+            break
+    if not count:
+        raise ValueError(f"{source} is empty; give at least one input, or leave it out.")
+    return [np.concatenate(column)[:most] for column in columns]
+
+
+def _split(batch: Any, names: list[str], source: str) -> list[Any]:
+    """The arrays of one batch, one per input."""
+    if isinstance(batch, Mapping):
+        missing = [name for name in names if name not in batch]
+        if missing:
+            raise ValueError(f"{source} lacks the input(s) {', '.join(missing)}.")
+        return [batch[name] for name in names]
+    if isinstance(batch, (list, tuple)):
+        if len(names) == 1:
+            return [batch[0]]
+        return list(batch[0] if len(batch) == 2 and isinstance(batch[0], (list, tuple)) else batch)
+    return [batch]
+
+
+def _fit(array: Any, graph: Graph, name: str, source: str) -> np.ndarray:
+    """`array` with a batch axis and the input's type."""
+    spec = graph.specs[name]
+    array = np.asarray(array, spec.dtype)
+    wanted = spec.shape[1:]
+    if array.shape == wanted:
+        array = array[None]
+    if array.shape[1:] != wanted:
+        raise ValueError(f"{source} for '{name}' has shape {array.shape}; give (n, {', '.join(map(str, wanted))}).")
+    return array

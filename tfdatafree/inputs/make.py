@@ -1,0 +1,16 @@
+"""Procedural inputs for every input of a graph."""
+
+import numpy as np
+
+from tfdatafree.inputs.procedural import procedural_images
+from tfdatafree.model.graph import Graph
+
+
+def make_inputs(graph: Graph, n: int, input_range: tuple[float, float], *, seed: int = 0) -> list[np.ndarray]:
+    """`n` procedural inputs for each input of the graph, within `input_range`; float32 (n, *shape)."""
+    inputs = []
+    for at, tensor in enumerate(graph.inputs):
+        spec = graph.specs[tensor]
+        values = procedural_images(n, spec.shape[1:], *input_range, seed=seed + at)
+        inputs.append(np.round(values).astype(spec.dtype) if "int" in spec.dtype else values)
+    return inputs

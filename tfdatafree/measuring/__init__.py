@@ -1,0 +1,1 @@
+"""What layers see and what they cost: statistics, covariances, sensitivities, damages."""

@@ -1,0 +1,165 @@
+"""Covariance of what each layer with a kernel sees, from many generated inputs or from BatchNorm statistics alone.
+
+    "normalized"  procedural images, every BatchNorm's statistics put right on the way (`images.normalized_walk`)
+    "gaussian"    independent normal channels and pixels with the moments of BatchNorm   (Horton et al. 2021, eq. 10-12)
+    "standard"    N(0, 1)                                                                (their ablation "ours-S")
+
+A kernel that reads a global average is linear in the pixels that were averaged, and is shown these: they are as many times
+more samples, so that the covariance has full rank, and a pixel tells what is in it more strongly than the mean of all does.
+
+Images come and go in batches, so that memory is that of one batch and of the covariances.
+"""
+
+import math
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+from tfdatafree.inputs.make import make_inputs
+from tfdatafree.measuring.gaussian import gaussian_walk
+from tfdatafree.measuring.patches import sample_patches
+from tfdatafree.measuring.walks import normalized_batch_size, normalized_walk
+from tfdatafree.model.graph import Graph, Layer
+from tfdatafree.model.kernels import kernel_of, layout_of
+
+# Images in one batch: enough that its statistics may stand for those of the training data.
+_BATCH = 128
+# Largest covariance; its spectrum takes seconds.
+MOST_INPUTS = 2304
+_POOLINGS = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
+)
+_MOVES = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Identity)
+_ACTIVATIONS = ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
+
+
+def input_covariances(
+    unfolded: Graph,
+    folded: Graph,
+    input_range: tuple[float, float],
+    *,
+    inputs: str = "normalized",
+    activations: bool = True,
+    images: int = 256,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Layer key -> covariance (groups, inputs, inputs), float32, of the patches that the layer's first call reads.
+
+    Behind a global average pooling "normalized" gives that of the pixels before it, which is larger than that of the means.
+
+    Args:
+        unfolded: The separated graph with its BatchNorms.
+        folded: The graph that will be pruned; a layer that reads another tensor there is left out.
+        input_range: (low, high) of the model's inputs.
+        inputs: "normalized", "gaussian" or "standard".
+        activations: For "gaussian": whether samples pass through the activations in front of a layer.
+        images: For "normalized": how many.
+    """
+    read = _readers(folded)
+    same = {key: tensor for key, tensor in _readers(unfolded).items() if read.get(key) == tensor}
+    if inputs == "normalized":
+        before = {key: _before_pooling(unfolded, key, tensor) for key, tensor in same.items()}
+        return _from_images(unfolded, before, input_range, images, seed)
+    if inputs == "standard":
+        ones = {key: np.ones(unfolded.specs[tensor].shape[-1]) for key, tensor in same.items()}
+        return {key: _independent(unfolded, key, one) for key, one in ones.items() if _fits(unfolded, key)}
+    graph = unfolded if activations else _without_activations(unfolded)
+    variances = {tensor: values.var(axis=0, dtype=np.float64) for tensor, values in gaussian_walk(graph, seed=seed)}
+    return {
+        key: _independent(unfolded, key, variances[tensor])
+        for key, tensor in _readers(graph).items()
+        if key in same and tensor in variances and _fits(unfolded, key)
+    }
+
+
+def _from_images(graph: Graph, read: dict[str, str], ends: tuple[float, float], images: int, seed: int) -> dict:
+    step = min(_BATCH, normalized_batch_size(graph))
+    random = np.random.default_rng(seed)
+    counts: dict[str, int] = {}
+    sums: dict[str, np.ndarray] = {}
+    products: dict[str, np.ndarray] = {}
+    for start in range(0, images, step):
+        # Each batch has a seed of its own, far from those of its neighbours: an input's seed is counted up by one.
+        batch = make_inputs(graph, min(step, images - start), ends, seed=seed + 1000 + 101 * start)
+        for key, patches in _patches(graph, read, batch, random):
+            by_group = np.swapaxes(patches.astype(np.float32), 0, 1)
+            counts[key] = counts.get(key, 0) + len(patches)
+            sums[key] = sums.get(key, 0) + by_group.sum(axis=1, dtype=np.float64)
+            products[key] = products.get(key, 0) + np.swapaxes(by_group, 1, 2) @ by_group
+    found = {}
+    for key, count in counts.items():
+        mean = sums.pop(key) / count
+        found[key] = (products.pop(key) / count - mean[:, :, None] * mean[:, None, :]).astype(np.float32)
+    return found
+
+
+def _patches(graph: Graph, read: dict[str, str], batch: list, random) -> Iterator[tuple[str, np.ndarray]]:
+    keys: dict[str, list[str]] = {}
+    for key, tensor in read.items():
+        keys.setdefault(tensor, []).append(key)
+    for tensor, array in normalized_walk(graph, batch):
+        for key in keys.get(tensor, ()):
+            patches = sample_patches(array, graph.layers[key], random, MOST_INPUTS)
+            if patches is not None:
+                yield key, patches
+
+
+def _readers(graph: Graph) -> dict[str, str]:
+    """Key of each layer with a kernel -> the tensor that its first call reads."""
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.inputs and layout_of(graph.layer_of(node)):
+            found.setdefault(node.layer, node.inputs[0])
+    return found
+
+
+def _before_pooling(graph: Graph, key: str, tensor: str) -> str:
+    """What was averaged to give `tensor`, if the layer sees nothing but the averages, pixel by pixel; else `tensor`."""
+    if math.prod(kernel_of(graph.layers[key]).shape[:-2]) > 1 or layout_of(graph.layers[key]).kind == "depthwise":
+        return tensor
+    producers, channels, at = graph.producers(), graph.specs[tensor].shape[-1], tensor
+    while at in producers:
+        node = producers[at]
+        operation = graph.operation_of(node)
+        if isinstance(operation, _POOLINGS) and graph.specs[node.inputs[0]].shape[-1] == channels:
+            return node.inputs[0]
+        moves = isinstance(operation, _MOVES) or type(operation).__name__ in ("Reshape", "Squeeze")
+        if not moves or math.prod(graph.specs[node.inputs[0]].shape[1:]) != channels:
+            break
+        at = node.inputs[0]
+    return tensor
+
+
+def _fits(graph: Graph, key: str) -> bool:
+    layer = graph.layers[key]
+    layout = layout_of(layer)
+    return layout.kind == "depthwise" or kernel_of(layer).shape[-1 if layout.kind == "transpose" else -2] <= MOST_INPUTS
+
+
+def _independent(graph: Graph, key: str, variance: np.ndarray) -> np.ndarray:
+    """Diagonal covariance of independent channels; pixels are independent, too, so one serves for every tap."""
+    layer: Layer = graph.layers[key]
+    layout = layout_of(layer)
+    if layout.kind == "depthwise":
+        return variance.reshape(-1, 1, 1).astype(np.float32)
+    groups = getattr(layer.operation, "groups", 1)
+    inside = kernel_of(layer).shape[-1 if layout.kind == "transpose" else -2]
+    return np.stack([np.diag(part) for part in variance.reshape(groups, inside)]).astype(np.float32)
+
+
+def _without_activations(graph: Graph) -> Graph:
+    graph = graph.copy()
+    for name in [node.name for node in graph.nodes]:
+        node = graph.node(name)
+        layer = graph.layer_of(node)
+        if layer.class_name in _ACTIVATIONS and node.output not in graph.outputs:
+            operation: keras.layers.Layer = layer.operation
+            if getattr(getattr(operation, "activation", None), "__name__", "") == "softmax":
+                continue
+            graph.redirect(node.output, node.inputs[0])
+            graph.replace(graph.node(name))
+            del graph.specs[node.output]
+    return graph

@@ -1,0 +1,117 @@
+"""Layer inputs without data, from BatchNorm statistics alone.
+
+A BatchNorm's output has mean beta and standard deviation sd = |gamma| sqrt(v / (v + eps)), so the input of layer i is
+
+    G_i = sum over the branches j that feed it of f_j(N(beta_j, sd_j^2))                 (Horton et al. 2021, eq. 10-12)
+
+computed here for every tensor of a graph in one pass, one sample per row and one column per channel: the graph's own
+operations (activations, Add, Concatenate, Multiply ...) are applied to tensors with a single pixel. Samples are
+stratified quantiles of the normal distribution, shuffled per channel, so that a channel's mean is that of the
+distribution to within 1 / n and channels are independent. Where no BatchNorm follows a convolution its output is
+normal with the moments that its kernel gives its input's (the paper: N(0, 1), `unknown="standard"`).
+
+Pixels and channels are independent here, which real ones are not: what comes after global pooling, and the logits, is too
+narrow. Ranges there are better taken from images (`inputs/procedural.py`).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from scipy import stats
+
+from tfdatafree.model.batchnorm import is_batchnorm, on_channels, output_moments
+from tfdatafree.model.graph import Graph, Node
+from tfdatafree.model.kernels import kernel_of, layout_of, mean_response, variance_response
+
+# Rows times columns of the largest tensor of samples; wider tensors (a flattened feature map) get fewer rows.
+_MOST_VALUES = 2**22
+# One pixel stays one pixel in these; their effect on the distribution is left out, as in the paper.
+_SPATIAL = (
+    "MaxPooling", "AveragePooling", "GlobalAveragePooling", "GlobalMaxPooling", "ZeroPadding", "Cropping", "UpSampling",
+)  # fmt: skip
+
+
+def gaussian_walk(
+    graph: Graph,
+    *,
+    samples: int = 2000,
+    seed: int = 0,
+    unknown: Literal["moments", "standard"] = "moments",
+    batchnorm: bool = True,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (tensor, samples (rows, channels)) for every tensor of an unfolded, separated graph, in execution order.
+
+    Args:
+        samples: Rows wanted.
+        unknown: Distribution behind a layer that no BatchNorm follows, and of the graph's inputs: the moments that
+            the kernel gives its input's, or N(0, 1).
+        batchnorm: False takes N(0, 1) behind every BatchNorm, too: what its statistics are worth shows beside it.
+    """
+    random = np.random.default_rng(seed)
+    # All tensors have the same rows, so that an Add adds like to like.
+    widest = max(spec.shape[-1] or 1 for spec in graph.specs.values() if spec.shape)
+    rows = max(1, min(samples, _MOST_VALUES // widest))
+    quantiles = stats.norm.ppf((np.arange(rows) + 0.5) / rows)
+
+    def normal(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        columns = np.tile(quantiles[:, None], (1, len(mean)))
+        return (random.permuted(columns, axis=0) * sd + mean).astype(np.float32)
+
+    def standard(tensor: str) -> np.ndarray:
+        channels = graph.specs[tensor].shape[-1] or 1
+        return normal(np.zeros(channels), np.ones(channels))
+
+    def call(node: Node, live: Mapping[str, Any]) -> tuple:
+        layer = graph.layer_of(node)
+        source = live[node.inputs[0]] if node.inputs else None
+        if is_batchnorm(layer):
+            if not batchnorm:
+                return (standard(node.output),)
+            mean, sd = output_moments(layer)
+            if not on_channels(graph, node):
+                # Along another axis every channel sees the mixture of all the normal distributions.
+                channels = graph.specs[node.output].shape[-1]
+                spread = np.sqrt(np.mean(np.square(sd)) + np.var(mean))
+                mean, sd = np.full(channels, mean.mean()), np.full(channels, spread)
+            return (normal(mean, sd),)
+        if layout_of(layer) is not None:
+            if unknown == "standard":
+                return (standard(node.output),)
+            kernel, bias = kernel_of(layer), layer.weight("bias")
+            mean = mean_response(layer, kernel, source.mean(axis=0, dtype=np.float64))
+            variance = variance_response(layer, kernel, source.var(axis=0, dtype=np.float64))
+            return (normal(mean if bias is None else mean + bias, np.sqrt(variance)),)
+        if layer.class_name.startswith(_SPATIAL):
+            return (source,)
+        if isinstance(layer.operation, keras.layers.Flatten):
+            columns = graph.specs[node.output].shape[-1] // source.shape[-1]
+            return (random.permuted(np.tile(source, (1, columns)), axis=0),)
+        return _on_one_pixel(graph, node, live, standard)
+
+    inputs = [standard(tensor) for tensor in graph.inputs]
+    yield from zip(graph.inputs, inputs, strict=True)
+    for node, live in graph.walk(inputs, call):
+        for tensor in node.outputs:
+            yield tensor, live[tensor]
+
+
+def _on_one_pixel(graph: Graph, node: Node, live: Mapping[str, Any], standard) -> tuple:
+    """The node's own operation on tensors with one pixel; N(0, 1) where it does not work on those."""
+    pixels = {}
+    for tensor in node.inputs:
+        rank = len(graph.specs[tensor].shape)
+        value = live[tensor]
+        pixels[tensor] = value.reshape(len(value), *[1] * (rank - 2), -1) if rank > 1 else value[:, 0]
+    outputs = []
+    try:
+        results = graph.call(node, pixels)
+    except Exception:  # a reshape, a slice beyond the one pixel, an operation that mixes rows: none of it is an error
+        results = (None,) * len(node.outputs)
+    rows = len(live[node.inputs[0]])
+    for tensor, result in zip(node.outputs, results, strict=True):
+        channels = graph.specs[tensor].shape[-1] or 1
+        fits = result is not None and np.size(result) == rows * channels
+        outputs.append(np.asarray(result).reshape(rows, channels) if fits else standard(tensor)[:rows])
+    return tuple(outputs)

@@ -1,0 +1,121 @@
+"""Everything that compression learns about a model's tensors without data, gathered in one place.
+
+Three views of the same tensors: procedural images passed through the float network; the same images with every BatchNorm's
+statistics put right on the way; and layer-wise normal samples from BatchNorm statistics alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfdatafree.canonical.separate import separate
+from tfdatafree.measuring.gaussian import gaussian_walk
+from tfdatafree.measuring.patches import tap_covariances
+from tfdatafree.measuring.statistics import Statistics, collect
+from tfdatafree.measuring.walks import image_walk, normalized_walk, number_of_batches
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.kernels import layout_of
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen of each tensor, by tensor name, and of each layer's input, by layer key.
+
+    Attributes:
+        images: Statistics over the inputs as they are.
+        normalized: Statistics over the inputs with BatchNorm statistics put right.
+        gaussian: Statistics of layer-wise samples; the model's own inputs as in `images`.
+        covariances: Layer key -> covariance of its input patches, (groups, inputs, inputs).
+    """
+
+    images: dict[str, Statistics]
+    normalized: dict[str, Statistics]
+    gaussian: dict[str, Statistics]
+    covariances: dict[str, np.ndarray]
+
+    @property
+    def means(self) -> dict[str, np.ndarray]:
+        """Tensor -> mean per channel on real inputs, as far as BatchNorm statistics tell it."""
+        return {tensor: s.mean for tensor, s in self.gaussian.items()}
+
+
+def observe(
+    unfolded: Graph,
+    folded: Graph,
+    inputs: Sequence[np.ndarray],
+    *,
+    samples: int = 2000,
+    standard: bool = False,
+    seed: int = 0,
+) -> Observed:
+    """Observes every tensor of a model.
+
+    Args:
+        unfolded: The separated graph with its BatchNorms.
+        folded: The graph that will be compressed; tensors of equal name hold equal values.
+        inputs: Generated (or representative) inputs, one array per graph input.
+        samples: Rows of the layer-wise samples.
+        standard: Layer-wise samples from N(0, 1) in place of BatchNorm statistics, and no covariances: an ablation.
+    """
+    batches = number_of_batches(folded, len(inputs[0]))
+    images = collect(image_walk(folded, inputs), batches=batches, seed=seed)
+    covariances: dict[str, np.ndarray] = {}
+    normalized = collect(
+        tap_covariances(normalized_walk(unfolded, inputs), unfolded, covariances, seed=seed), seed=seed
+    )
+    gaussian = _gaussian(unfolded, samples, standard, seed)
+    if standard:
+        covariances.clear()
+    gaussian |= {tensor: images[tensor] for tensor in folded.inputs}
+    # A BatchNorm that was folded into the layer behind it changed what that layer sees.
+    same = _kernel_inputs(unfolded).items() & _kernel_inputs(folded).items()
+    return Observed(images, normalized, gaussian, {key: covariances[key] for key, _ in same if key in covariances})
+
+
+def tensor_means(
+    unfolded: Graph, inputs: Sequence[np.ndarray], *, samples: int = 2000, standard: bool = False, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """`Observed.means` alone: no input passes through the model. Arguments as for `observe`."""
+    given = collect(zip(unfolded.inputs, inputs, strict=True), seed=seed)
+    return {tensor: s.mean for tensor, s in (_gaussian(unfolded, samples, standard, seed) | given).items()}
+
+
+def _gaussian(unfolded: Graph, samples: int, standard: bool, seed: int) -> dict[str, Statistics]:
+    walk = gaussian_walk(
+        unfolded, samples=samples, seed=seed, unknown="standard" if standard else "moments", batchnorm=not standard
+    )
+    return collect(walk, seed=seed)
+
+
+def _kernel_inputs(graph: Graph) -> dict[str, str]:
+    """Layer key -> the tensor that its first call reads."""
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.inputs:
+            found.setdefault(node.layer, node.inputs[0])
+    return found
+
+
+def layer_inputs(model: keras.Model, *, samples: int = 2000, seed: int = 0) -> dict[str, np.ndarray]:
+    """Inputs of each layer with weights, generated from BatchNorm statistics alone.
+
+    Args:
+        model: A Functional or Sequential model; it is not changed.
+        samples: Rows wanted; a model with very wide tensors gets fewer.
+        seed: The same seed gives the same samples.
+
+    Returns:
+        Layer name -> float32 array (samples, channels) of what its first call reads.
+    Source: Horton et al. 2021, eq. 10-12.
+    """
+    graph = separate(Graph.from_keras(model))
+    keys: dict[str, list[str]] = {}
+    for key, tensor in _kernel_inputs(graph).items():
+        if layout_of(graph.layers[key]):
+            keys.setdefault(tensor, []).append(key)
+    found = {}
+    for tensor, values in gaussian_walk(graph, samples=samples, seed=seed):
+        found.update((key, values) for key in keys.get(tensor, ()))
+    return found

@@ -1,0 +1,93 @@
+"""How much each output channel of a layer matters for the model's results, from generated inputs and one backward pass.
+
+    g_c = E sum over pixels (d (r . y) / d z_c)^2 / E ||y||^2,     r random signs, so that E (r . dy)^2 = ||dy||^2
+
+for the layer's output z and the model's results y (before softmax, their common shift left out): an error of variance e in
+channel c, independent from pixel to pixel, changes y by g_c e of its energy. ReLUs that are off, kernels behind that are small
+and sums that are dominated by another branch are in it. The images pass with every BatchNorm's statistics put right, as in
+`images.normalized_walk`, so that activations are on as often as on real inputs.
+                                             (the diagonal of a Gauss-Newton matrix; Hutchinson 1989 for the random signs)
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfdatafree.inputs.make import make_inputs
+from tfdatafree.measuring.walks import normalized_batch_size, standardize
+from tfdatafree.model.batchnorm import is_batchnorm
+from tfdatafree.model.graph import Graph, Node
+from tfdatafree.model.kernels import layout_of
+
+_IMAGES, _BATCH, _PROJECTIONS = 32, 2, 4
+
+
+def channel_sensitivities(
+    unfolded: Graph, folded: Graph, results: list[str], input_range: tuple[float, float], *, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Layer key -> g (output channels,), float64, of each layer with a kernel in `folded`; {} where there are no gradients.
+
+    Args:
+        unfolded: The separated graph with its BatchNorms; tensors of equal name hold equal values.
+        results: Tensors of both graphs to watch.
+    """
+    written = {node.output: node.layer for node in folded.nodes if layout_of(folded.layer_of(node))}
+    graph = dataclasses.replace(unfolded.copy(), outputs=list(results))
+    graph.drop_unread()
+    random = np.random.default_rng(seed)
+    # All activations stay in memory for the way back.
+    batch = max(1, min(_BATCH, normalized_batch_size(unfolded)))
+    found: dict[str, np.ndarray] = {}
+    energy = 0.0
+    for start in range(0, _IMAGES, batch):
+        inputs = make_inputs(unfolded, batch, input_range, seed=seed + start)
+        seen: dict[str, tf.Tensor] = {}
+        with tf.GradientTape(persistent=True) as tape:
+            watched = [tf.convert_to_tensor(array) for array in inputs]
+            for array in watched:
+                if array.dtype.is_floating:
+                    tape.watch(array)
+            projections, size = _projected(graph, watched, written, seen, random)
+        energy += size
+        for projection in projections:
+            for tensor, gradient in zip(seen, tape.gradient(projection, list(seen.values())), strict=True):
+                if gradient is not None:
+                    squares = np.square(tf.convert_to_tensor(gradient).numpy().astype(np.float64))
+                    channels = squares.reshape(-1, squares.shape[-1]).sum(axis=0)
+                    found[written[tensor]] = found.get(written[tensor], 0) + channels / _PROJECTIONS
+        del tape
+    return {key: total / max(energy, 1e-30) for key, total in found.items()}
+
+
+def _projected(
+    graph: Graph,
+    inputs: list[tf.Tensor],
+    written: Mapping[str, str],
+    seen: dict[str, tf.Tensor],
+    random: np.random.Generator,
+) -> tuple[list[tf.Tensor], float]:
+    """Results times random signs, a scalar each, and the results' energy; kernels' outputs are put into `seen`."""
+
+    def call(node: Node, live: Mapping[str, Any]) -> tuple:
+        layer = graph.layer_of(node)
+        if is_batchnorm(layer):
+            outputs = (standardize(layer, live[node.inputs[0]], constant=True),)
+        else:
+            outputs = graph.call(node, live)
+        if node.output in written:
+            seen[node.output] = outputs[0]
+        return outputs
+
+    results: dict[str, tf.Tensor] = {}
+    for node, live in graph.walk(inputs, call):
+        results.update((tensor, live[tensor]) for tensor in node.outputs if tensor in graph.outputs)
+    projections, energy = [], 0.0
+    centred = [y - tf.reduce_mean(y, -1, keepdims=True) if y.shape[-1] > 1 else y for y in results.values()]
+    energy = float(sum(tf.reduce_sum(tf.square(y)) for y in centred))
+    for _ in range(_PROJECTIONS):
+        signs = [random.choice(np.array([-1, 1], np.float32), size=y.shape) for y in centred]
+        projections.append(tf.add_n([tf.reduce_sum(y * sign) for y, sign in zip(centred, signs, strict=True)]))
+    return projections, energy

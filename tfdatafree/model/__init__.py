@@ -1,0 +1,1 @@
+"""A Keras model as a graph of nodes, what its layers compute, and loading it."""

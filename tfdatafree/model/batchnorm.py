@@ -1,0 +1,52 @@
+"""What a BatchNormalization computes, and what it tells of its input and output."""
+
+import keras
+import numpy as np
+
+from tfdatafree.model.graph import Graph, Layer, Node, new_layer
+from tfdatafree.model.kernels import (
+    kernel_of,
+)
+
+
+def is_batchnorm(layer: Layer) -> bool:
+    return isinstance(layer.operation, keras.layers.BatchNormalization)
+
+
+def scale_and_shift(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """(g, t), float64, shape (channels,), such that bn(x) == g * x + t."""
+    mean, variance = layer.weight("moving_mean"), layer.weight("moving_variance")
+    g = 1.0 / np.sqrt(variance.astype(np.float64) + layer.operation.epsilon)
+    if layer.weight("gamma") is not None:
+        g = g * layer.weight("gamma")
+    t = -mean.astype(np.float64) * g
+    if layer.weight("beta") is not None:
+        t = t + layer.weight("beta")
+    return g, t
+
+
+def output_moments(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, standard deviation) of a BatchNorm's output over its training data, shape (channels,).
+
+    mean = beta,  sd = |gamma| sqrt(v / (v + eps)): less than |gamma| where the variance v is not large beside eps.
+    """
+    variance = layer.weight("moving_variance").astype(np.float64)
+    gamma, beta = layer.weight("gamma"), layer.weight("beta")
+    sd = np.sqrt(variance / (variance + layer.operation.epsilon))
+    sd = sd if gamma is None else sd * np.abs(gamma)
+    return np.zeros_like(sd) if beta is None else beta.astype(np.float64), sd
+
+
+def on_channels(graph: Graph, node: Node) -> bool:
+    """Whether the BatchNorm `node` normalizes the last axis of its input, as all but a few do."""
+    rank = len(graph.specs[node.inputs[0]].shape)
+    axis = graph.operation_of(node).axis
+    return axis in (-1, rank - 1)
+
+
+def with_bias(layer: Layer, input_shape: tuple, bias: np.ndarray) -> Layer:
+    """`layer` with this bias; a layer without one is rebuilt with `use_bias=True`."""
+    if layer.weight("bias") is not None:
+        return layer.with_weights(bias=bias)
+    config = {**layer.operation.get_config(), "use_bias": True}
+    return new_layer(type(layer.operation), config, input_shape, kernel=kernel_of(layer), bias=bias)

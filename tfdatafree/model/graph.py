@@ -1,0 +1,483 @@
+"""A trained Keras model as a flat list of nodes, to be read, walked and rewritten.
+
+This is the only file that touches Keras internals. A `Graph` is read from a `keras.Model` once (nested models are
+inlined, training-only arguments dropped), edited by the visitors, and turned back into a plain `keras.Model` by
+`Graph.to_keras`. Weights are NumPy arrays held by the graph, so that two graphs (the float teacher and its compressed
+student) can share one layer object and still compute with different weights. The model that was read is never changed.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfdatafree.activity import report_layer
+from tfdatafree.errors import UnsupportedModelError
+
+
+@dataclasses.dataclass(frozen=True)
+class Ref:
+    """Stands for a tensor inside the arguments of a node."""
+
+    tensor: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """Static shape (None where unknown; the first axis is the batch) and dtype name of a tensor."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A Keras operation with the weights it computes with.
+
+    Holds for every instance: `weights` are in the order and have the shapes of `operation.weights` (empty for an
+    operation of `keras.ops`, which has none). The operation is a template: it is executed with *these* weights, and
+    never called on symbolic tensors, so the model it came from does not notice.
+    """
+
+    operation: Any
+    weights: tuple[np.ndarray, ...] = ()
+
+    @property
+    def class_name(self) -> str:
+        return type(self.operation).__name__
+
+    def weight(self, name: str) -> np.ndarray | None:
+        """The weight whose Keras variable is called `name` ("kernel", "bias", "gamma" ...), or None."""
+        for variable, value in zip(_variables(self.operation), self.weights, strict=True):
+            if variable.name == name:
+                return value
+        return None
+
+    def with_weights(self, **named: np.ndarray) -> "Layer":
+        """This layer with the weights named in the call replaced; shapes must stay the same."""
+        values = list(self.weights)
+        names = [variable.name for variable in _variables(self.operation)]
+        for name, value in named.items():
+            index = names.index(name)
+            if values[index].shape != np.shape(value):
+                raise ValueError(f"{name} of {self.class_name} has shape {values[index].shape}, not {np.shape(value)}.")
+            values[index] = np.asarray(value, values[index].dtype)
+        return Layer(self.operation, tuple(values))
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One call of a layer. `args` and `kwargs` hold a `Ref` wherever a tensor goes; `layer` is a key of `layers`."""
+
+    name: str
+    layer: str
+    args: tuple
+    kwargs: Mapping[str, Any]
+    outputs: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors this node reads, in argument order."""
+        found: list[str] = []
+        _map_refs((self.args, self.kwargs), lambda ref: found.append(ref.tensor))
+        return tuple(found)
+
+    @property
+    def output(self) -> str:
+        """The first, usually only, output."""
+        return self.outputs[0]
+
+
+@dataclasses.dataclass
+class Graph:
+    """Nodes in execution order.
+
+    Holds for every instance: each tensor is written once, before it is read; `specs` knows every tensor; node names
+    are unique. `inputs` and `outputs` list tensor names in the order of `model.inputs` and `model.outputs`;
+    `output_names` are the keys of a dict of outputs, else the names that Keras gives them.
+    """
+
+    name: str
+    nodes: list[Node]
+    layers: dict[str, Layer]
+    specs: dict[str, TensorSpec]
+    inputs: list[str]
+    outputs: list[str]
+    output_names: list[str]
+    input_structure: Any = None
+    output_structure: Any = None
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_keras(cls, model: keras.Model) -> "Graph":
+        """Reads a Functional or Sequential model. Raises UnsupportedModelError for any other, naming it."""
+        return _Reader().read(model)
+
+    def copy(self) -> "Graph":
+        """A graph that can be edited without changing this one; arrays and Keras operations are shared."""
+        return dataclasses.replace(
+            self,
+            nodes=list(self.nodes),
+            layers=dict(self.layers),
+            specs=dict(self.specs),
+            inputs=list(self.inputs),
+            outputs=list(self.outputs),
+        )
+
+    def layer_of(self, node: Node) -> Layer:
+        return self.layers[node.layer]
+
+    def operation_of(self, node: Node) -> Any:
+        return self.layers[node.layer].operation
+
+    def node(self, name: str) -> Node:
+        """The node of that name as it stands now: editing a graph rewrites nodes."""
+        return next(node for node in self.nodes if node.name == name)
+
+    def producers(self) -> dict[str, Node]:
+        """Tensor name -> the node that writes it (graph inputs are written by none)."""
+        return {tensor: node for node in self.nodes for tensor in node.outputs}
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """Tensor name -> nodes that read it, in execution order, once per reading node; [] for unread tensors."""
+        readers: dict[str, list[Node]] = {tensor: [] for tensor in self.specs}
+        for node in self.nodes:
+            for tensor in dict.fromkeys(node.inputs):
+                readers[tensor].append(node)
+        return readers
+
+    def calls(self) -> dict[str, int]:
+        """Layer key -> how many nodes call it; more than one means that the layer is shared."""
+        counts = dict.fromkeys(self.layers, 0)
+        for node in self.nodes:
+            counts[node.layer] += 1
+        return counts
+
+    # Editing ----------------------------------------------------------------------------------------------------------
+
+    def fresh_name(self, wanted: str) -> str:
+        """`wanted`, or `wanted_1`, `wanted_2` ... when nodes, layers or tensors already use it."""
+        taken = self.layers.keys() | self.specs.keys() | {node.name for node in self.nodes}
+        name, count = wanted, 0
+        while name in taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        return name
+
+    def replace(self, node: Node, *replacements: Node) -> None:
+        """Puts `replacements` (none: nothing) where `node` was, and forgets layers that nobody calls any more."""
+        at = self.nodes.index(node)
+        self.nodes[at : at + 1] = replacements
+        if not any(other.layer == node.layer for other in self.nodes):
+            del self.layers[node.layer]
+
+    def redirect(self, old: str, new: str) -> None:
+        """Makes every reader of tensor `old`, and the graph outputs, read `new` instead."""
+
+        def swap(ref: Ref) -> Ref:
+            return Ref(new) if ref.tensor == old else ref
+
+        self.nodes = [
+            dataclasses.replace(node, args=_map_refs(node.args, swap), kwargs=_map_refs(node.kwargs, swap))
+            if old in node.inputs
+            else node
+            for node in self.nodes
+        ]
+        self.outputs = [new if tensor == old else tensor for tensor in self.outputs]
+
+    def rename_output(self, node: Node, tensor: str) -> Node:
+        """`node` writing `tensor` instead of its own output; the caller removes the former writer of `tensor`."""
+        renamed = dataclasses.replace(node, outputs=(tensor,))
+        self.nodes[self.nodes.index(node)] = renamed
+        return renamed
+
+    def drop_unread(self) -> None:
+        """Removes nodes whose results nobody reads, and the specs of tensors that are no longer written."""
+        needed, kept = set(self.outputs), []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.outputs):
+                needed.update(node.inputs)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        written = set(self.inputs).union(*(node.outputs for node in self.nodes))
+        self.specs = {tensor: spec for tensor, spec in self.specs.items() if tensor in written}
+        called = {node.layer for node in self.nodes}
+        self.layers = {key: layer for key, layer in self.layers.items() if key in called}
+
+    # Executing --------------------------------------------------------------------------------------------------------
+
+    def call(self, node: Node, live: Mapping[str, Any]) -> tuple:
+        """Executes one node on the arrays or tensors in `live`; returns its outputs, flat."""
+        fill = lambda ref: live[ref.tensor]  # noqa: E731
+        args, kwargs = _map_refs(node.args, fill), _map_refs(node.kwargs, fill)
+        return execute(self.layer_of(node), args, kwargs)
+
+    def walk(
+        self,
+        inputs: Sequence[Any],
+        call: Callable[[Node, Mapping[str, Any]], tuple] | None = None,
+    ) -> Iterator[tuple[Node, dict[str, Any]]]:
+        """Executes the graph node by node, holding only tensors that are still to be read.
+
+        Yields `(node, live)` after each node; `live` maps tensor names to values and contains the node's outputs,
+        which the caller may replace before the next step, and of its inputs those that are read again.
+
+        Args:
+            inputs: One array per graph input, batch first.
+            call: Executes a node in place of `Graph.call` (same signature and result).
+        """
+        call = call or self.call
+        live = dict(zip(self.inputs, inputs, strict=True))
+        reads = {tensor: len(nodes) for tensor, nodes in self.consumers().items()}
+        for tensor in self.outputs:
+            reads[tensor] += 1
+        for node in self.nodes:
+            report_layer(node.name)
+            live.update(zip(node.outputs, call(node, live), strict=True))
+            for tensor in dict.fromkeys(node.inputs):
+                reads[tensor] -= 1
+                if reads[tensor] == 0:
+                    live.pop(tensor)
+            yield node, live
+            for tensor in node.outputs:
+                if reads[tensor] == 0:
+                    live.pop(tensor)
+
+    def predict(self, inputs: Sequence[Any]) -> list[np.ndarray]:
+        """The graph's outputs for one batch."""
+        live = dict(zip(self.inputs, inputs, strict=True))
+        for _, live in self.walk(inputs):
+            pass
+        return [np.asarray(live[tensor]) for tensor in self.outputs]
+
+    # Writing ----------------------------------------------------------------------------------------------------------
+
+    def to_keras(self, name: str | None = None) -> keras.Model:
+        """A new Functional model with new layers that hold this graph's weights.
+
+        Input names, order and nesting are those of the model that was read. Keras names an output after the layer that
+        writes it, so rewriting may change that name; `output_names` keeps the former one.
+        """
+        tensors: dict[str, Any] = {}
+        for tensor in self.inputs:
+            spec = self.specs[tensor]
+            tensors[tensor] = keras.Input(batch_shape=spec.shape, dtype=spec.dtype, name=tensor)
+        operations = {key: _clone(layer.operation, key) for key, layer in self.layers.items()}
+        for node in self.nodes:
+            fill = lambda ref: tensors[ref.tensor]  # noqa: E731
+            result = operations[node.layer](*_map_refs(node.args, fill), **_map_refs(node.kwargs, fill))
+            tensors.update(zip(node.outputs, keras.tree.flatten(result), strict=True))
+        for key, layer in self.layers.items():
+            if layer.weights:
+                operations[key].set_weights(list(layer.weights))
+                if isinstance(operations[key], keras.layers.Normalization):
+                    operations[key].finalize_state()  # it computes with copies of its weights
+        pack = lambda structure, names: keras.tree.pack_sequence_as(structure, [tensors[n] for n in names])  # noqa: E731
+        return keras.Model(
+            pack(self.input_structure, self.inputs), pack(self.output_structure, self.outputs), name=name or self.name
+        )
+
+
+def execute(layer: Layer, args: tuple, kwargs: Mapping[str, Any]) -> tuple:
+    """Calls `layer` with its weights on concrete or traced tensors; returns the outputs, flat."""
+    if layer.weights:
+        pairs = list(zip(_variables(layer.operation), layer.weights, strict=True))
+        with keras.StatelessScope(state_mapping=pairs):
+            result = layer.operation(*args, **kwargs)
+    else:
+        result = layer.operation(*args, **kwargs)
+    return tuple(keras.tree.flatten(result))
+
+
+def new_layer(layer_class: Any, config: Mapping[str, Any], input_shape: tuple, **weights: np.ndarray) -> Layer:
+    """A built Keras layer of `layer_class` with the named weights set; the others keep their initial values."""
+    operation = layer_class.from_config(dict(config))
+    operation.build(input_shape)
+    initial = Layer(operation, tuple(np.asarray(variable) for variable in operation.weights))
+    return initial.with_weights(**weights)
+
+
+def without_activation(operation: Any) -> Any:
+    """`operation` with a linear activation. It shares the variables: here they only tell names, shapes and order."""
+    linear = object.__new__(type(operation))  # building another would allocate and draw all its weights
+    linear.__dict__.update(operation.__dict__)
+    linear.__dict__["activation"] = keras.activations.linear
+    return linear
+
+
+def _variables(operation: Any) -> list:
+    return operation.weights if isinstance(operation, keras.layers.Layer) else []
+
+
+def _map_refs(structure: Any, function: Callable[[Ref], Any]) -> Any:
+    """`structure` with `function` applied to each Ref in nested lists, tuples and mappings."""
+    if isinstance(structure, Ref):
+        return function(structure)
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(_map_refs(item, function) for item in structure)
+    if isinstance(structure, Mapping):
+        return {key: _map_refs(item, function) for key, item in structure.items()}
+    return structure
+
+
+def _clone(operation: Any, name: str) -> Any:
+    if not isinstance(operation, keras.layers.Layer):
+        try:
+            return type(operation).from_config(operation.get_config())
+        except (TypeError, NotImplementedError, ValueError):
+            clone = copy.copy(operation)  # an operation without a config holds no state either
+            clone._inbound_nodes = []
+            return clone
+    if isinstance(operation, keras.layers.Lambda):
+        config = {"function": operation.function, "arguments": operation.arguments, "name": name}
+        return keras.layers.Lambda(**config, output_shape=getattr(operation, "_output_shape", None))
+    return type(operation).from_config({**operation.get_config(), "name": name})
+
+
+class _Reader:
+    """Collects the nodes of a model and of the models nested in it."""
+
+    def __init__(self):
+        self.nodes: list[Node] = []
+        self.layers: dict[str, Layer] = {}
+        self.specs: dict[str, TensorSpec] = {}
+        self.keys: dict[int, str] = {}
+        self.node_names: set[str] = set()
+
+    def read(self, model: keras.Model) -> Graph:
+        functional = _functional(model)
+        names = [self.input_name(tensor) for tensor in functional.inputs]
+        for name, tensor in zip(names, functional.inputs, strict=True):
+            self.specs[name] = _spec(tensor)
+        outputs = self.inline(functional, names)
+        return Graph(
+            model.name,
+            self.nodes,
+            self.layers,
+            self.specs,
+            names,
+            outputs,
+            _output_names(functional),
+            _unwrap(functional._inputs_struct),
+            _unwrap(functional._outputs_struct),
+        )
+
+    def input_name(self, tensor: Any) -> str:
+        name = tensor._keras_history.operation.name
+        self.node_names.add(name)
+        return name
+
+    def inline(self, model: Any, input_names: Sequence[str]) -> list[str]:
+        """Appends the nodes of `model`, fed with `input_names`; returns the names of its outputs."""
+        names = {id(tensor): name for tensor, name in zip(model.inputs, input_names, strict=True)}
+
+        def refer(value: Any) -> Any:
+            return Ref(names[id(value)]) if isinstance(value, keras.KerasTensor) else value
+
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for node in model._nodes_by_depth[depth]:
+                if node.is_input:
+                    continue
+                args = _map_leaves(node.arguments.args, refer)
+                kwargs = _map_leaves(node.arguments.kwargs, refer)
+                kwargs = {key: value for key, value in kwargs.items() if key not in ("training", "mask")}
+                if isinstance(node.operation, keras.Model):
+                    inner = _functional(node.operation)
+                    outputs = self.inline(inner, _fed(inner, args, kwargs))
+                else:
+                    outputs = self.append(node, args, kwargs)
+                names.update((id(t), name) for t, name in zip(node.output_tensors, outputs, strict=True))
+        return [names[id(tensor)] for tensor in model.outputs]
+
+    def append(self, node: Any, args: tuple, kwargs: dict[str, Any]) -> list[str]:
+        operation = node.operation
+        if id(operation) not in self.keys:
+            key = self.unused(operation.name, self.layers.keys() | self.node_names)
+            self.keys[id(operation)] = key
+            self.layers[key] = _read_layer(operation)
+        key = self.keys[id(operation)]
+        name = self.unused(key, self.node_names)
+        self.node_names.add(name)
+        outputs = [name if i == 0 else f"{name}:{i}" for i in range(len(node.output_tensors))]
+        for output, tensor in zip(outputs, node.output_tensors, strict=True):
+            self.specs[output] = _spec(tensor)
+        self.nodes.append(Node(name, key, args, kwargs, tuple(outputs)))
+        return outputs
+
+    def unused(self, wanted: str, taken: Any) -> str:
+        name, count = wanted, 0
+        while name in taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        return name
+
+
+def _functional(model: Any) -> Any:
+    """The Functional model behind `model`; raises UnsupportedModelError where there is none."""
+    if isinstance(model, keras.Sequential):
+        if not model.built or model._functional is None:
+            raise UnsupportedModelError(
+                f"'{model.name}' (Sequential) was never built, so its shapes are unknown; "
+                "call model.build((None, height, width, channels)) first."
+            )
+        return model._functional
+    if not hasattr(model, "_nodes_by_depth"):
+        raise UnsupportedModelError(
+            f"'{model.name}' ({type(model).__name__}) is a subclassed model: its layers cannot be seen from outside; "
+            "rebuild it as a Functional or Sequential model."
+        )
+    return model
+
+
+def _fed(model: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors that a call of `model` feeds, in the order of `model.inputs`."""
+    given = args[0] if args else kwargs["inputs"]
+    if isinstance(given, Mapping) and not isinstance(model._inputs_struct, Mapping):
+        given = [given[tensor.name] for tensor in model.inputs]
+    # Not in the order of writing: Keras sorts a dict by its keys.
+    return [ref.tensor for ref in keras.tree.flatten(given)]
+
+
+def _output_names(functional: Any) -> list[str]:
+    """Names of the outputs, flat: the keys of a dict of outputs, else the names that Keras gives them."""
+    structure = functional._outputs_struct
+    if isinstance(structure, dict) and all(isinstance(key, str) for key in structure):
+        names = {id(tensor): key for key, tensor in structure.items()}
+        if all(id(tensor) in names for tensor in functional.outputs) and len(names) == len(functional.outputs):
+            return [names[id(tensor)] for tensor in functional.outputs]
+    return list(functional.output_names)
+
+
+def _unwrap(structure: Any) -> Any:
+    """A lone tensor out of its list: models saved by Keras 2 wrap it, and calling them with an array then warns."""
+    return structure[0] if isinstance(structure, (list, tuple)) and len(structure) == 1 else structure
+
+
+def _read_layer(operation: Any) -> Layer:
+    if isinstance(operation, keras.layers.Layer) and operation.compute_dtype in ("float16", "bfloat16"):
+        # A mixed-precision model is compressed from its float32 weights.
+        weights = [np.asarray(variable, "float32") for variable in operation.weights]
+        config = {**operation.get_config(), "dtype": "float32"}
+        widened = type(operation).from_config(config)
+        build_config = operation.get_build_config()
+        if build_config:
+            widened.build_from_config(build_config)
+        return Layer(widened, tuple(weights))
+    return Layer(operation, tuple(np.array(np.asarray(variable)) for variable in _variables(operation)))
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    dtype = "float32" if tensor.dtype in ("float16", "bfloat16") else tensor.dtype
+    return TensorSpec(tuple(tensor.shape), dtype)
+
+
+def _map_leaves(structure: Any, function: Callable[[Any], Any]) -> Any:
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(_map_leaves(item, function) for item in structure)
+    if isinstance(structure, Mapping):
+        return {key: _map_leaves(item, function) for key, item in structure.items()}
+    return function(structure)

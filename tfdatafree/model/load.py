@@ -1,0 +1,373 @@
+"""Turns what a user has into a plain Keras 3 model.
+
+`.keras` and `.h5` files, Keras 3 models and tf_keras (Keras 2) models all come out as one thing: a built Functional or
+Sequential `keras.Model` with static input shapes and finite weights, so that result(x) == source(x) for every x.
+"""
+
+import copy
+import inspect
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+from absl import logging
+
+from tfdatafree.errors import LoadError, UnsupportedModelError
+from tfdatafree.model.load_keras2 import (
+    TFMOT_CLASSES,
+    TRUST,
+    config_label,
+    drop_unknown_entries,
+    first_line,
+    from_tf_keras,
+    label,
+    load_keras2_h5,
+    refuse_hard_sigmoid,
+    serialized_objects,
+    set_layer_weights,
+)
+
+InputShape = tuple[int | None, ...]
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_OWN_PACKAGES = ("keras", "tf_keras", "builtins", "tensorflow_model_optimization")
+
+
+def load(
+    source: Any,
+    *,
+    unsafe: bool = False,
+    input_shape: InputShape | Mapping[str, InputShape] | None = None,
+) -> keras.Model:
+    """Returns `source` as a built Functional or Sequential Keras 3 model with static input shapes.
+
+    A Keras 3 model that already is one is returned itself; no given model is ever modified.
+
+    Args:
+        source: a `keras.Model`, a `tf_keras` model (TFMOT's pruning and quantization wrappers are stripped: the masks
+            are applied, fake-quantization is left out), or the path of a `.keras`, `.h5` or `.hdf5` file.
+        unsafe: True lets a file run the Python code in its Lambda layers. Only for files that you trust.
+        input_shape: (H, W, C) or (batch, H, W, C), or a dict from input name to such a shape, for a model whose input
+            has sizes that are None. The batch size itself stays free.
+
+    Raises:
+        LoadError: the file is missing, damaged or not a Keras model.
+        UnsupportedModelError: the model, or a layer that the message names, cannot be compressed.
+        ValueError: `input_shape` does not fit the model.
+    """
+    require_tensorflow_backend()
+    if isinstance(source, (str, os.PathLike)):
+        model = _load_file(os.fspath(source), unsafe)
+    elif isinstance(source, keras.Model) or is_tf_keras(source):
+        model = source
+    else:
+        raise LoadError(
+            f"Cannot load a {type(source).__name__}: pass a Keras model or the path of a .keras or .h5 file."
+        )
+    _refuse_unsupported(model)
+    if is_tf_keras(model):
+        model = from_tf_keras(model)
+    if not _is_built(model):
+        model = _built_copy(model, input_shape)
+    model = _with_static_shapes(model, input_shape)
+    _refuse_non_finite(model)
+    return model
+
+
+def require_tensorflow_backend() -> None:
+    """Raises UnsupportedModelError unless Keras runs on TensorFlow, which writes the `.tflite` file."""
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise UnsupportedModelError(
+            f"KERAS_BACKEND is '{backend}', but tfdatafree needs TensorFlow: "
+            "set KERAS_BACKEND=tensorflow before importing keras."
+        )
+
+
+def is_tf_keras(thing: Any) -> bool:
+    """Says whether `thing` is a model or layer of the package tf_keras, without importing that package."""
+    return any(cls.__module__.split(".")[0] == "tf_keras" for cls in type(thing).__mro__)
+
+
+def _load_file(path: str, unsafe: bool) -> Any:
+    if not os.path.exists(path):
+        raise LoadError(f"'{path}' does not exist.")
+    if os.path.isdir(path):
+        if os.path.exists(os.path.join(path, "saved_model.pb")):
+            raise LoadError(
+                f"'{path}' is a SavedModel, from which Keras 3 cannot rebuild layers: "
+                "open it where it was made and save it again with model.save('model.keras')."
+            )
+        raise LoadError(f"'{path}' is a directory and not a model: pass a .keras or .h5 file.")
+    extension = os.path.splitext(path)[1].lower()
+    if extension not in (".keras", ".h5", ".hdf5"):
+        raise LoadError(f"'{path}' ends in '{extension}': pass a .keras, .h5 or .hdf5 file.")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise LoadError(f"'{path}' cannot be read: {first_line(error)}") from error
+    if not head:
+        raise LoadError(f"'{path}' is empty.")
+    kind = ".keras" if head.startswith(_ZIP_MAGIC) else ".h5" if head == _HDF5_MAGIC else None
+    if kind is None:
+        raise LoadError(f"'{path}' is not a Keras file: it holds neither a zip archive (.keras) nor HDF5 (.h5).")
+    if (kind == ".keras") != (extension == ".keras"):
+        raise LoadError(f"'{path}' holds the data of a {kind} file: rename it so that it ends in {kind}.")
+    return _load_zip(path, unsafe) if kind == ".keras" else _load_hdf5(path, unsafe)
+
+
+def _load_zip(path: str, unsafe: bool) -> keras.Model:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            config = json.loads(archive.read("config.json"))
+            version = json.loads(archive.read("metadata.json")).get("keras_version", "")
+    except KeyError as error:
+        raise LoadError(f"'{path}' is not a Keras file: the zip archive lacks config.json or metadata.json.") from error
+    except Exception as error:  # zlib, struct and json all have their own ways to say "damaged"
+        raise LoadError(f"'{path}' is truncated or damaged: {first_line(error)}") from error
+    if damaged:
+        raise LoadError(f"'{path}' is truncated or damaged: its part {damaged} does not match its checksum.")
+    if str(version).startswith("2."):
+        refuse_hard_sigmoid(config)
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
+    except Exception as error:
+        _explain(path, config, error, unsafe)
+        if str(version).startswith("2."):
+            raise LoadError(
+                f"'{path}' was written by Keras {version}, and Keras 3 cannot read it ({first_line(error)}). "
+                "Open it with tf_keras.models.load_model and pass the model."
+            ) from error
+        raise LoadError(f"'{path}' cannot be loaded: {first_line(error)}") from error
+
+
+def _load_hdf5(path: str, unsafe: bool) -> Any:
+    try:
+        with h5py.File(path, "r") as file:
+            config, version = file.attrs.get("model_config"), file.attrs.get("keras_version", "2.")
+            version = version.decode() if isinstance(version, bytes) else str(version)
+            config = config if config is None else json.loads(config)
+    except Exception as error:
+        raise LoadError(f"'{path}' is truncated or damaged: {first_line(error)}") from error
+    if config is None:
+        raise LoadError(f"'{path}' holds no model, perhaps weights alone: write it with model.save, not save_weights.")
+    if version.startswith("2."):
+        refuse_hard_sigmoid(config)
+    cleaned = _without_unknown_entries(config)
+    try:
+        if cleaned == config:
+            return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
+        with tempfile.TemporaryDirectory() as folder:
+            rewritten = shutil.copyfile(path, os.path.join(folder, "model.h5"))
+            with h5py.File(rewritten, "r+") as file:
+                file.attrs["model_config"] = json.dumps(cleaned)
+            return keras.models.load_model(rewritten, compile=False, safe_mode=not unsafe)
+    except Exception as error:
+        _explain(path, config, error, unsafe)
+        if not version.startswith("2."):
+            raise LoadError(f"'{path}' cannot be loaded: {first_line(error)}") from error
+        logging.info("Keras 3 cannot load '%s' (%s); trying tf_keras.", path, first_line(error))
+        return load_keras2_h5(path, config, unsafe)
+
+
+def _explain(path: str, config: dict, error: Exception, unsafe: bool) -> None:
+    """Raises the UnsupportedModelError that tells why Keras refused `config`, if the reason is a known one."""
+    lambdas = [thing for thing in serialized_objects(config) if thing["class_name"] in ("Lambda", "__lambda__")]
+    if lambdas and not unsafe and "safe_mode" in str(error):
+        raise UnsupportedModelError(
+            f"{config_label(lambdas[0])} in '{path}' runs Python code that is stored in the file. {TRUST}"
+        ) from error
+    if custom := _unregistered_class(config):
+        raise UnsupportedModelError(
+            f"'{path}' needs the custom class '{custom}', which Keras does not know here: import the module that "
+            "registers it (keras.saving.register_keras_serializable), load the model and pass the model object."
+        ) from error
+
+
+def _unregistered_class(config: dict) -> str | None:
+    if any(thing["class_name"] in TFMOT_CLASSES for thing in serialized_objects(config)):
+        return None  # TFMOT's wrappers hold classes of its own, which load_keras2_h5 knows
+    namespaces = (keras.layers, keras.models, keras.initializers, keras.regularizers, keras.constraints)
+    for thing in serialized_objects(config):
+        name, module = thing["class_name"], thing.get("module")
+        name = thing.get("config") if name == "function" else name
+        registered = thing.get("registered_name") or name
+        if not isinstance(name, str) or name.startswith("__"):
+            continue
+        if keras.saving.get_registered_object(registered) is not None:
+            continue
+        if module is None:  # the format of .h5, or a registered class
+            known = any(hasattr(space, name) for space in namespaces) and registered == name
+            if not known and name not in {"Functional", "TFOpLambda", "SlicingOpLambda"}:
+                return name
+        elif thing["class_name"] == "function" or module.split(".")[0] not in _OWN_PACKAGES:
+            return name
+    return None
+
+
+def _without_unknown_entries(config: dict) -> dict:
+    """Returns `config` without the layer entries that Keras 3 lacks and that say "off": None, False, groups=1."""
+    config = copy.deepcopy(config)
+    for thing in serialized_objects(config):
+        layer_class, entries = getattr(keras.layers, thing["class_name"], None), thing.get("config")
+        if inspect.isclass(layer_class) and isinstance(entries, dict):
+            drop_unknown_entries(layer_class, entries)
+    return config
+
+
+def _keras_class_names(thing: Any) -> set[str]:
+    """Names of the Keras 2 or 3 classes that `thing` inherits from."""
+    return {cls.__name__ for cls in type(thing).__mro__ if cls.__module__.split(".")[0] in ("keras", "tf_keras")}
+
+
+def _refuse_unsupported(model: Any) -> None:
+    """Raises UnsupportedModelError for a subclassed model or a recurrent layer anywhere in `model`, Keras 2 or 3."""
+    caller = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
+    if not _keras_class_names(model) & {"Functional", "Sequential"} or caller.__module__.split(".")[0] not in (
+        "keras",
+        "tf_keras",
+    ):
+        raise UnsupportedModelError(
+            f"{label(model)} is a subclassed model, whose layers cannot be seen from outside: "
+            "rewrite it with the functional API, keras.Model(inputs, outputs)."
+        )
+    for layer in model.layers:
+        inner = layer
+        while "Wrapper" in _keras_class_names(inner) and not _keras_class_names(inner) & {
+            "Bidirectional",
+            "TimeDistributed",
+        }:
+            inner = inner.layer
+        names = _keras_class_names(inner)
+        if names & {"RNN", "Bidirectional"}:
+            raise UnsupportedModelError(
+                f"{label(inner)} is recurrent and cannot be quantized layer by layer; "
+                "cut the model before it and compress the convolutional part."
+            )
+        if "TimeDistributed" in names:
+            raise UnsupportedModelError(
+                f"{label(inner)} applies a layer at each time step and cannot be quantized layer by layer; "
+                "fold time into the batch and call the inner layer itself."
+            )
+        if "Model" in names:
+            _refuse_unsupported(inner)
+
+
+def _is_built(model: keras.Model) -> bool:
+    return bool(model.built and getattr(model, "inputs", None))
+
+
+def _built_copy(model: keras.Sequential, input_shape: Any) -> keras.Model:
+    if not isinstance(input_shape, tuple):
+        raise UnsupportedModelError(
+            f"{label(model)} is not built, so it has no input shape: start it with keras.Input, "
+            "or pass input_shape=(224, 224, 3) (command line: --input_shape=224,224,3)."
+        )
+    logging.warning("'%s' is not built: layers that hold no weights yet get random ones.", model.name)
+    # Three sizes may be (H, W, C) as well as (batch, T, C): the model decides by what it accepts.
+    for shape in (input_shape, input_shape[1:]):
+        try:
+            layers = [_copy_layer(layer) for layer in model.layers]
+            built = keras.Sequential([keras.Input(shape=shape), *layers], name=model.name)
+        except (ValueError, TypeError) as error:
+            reason = error
+            continue
+        _copy_weights(model, built)
+        return built
+    raise ValueError(
+        f"input_shape is {input_shape}, which '{model.name}' does not accept: {first_line(reason)}"
+    ) from reason
+
+
+def _with_static_shapes(model: keras.Model, input_shape: Any) -> keras.Model:
+    """Returns `model`, or a copy of it on inputs whose None sizes are replaced by those of `input_shape`."""
+    by_name = {tensor.name: tensor for tensor in model.inputs}
+    if isinstance(input_shape, Mapping):
+        wanted = dict(input_shape)
+        if unknown := sorted(set(wanted) - set(by_name)):
+            raise ValueError(f"input_shape names {unknown}; the inputs are {sorted(by_name)}.")
+    elif input_shape is None:
+        wanted = {}
+    elif len(by_name) == 1:
+        wanted = dict.fromkeys(by_name, input_shape)
+    else:
+        raise ValueError(
+            f"input_shape is one shape for several inputs; pass a dict with a shape for each of {sorted(by_name)}."
+        )
+    shapes = {}
+    for name, tensor in by_name.items():
+        sizes = tuple(tensor.shape[1:])
+        shapes[name] = _fitted(name, sizes, wanted[name]) if name in wanted else sizes
+        if None in shapes[name]:
+            example = tuple(224 if size is None else size for size in sizes)
+            raise UnsupportedModelError(
+                f"Input '{name}' has the dynamic shape {tuple(tensor.shape)}: pass input_shape={example} "
+                f"(command line: --input_shape={','.join(map(str, example))})."
+            )
+    if all(shapes[name] == tuple(tensor.shape[1:]) for name, tensor in by_name.items()):
+        return model
+    inputs = [keras.Input(shape=shapes[name], dtype=tensor.dtype, name=name) for name, tensor in by_name.items()]
+    if isinstance(model, keras.Sequential):
+        copied = keras.Sequential([*inputs, *map(_copy_layer, model.layers)], name=model.name)
+    else:
+        packed = keras.tree.pack_sequence_as(model.input, inputs)
+        copied = keras.models.clone_model(model, input_tensors=packed, clone_function=_copy_layer)
+    _copy_weights(model, copied)
+    return copied
+
+
+def _fitted(name: str, sizes: InputShape, wanted: Any) -> InputShape:
+    """Returns `wanted` without a batch size, checked against the model's `sizes` (no batch size either)."""
+    shape = tuple(wanted)[len(wanted) - len(sizes) :] if len(wanted) == len(sizes) + 1 else tuple(wanted)
+    fits = len(shape) == len(sizes) and all(
+        isinstance(new, int) and new > 0 and old in (None, new) for old, new in zip(sizes, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"input_shape is {tuple(wanted)}, but input '{name}' takes {sizes} (None: any positive size).")
+    return shape
+
+
+def _copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    if isinstance(layer, keras.Model):
+        # Nested models keep their own (dynamic) Input: they are run through with the static outer shape.
+        return keras.models.clone_model(layer, clone_function=_copy_layer)
+    if type(layer) is keras.layers.Lambda:
+        # The function is already in this process, so Keras' check against code from files has nothing to guard.
+        entries = {"name": layer.name, "dtype": layer.dtype_policy, "mask": layer.mask, "arguments": layer.arguments}
+        return keras.layers.Lambda(layer.function, output_shape=layer._output_shape, **entries)
+    return type(layer).from_config(layer.get_config())
+
+
+def _copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Copies weights from layer to equally named layer, through nested models."""
+    for layer in source.layers:
+        if not layer.weights:
+            continue
+        twin = target.get_layer(layer.name)
+        if isinstance(layer, keras.Model):
+            _copy_weights(layer, twin)
+        else:
+            set_layer_weights(twin, layer.get_weights())
+
+
+def _refuse_non_finite(model: keras.Model) -> None:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _refuse_non_finite(layer)
+            continue
+        for weight in layer.weights:
+            values = keras.ops.convert_to_numpy(weight)
+            if keras.backend.is_float_dtype(weight.dtype) and not np.isfinite(values).all():
+                raise UnsupportedModelError(
+                    f"{label(layer)} has NaN or infinite values in its weight "
+                    f"'{weight.name}': use a checkpoint from before training diverged."
+                )

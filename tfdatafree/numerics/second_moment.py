@@ -1,0 +1,106 @@
+"""Second moments of a layer's inputs: covariances, what they say of its outputs, and least squares."""
+
+import numpy as np
+
+# Part of the mean variance added to every input's own: generated inputs tell the covariance of real ones roughly.
+DAMPING = 1.0
+# The same where weights are rounded: only enough to keep H far from singular.
+ROUNDING_DAMPING = 0.1
+_SOLVER_STEPS = 20
+
+
+def damped(covariance: np.ndarray, damping: float = DAMPING) -> np.ndarray:
+    """H, float32, positive definite, (groups, inputs, inputs)."""
+    groups, size, _ = covariance.shape
+    ridge = damping * np.maximum(np.einsum("gii->g", covariance) / size, 1e-12)
+    return (covariance + ridge[:, None, None] * np.eye(size)).astype(np.float32)
+
+
+def by_group(matrix: np.ndarray, groups: int, inputs: int) -> np.ndarray:
+    """(taps * inputs, outputs), outputs split evenly over groups -> (groups, inputs, taps * outputs per group)."""
+    taps, outputs = len(matrix) // inputs, matrix.shape[1]
+    split = matrix.reshape(taps, inputs, groups, outputs // groups)
+    return split.transpose(2, 1, 0, 3).reshape(groups, inputs, -1)
+
+
+def from_groups(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Undoes `by_group`."""
+    groups, inputs, _ = values.shape
+    taps, outputs = shape[0] // inputs, shape[1]
+    return values.reshape(groups, inputs, taps, outputs // groups).transpose(2, 1, 0, 3).reshape(shape)
+
+
+def output_variance(matrix: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Variance (outputs,) of each output for inputs of this covariance; taps are taken as independent."""
+    groups, inputs, _ = covariance.shape
+    weights = by_group(matrix, groups, inputs).astype(np.float32)
+    energy = np.einsum("gio,gio->go", covariance.astype(np.float32) @ weights, weights, dtype=np.float64)
+    taps = len(matrix) // inputs
+    return np.maximum(energy.reshape(groups, taps, -1).sum(axis=1).reshape(-1), 0)
+
+
+def output_change(matrix: np.ndarray, values: np.ndarray, covariance: np.ndarray) -> float:
+    """Energy of what `values` in place of `matrix` change, over that of the outputs; around their means, and around the mean
+    of all outputs, which softmax does not see. Not for grouped kernels."""
+    change, before = (array - array.mean(axis=1, keepdims=True) for array in (values - matrix, matrix))
+    return float(output_variance(change, covariance).sum() / max(output_variance(before, covariance).sum(), 1e-30))
+
+
+def refit(matrix: np.ndarray, mask: np.ndarray, covariance: np.ndarray, *, damping: float = DAMPING) -> np.ndarray:
+    """Weights on `mask` that change the layer's output least; exact zeros elsewhere. Never worse than matrix * mask."""
+    groups, inputs, _ = covariance.shape
+    h = damped(covariance, damping)
+    target = by_group(matrix, groups, inputs).astype(np.float32)
+    keep = by_group(mask, groups, inputs).astype(np.float32)
+    inverse = 1 / np.einsum("gii->gi", h)[:, :, None]
+    values = target * keep
+    residual = (h @ (target - values)) * keep
+    direction = inverse * residual
+    slope = np.einsum("gio,gio->go", residual, direction)[:, None]
+    for _ in range(_SOLVER_STEPS):
+        curved = (h @ direction) * keep
+        length = slope / np.maximum(np.einsum("gio,gio->go", direction, curved)[:, None], 1e-30)
+        values += length * direction
+        residual -= length * curved
+        preconditioned = inverse * residual
+        following = np.einsum("gio,gio->go", residual, preconditioned)[:, None]
+        direction = preconditioned + following / np.maximum(slope, 1e-30) * direction
+        slope = following
+    return from_groups(values, matrix.shape)
+
+
+def covariance_of(patches: np.ndarray) -> np.ndarray:
+    """Covariance (groups, inputs, inputs), float32, of patches (count, groups, inputs)."""
+    centred = np.swapaxes(patches - patches.mean(axis=0, dtype=np.float64).astype(np.float32), 0, 1)
+    return np.swapaxes(centred, 1, 2) @ centred / np.float32(len(patches))
+
+
+def with_doubt(covariance: np.ndarray, count: int) -> np.ndarray:
+    """`covariance`, estimated from `count` samples, with inputs / count of its mean variance added to each input's own.
+
+    That is about what the eigenvalues of such an estimate are off, so few samples are trusted little.
+    """
+    groups, inputs, _ = covariance.shape
+    ridge = np.einsum("gii->g", covariance) / count
+    return covariance + ridge[:, None, None] * np.eye(inputs, dtype=covariance.dtype)
+
+
+def covariance_of_scaled(covariance: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """The covariance of patches whose channels are multiplied by `factor` (channels,)."""
+    groups, inputs, _ = covariance.shape
+    by_group = np.asarray(factor, np.float32).reshape(groups, -1)
+    rows = np.tile(by_group, (1, inputs // by_group.shape[1]))  # taps come before channels
+    return covariance * rows[:, :, None] * rows[:, None, :]
+
+
+def output_errors(change: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """What a kernel that changes by `change` (taps * inputs, outputs) costs each output: tr dW^T H dW, damped as in rounding."""
+    groups, inputs, _ = covariance.shape
+    taps, outputs = len(change) // inputs, change.shape[1]
+    ridge = ROUNDING_DAMPING * np.einsum("gii->g", covariance) / inputs
+    # (groups, inputs, taps * outputs per group)
+    split = change.astype(np.float32).reshape(taps, inputs, groups, outputs // groups)
+    columns = split.transpose(2, 1, 0, 3).reshape(groups, inputs, -1)
+    response = covariance @ columns + ridge[:, None, None] * columns
+    errors = np.einsum("gic,gic->gc", columns, response, dtype=np.float64)
+    return errors.reshape(groups, taps, -1).sum(axis=1).reshape(outputs)

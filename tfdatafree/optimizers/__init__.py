@@ -1,1 +1,0 @@
-"""Choices made for one tensor or one layer at a time: ranges, rounding, pruning, correction."""

@@ -1,1 +1,0 @@
-"""How the budget of a whole network becomes one of each layer."""

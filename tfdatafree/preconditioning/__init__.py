@@ -1,0 +1,1 @@
+"""Passes before quantization that make a graph easier to quantize."""

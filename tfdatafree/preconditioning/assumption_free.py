@@ -1,0 +1,273 @@
+"""Assumption-free cross-layer equalization: even kernels, with buffers that keep every layer's output for any activation.
+
+Each layer j computes, on either side of its kernel, with a buffer (Horton et al. 2021, eq. 3)
+
+    L_j(x) = (W_j (x * v_i) + b_j) * v_o            v_i: (inputs,), v_o: (outputs,), both 1 at first
+
+Layer A feeds layer B: channel c of A is channel c' of B, behind any activation. With r_A = max|A_c| over the weights that
+write c and r_B = max|B_c'| over those that read it,
+
+    s_c = sqrt(r_A r_B) / r_A
+    A_c <- A_c s_c,   b_A <- b_A s_c,   v_o of A <- v_o / s_c,   B_c' <- B_c' / s_c,   v_i of B <- v_i s_c        (eq. 4-9)
+
+(the indices printed in eq. 6, 7 and 9 are swapped: what follows decides) over all pairs, until the mean of all s_c of a round
+is within 1e-3 of 1, so that the output of *every* layer is what it was, for every input, whatever stands between layers.
+Once the kernels are pruned or rounded the buffers are folded into them: W = v_o W_j v_i, b = v_o b_j.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfdatafree.model.graph import Graph, Layer, Node, Ref
+from tfdatafree.model.kernels import (
+    input_channels,
+    kernel_of,
+    largest_between_channels,
+    layout_of,
+    scale_inputs,
+    scale_outputs,
+    with_kernel,
+)
+
+TOLERANCE = 1e-3
+# Differences of size between whole layers, harmless by themselves, need many rounds to travel along a deep network.
+_MOST_ROUNDS = 500
+# Scales beyond this say that a channel is dead on one side; moving weights for it would only ruin the other.
+LARGEST_SCALE = 1e3
+
+Buffers = dict[str, tuple[np.ndarray, np.ndarray]]
+
+# Operations that mix channels, or put another axis last, though the number of channels may stay the same.
+_MIXING = ("Permute", "Transpose", "Moveaxis", "Swapaxes", "Dot", "Matmul", "Einsum", "Attention", "AdditiveAttention")
+_INPUT_SUFFIX, _OUTPUT_SUFFIX = "input_buffer", "output_buffer"
+
+
+@dataclass(frozen=True)
+class _Link:
+    """What layer `writer` writes, seen from another tensor.
+
+    Attributes:
+        channels: For each channel of that tensor the channel of the writer, -1 where it is somebody else's; None where
+            they do not line up.
+        reason: Why they do not.
+    """
+
+    writer: str
+    channels: np.ndarray | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Layers `writer` and `reader`, and for each channel that the reader reads the writer's channel, or -1."""
+
+    writer: str
+    reader: str
+    channels: np.ndarray
+
+
+def equalize_assumption_free(graph: Graph) -> tuple[Graph, Buffers, int, dict[str, str]]:
+    """Equalized kernels of a separated graph, and what undoes them.
+
+    Args:
+        graph: A separated graph, its BatchNorms folded.
+
+    Returns:
+        (graph, buffers, rounds, kept). The graph computes another function until the buffers are put around its layers
+        (`insert_buffers`) or into them (`fold_buffers`). buffers: layer key -> (v_i, v_o), for every layer with a kernel.
+        kept: "writer -> reader" or, where nobody reads it, "writer" -> why the two were not equalized.
+    """
+    pairs, kept = _find_pairs(graph)
+    weighted = {key: layer for key, layer in graph.layers.items() if layout_of(layer) is not None}
+    largest = {key: largest_between_channels(layer) for key, layer in weighted.items()}
+    scales = {
+        key: (np.ones(input_channels(layer)), np.ones(largest[key].shape[0] * largest[key].shape[2]))
+        for key, layer in weighted.items()
+    }
+    rounds = 0
+    for rounds in range(1, _MOST_ROUNDS + 1):
+        found = [_equalize_pair(pair, largest, scales) for pair in pairs]
+        if not found or abs(np.concatenate(found).mean() - 1) < TOLERANCE:
+            break
+    graph = graph.copy()
+    for key, layer in weighted.items():
+        graph.layers[key] = _scaled(layer, *scales[key])
+    return graph, {key: (1 / inputs, 1 / outputs) for key, (inputs, outputs) in scales.items()}, rounds, kept
+
+
+def fold_buffers(graph: Graph, buffers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Graph:
+    """`graph` with buffers multiplied into kernels and biases; each layer writes what it wrote with its buffers around it.
+
+    Args:
+        buffers: Layer key -> (v_i, v_o); layers that are not named stay as they are.
+    """
+    graph = graph.copy()
+    for key, (inputs, outputs) in buffers.items():
+        graph.layers[key] = _scaled(graph.layers[key], inputs, outputs)
+    return graph
+
+
+def insert_buffers(graph: Graph, buffers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Graph:
+    """`graph` with buffers as Rescaling layers before and behind each layer; those that are 1 are left out.
+
+    Rescaling layers because compression folds them back, exactly, wherever it meets them.
+    """
+    graph = graph.copy()
+    for key, (inputs, outputs) in buffers.items():
+        for name in [node.name for node in graph.nodes if node.layer == key]:
+            if np.any(inputs != 1):
+                _insert_before(graph, graph.node(name), inputs)
+            if np.any(outputs != 1):
+                _insert_behind(graph, graph.node(name), outputs)
+    return graph
+
+
+def remove_buffers(graph: Graph, buffers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Graph:
+    """`graph` with the layers that `insert_buffers` added multiplied into their neighbours: kernels as they are now."""
+    graph = graph.copy()
+    for node in list(graph.nodes):
+        owner = next((k for k in buffers for s in (_INPUT_SUFFIX, _OUTPUT_SUFFIX) if node.layer == f"{k}_{s}"), None)
+        if owner is not None and isinstance(graph.operation_of(node), keras.layers.Rescaling):
+            node = graph.node(node.name)
+            graph.redirect(node.output, node.inputs[0])
+            graph.replace(node)
+            del graph.specs[node.output]
+    return fold_buffers(graph, buffers)
+
+
+def _equalize_pair(
+    pair: _Pair, largest: dict[str, np.ndarray], scales: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """Equalizes one pair in `largest` and `scales`, in place; returns the scale of each channel that the two share."""
+    written = largest[pair.writer].max(axis=1).reshape(-1)
+    columns = largest[pair.reader].max(axis=2).reshape(-1)
+    shared = pair.channels >= 0
+    read = np.zeros_like(written)
+    np.maximum.at(read, pair.channels[shared], columns[shared])
+    # A channel without weights on one side has nothing to equalize.
+    alive = (written > 0) & (read > 0)
+    scale = np.sqrt(np.where(alive, read, 1.0) / np.where(alive, written, 1.0))
+    scale = np.where((scale > 1 / LARGEST_SCALE) & (scale < LARGEST_SCALE), scale, 1.0)
+    inverse = np.where(shared, 1 / scale[pair.channels], 1.0)
+    groups = len(largest[pair.writer])
+    largest[pair.writer] *= scale.reshape(groups, 1, -1)
+    largest[pair.reader] *= inverse.reshape(len(largest[pair.reader]), -1, 1)
+    outputs, inputs = scales[pair.writer][1], scales[pair.reader][0]
+    outputs *= scale
+    inputs *= inverse
+    return scale[np.unique(pair.channels[shared])]
+
+
+def _scaled(layer: Layer, inputs: np.ndarray, outputs: np.ndarray) -> Layer:
+    """The layer whose kernel is multiplied by `inputs` along what it reads and by `outputs` along what it writes."""
+    layout, kernel = layout_of(layer), kernel_of(layer).astype(np.float64)
+    layer = with_kernel(layer, scale_outputs(scale_inputs(kernel, layout, inputs), layout, outputs))
+    bias = layer.weight("bias")
+    return layer if bias is None else layer.with_weights(bias=bias * outputs)
+
+
+# Which layers feed which ----------------------------------------------------------------------------------------------
+
+
+def _find_pairs(graph: Graph) -> tuple[list[_Pair], dict[str, str]]:
+    """Pairs of layers, and {"writer -> reader", or a writer that nobody reads: why it is no pair}."""
+    links: dict[str, list[_Link]] = {tensor: [] for tensor in graph.inputs}
+    pairs: dict[tuple, _Pair] = {}
+    kept: dict[str, str] = {}
+    writers: list[str] = []
+    read: set[str] = set()
+    for node in graph.nodes:
+        layer = graph.layer_of(node)
+        if layout_of(layer) is None:
+            links.update({tensor: _pass_on(graph, node, tensor, links) for tensor in node.outputs})
+            continue
+        for link in links[node.inputs[0]]:
+            read.add(link.writer)
+            if link.channels is None:
+                kept[f"{link.writer} -> {node.layer}"] = link.reason
+            else:
+                key = (link.writer, node.layer, link.channels.tobytes())
+                pairs[key] = _Pair(link.writer, node.layer, link.channels)
+        writers.append(node.layer)
+        links[node.output] = [_Link(node.layer, np.arange(graph.specs[node.output].shape[-1]))]
+    kept |= {writer: "no layer with weights reads it" for writer in writers if writer not in read}
+    return list(pairs.values()), kept
+
+
+def _pass_on(graph: Graph, node: Node, output: str, links: Mapping[str, list[_Link]]) -> list[_Link]:
+    """Links of what a node without a kernel writes into its `output`."""
+    layer, width = graph.layer_of(node), _width(graph, output)
+    found, start = {}, 0
+    for tensor in node.inputs:
+        source = _width(graph, tensor)
+        for link in links[tensor]:
+            channels = _channels(layer, link, source, width, start)
+            if channels is None:
+                reason = link.reason or f"'{node.name}' ({layer.class_name}) does not keep the channels apart"
+                link = _Link(link.writer, None, reason)
+            else:
+                link = _Link(link.writer, channels)
+            found[link.writer, b"" if channels is None else channels.tobytes()] = link
+        start += source or 0
+    return list(found.values())
+
+
+def _width(graph: Graph, tensor: str) -> int | None:
+    """Channels of a tensor, None if they are not known."""
+    shape = graph.specs[tensor].shape
+    return shape[-1] if len(shape) > 1 else None
+
+
+def _channels(layer: Layer, link: _Link, source: int | None, width: int | None, start: int) -> np.ndarray | None:
+    """The link's channels behind `layer`, which turns `source` channels from `start` on into `width`; None if unknown."""
+    operation = layer.operation
+    if link.channels is None or not source or not width or layer.class_name in _MIXING:
+        return None
+    if isinstance(operation, keras.layers.Concatenate):
+        if operation.axis != -1 and width == source:
+            return link.channels
+        channels = np.full(width, -1)
+        if start + source > width:
+            return None
+        channels[start : start + source] = link.channels
+        return channels
+    if isinstance(operation, keras.layers.Flatten):
+        return np.tile(link.channels, width // source)
+    known = not layer.weights or isinstance(operation, (keras.layers.PReLU, keras.layers.LayerNormalization))
+    return link.channels if known and width == source else None
+
+
+# Buffers as layers ----------------------------------------------------------------------------------------------------
+
+
+def _insert_before(graph: Graph, node: Node, factor: np.ndarray) -> None:
+    source, name = node.inputs[0], graph.fresh_name(f"{node.layer}_{_INPUT_SUFFIX}")
+    key = _buffer(graph, node.layer, _INPUT_SUFFIX, factor)
+    swap = lambda value: Ref(name) if value == Ref(source) else value  # noqa: E731
+    fed = dataclasses.replace(
+        node, args=tuple(map(swap, node.args)), kwargs={k: swap(value) for k, value in node.kwargs.items()}
+    )
+    at = graph.nodes.index(node)
+    graph.nodes[at : at + 1] = [Node(name, key, (Ref(source),), {}, (name,)), fed]
+    graph.specs[name] = graph.specs[source]
+
+
+def _insert_behind(graph: Graph, node: Node, factor: np.ndarray) -> None:
+    name = graph.fresh_name(f"{node.layer}_{_OUTPUT_SUFFIX}")
+    key = _buffer(graph, node.layer, _OUTPUT_SUFFIX, factor)
+    graph.redirect(node.output, name)
+    node = graph.node(node.name)
+    graph.nodes.insert(graph.nodes.index(node) + 1, Node(name, key, (Ref(node.output),), {}, (name,)))
+    graph.specs[name] = graph.specs[node.output]
+
+
+def _buffer(graph: Graph, key: str, suffix: str, factor: np.ndarray) -> str:
+    """Key of the layer that multiplies by `factor`; the calls of a shared layer share it."""
+    name = f"{key}_{suffix}"
+    if name not in graph.layers:
+        graph.layers[name] = Layer(keras.layers.Rescaling(factor.astype(np.float32), name=name))
+    return name

@@ -1,0 +1,126 @@
+"""Capped activations (ReLU6 and its kind) and scales per channel: what a cap allows, and what becomes of it.
+
+f(x) = min(h(x), m) with h(s x) = s h(x) for s > 0. With a scale s_c per channel the cap has to move along:
+
+    s f(x) = min(h(s x), s m)
+
+"keep"     nothing is scaled across the cap.
+"limit"    the cap stays m where s_c keeps a channel below it: with y_c ~ N(mean_c, sd_c^2) before the cap, from BatchNorm
+           statistics, P(y_c > m) <= p before and P(s_c y_c > m) <= p after; a channel that does reach its cap gets s_c = 1.
+"drop"     the cap goes where P(y_c > m) <= p for every channel of its tensor.
+"channel"  one cap s_c m per channel (`ChannelCap`),
+so that the function is exactly what it was with "keep" and "channel", and with "limit" and "drop" as far as the tails of a
+trained network's activations are those of a normal distribution: often they are heavier, so the difference is to be measured.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from scipy import stats
+
+from tfdatafree.model.batchnorm import is_batchnorm, on_channels, output_moments
+from tfdatafree.model.cap_layer import ChannelCap
+from tfdatafree.model.graph import Graph, Layer, Node, Ref
+from tfdatafree.recipe.recipe import CAPS
+
+# Probability, under the normal distribution of BatchNorm statistics, with which a channel may exceed a cap unnoticed.
+CAP_PROBABILITY = 1e-6
+
+Moments = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Caps:
+    """Caps that scales may cross.
+
+    Attributes:
+        bounds: Node -> (smallest, largest) scale of each channel, each of shape (channels,).
+        kept: Node -> why scales may not cross it.
+    """
+
+    bounds: dict[str, tuple[np.ndarray, np.ndarray]]
+    kept: dict[str, str]
+
+
+def batchnorm_moments(unfolded: Graph) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Tensor that a BatchNorm writes -> (mean, standard deviation) of its channels on training data."""
+    return {
+        node.output: output_moments(unfolded.layer_of(node))
+        for node in unfolded.nodes
+        if is_batchnorm(unfolded.layer_of(node)) and on_channels(unfolded, node)
+    }
+
+
+def find_caps(graph: Graph, mode: str, moments: Moments, probability: float = CAP_PROBABILITY) -> Caps:
+    """Caps of a separated graph that scales may cross in this mode.
+
+    Args:
+        mode: "keep", "limit", "channel" or "drop".
+        moments: Tensor -> (mean, sd) of its channels, as `batchnorm_moments` gives them.
+        probability: p of the module's docstring.
+    """
+    if mode not in CAPS:
+        raise ValueError(f"caps is {mode!r}; choose one of {', '.join(map(repr, CAPS))}.")
+    if not 0 < probability < 0.5:
+        raise ValueError(f"cap_probability is {probability}; choose a number between 0 and 0.5.")
+    bounds, kept = {}, {}
+    for node in graph.nodes if mode != "keep" else ():
+        cap = cap_of(graph.operation_of(node))
+        channels = graph.specs[node.output].shape[-1]
+        if cap is None or not channels:
+            continue
+        if mode == "channel":
+            bounds[node.name] = np.zeros(channels), np.full(channels, np.inf)
+        elif node.inputs[0] not in moments:
+            kept[node.name] = f"how often '{node.name}' reaches its cap is not known: no BatchNorm writes its input"
+        else:
+            mean, sd = moments[node.inputs[0]]
+            reach = mean + stats.norm.isf(probability) * sd
+            capped = reach > cap
+            if mode == "limit":
+                most = np.where(reach > 0, cap / np.maximum(reach, 1e-30), np.inf)
+                bounds[node.name] = np.where(capped, 1.0, 0.0), np.where(capped, 1.0, most)
+            elif capped.any():
+                kept[node.name] = (
+                    f"{capped.sum()} of {channels} channels of '{node.name}' reach its cap with a probability above "
+                    f"{probability:g}"
+                )
+            else:
+                bounds[node.name] = np.zeros(channels), np.full(channels, np.inf)
+    return Caps(bounds, kept)
+
+
+def cap_of(operation) -> float | None:
+    """m, if the operation is min(h(x), m) with m > 0 and h(s x) = s h(x) for s > 0; None for any other."""
+    if isinstance(operation, keras.layers.ReLU):
+        cap = None if operation.threshold else operation.max_value
+    elif isinstance(operation, keras.layers.Activation):
+        cap = 6.0 if operation.activation is keras.activations.relu6 else None
+    elif type(operation).__name__ == "Clip":
+        cap = operation.x_max if np.ndim(operation.x_max) == 0 and np.array_equal(operation.x_min, 0) else None
+    else:
+        cap = 6.0 if type(operation).__name__ == "Relu6" else None
+    return float(cap) if cap is not None and cap > 0 else None
+
+
+def apply_scales(graph: Graph, node: Node, mode: str, scale: np.ndarray) -> None:
+    """Makes the capped activation `node` of `graph` what it has to be once its channels are scaled."""
+    if mode == "limit":
+        return
+    operation, cap = graph.operation_of(node), cap_of(graph.operation_of(node))
+    slope = operation.negative_slope if isinstance(operation, keras.layers.ReLU) else 0.0
+    key = graph.fresh_name(f"{node.name}_uncapped")
+    graph.layers[key] = Layer(keras.layers.ReLU(negative_slope=float(slope), name=key))
+    if mode == "drop":
+        graph.replace(node, Node(node.name, key, (Ref(node.inputs[0]),), {}, node.outputs))
+        return
+    capped = graph.fresh_name(f"{node.name}_cap")
+    graph.layers[capped] = Layer(ChannelCap(cap * scale, name=capped))
+    graph.specs[key] = graph.specs[node.output]
+    graph.replace(
+        node,
+        Node(key, key, (Ref(node.inputs[0]),), {}, (key,)),
+        Node(node.name, capped, (Ref(key),), {}, node.outputs),
+    )

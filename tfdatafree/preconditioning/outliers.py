@@ -1,0 +1,109 @@
+"""Channels whose weights lie far outside their kernel's others, scaled across ReLU6 where one step has to serve a whole kernel.
+
+One walk over generated inputs with BatchNorm statistics put right sees what layers read; then pair after pair of layers with a
+capped activation between them gets the scales of `outlier_scales.py`. Caps stay where they are, so that no operator
+is added, and the float function moves by what the caps then cut off: little, weighed against what rounding would do.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfdatafree.canonical.fold_batchnorm import fold
+from tfdatafree.measuring.importance import channel_importance
+from tfdatafree.measuring.patches import tap_covariances
+from tfdatafree.measuring.walks import normalized_walk
+from tfdatafree.model.graph import Graph, Node
+from tfdatafree.model.kernels import kernel_of, layout_of, output_last
+from tfdatafree.preconditioning.caps import Caps, cap_of
+from tfdatafree.preconditioning.outlier_scales import Side, outlier_scales
+from tfdatafree.preconditioning.scale_channels import Group, find_groups, scale_group, scale_unfolded
+
+# Values of each channel before its cap that are looked at.
+_ROWS = 2048
+
+
+def scale_outlier_channels(
+    unfolded: Graph, inputs: Sequence[np.ndarray], *, bits: int = 8, seed: int = 0
+) -> tuple[Graph, dict[str, np.ndarray], dict[str, str]]:
+    """The graph with outlier channels scaled: (graph, {layer that writes them: scales}, {layer: why it was left alone}).
+
+    Args:
+        unfolded: A separated graph with its BatchNorms.
+        inputs: Generated inputs, one array per graph input; one batch of them is used.
+        bits: Of the weights.
+    """
+    folded, _ = fold(unfolded)
+    groups, kept = _pairs(folded)
+    wanted = {group.caps[0].inputs[0] for group in groups}
+    random = np.random.default_rng(seed)
+    covariances: dict[str, np.ndarray] = {}
+    variances, values = {}, {}
+    for tensor, array in tap_covariances(normalized_walk(unfolded, inputs), unfolded, covariances, seed=seed):
+        rows = array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array[:, None]
+        variances[tensor] = rows.var(axis=0, dtype=np.float64)
+        if tensor in wanted:
+            values[tensor] = rows[random.integers(len(rows), size=min(_ROWS, len(rows)))]
+    importance = channel_importance(folded, variances)
+
+    def side(node: Node) -> Side:
+        layer = folded.layer_of(node)
+        layout = layout_of(layer)
+        matrix = output_last(kernel_of(layer), layout).astype(np.float64)
+        ahead = importance.get(node.output, np.ones(matrix.shape[1]))
+        return Side(matrix, covariances[node.layer], ahead, layout.kind == "depthwise")
+
+    scales, done = {}, []
+    for group in groups:
+        writer, cap, reader = group.producers[0], group.caps[0], group.consumers[0]
+        seen = {writer.layer, reader.layer} <= covariances.keys() and cap.inputs[0] in values
+        if not seen or cap.output not in importance:
+            kept[writer.name] = "what it or its reader sees, or what errors there do, is not known"
+            continue
+        scale = outlier_scales(
+            side(writer),
+            side(reader),
+            values[cap.inputs[0]],
+            cap_of(folded.operation_of(cap)),
+            importance[cap.output],
+            bits=bits,
+        )
+        scale_group(folded, group, scale)  # the reader may be the next pair's writer
+        scales[writer.name] = scale
+        done.append(group)
+    graph, done, apart = scale_unfolded(unfolded, done, scales)
+    moved = {name: scales[name] for group in done if (scales[name := group.producers[0].name] != 1).any()}
+    return graph, moved, kept | apart
+
+
+def _pairs(folded: Graph) -> tuple[list[Group], dict[str, str]]:
+    """Groups of one writer, one cap and one reader, in execution order, and {writer: why its cap is no such}."""
+    free = {
+        node.name: (np.zeros(()), np.full((), np.inf))
+        for node in folded.nodes
+        if cap_of(folded.operation_of(node)) is not None and folded.specs[node.output].shape[-1]
+    }
+    groups, _ = find_groups(folded, Caps(free, {}))
+    pairs, kept = [], {}
+    for group in groups:
+        if not group.caps:
+            continue
+        reason = None
+        if len(group.caps) > 1 or len(group.producers) > 1 or len(group.consumers) > 1:
+            reason = "several layers share the channels"
+        elif _pixels(folded, group.consumers[0].inputs[0]) == 1 != _pixels(folded, group.caps[0].output):
+            # Behind a global pooling peaks decide, and these are what generated inputs do not show.
+            reason = "its channels are pooled before they are read"
+        if reason is None:
+            pairs.append(group)
+        else:
+            kept.update((node.name, reason) for node in group.producers)
+    order = {node.name: at for at, node in enumerate(folded.nodes)}
+    return sorted(pairs, key=lambda group: order[group.caps[0].name]), kept
+
+
+def _pixels(graph: Graph, tensor: str) -> int | None:
+    """Values per channel of one example; None if that depends on the input."""
+    sizes = graph.specs[tensor].shape[1:-1]
+    return None if None in sizes else math.prod(sizes)

@@ -1,0 +1,1 @@
+"""Zeros in kernels, and whole channels taken out."""

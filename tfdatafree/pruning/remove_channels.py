@@ -1,0 +1,427 @@
+"""Takes channels out of a model: smaller kernels, biases, normalizations, and everything that goes with them.
+
+A *group* is what has to go together: the channels that Add, Multiply, a depthwise convolution, an activation ... put on top
+of each other, in every tensor and layer between those that write them and those that read them. With R the removed groups,
+
+    W' = W[rows not in R, columns not in R],     b' = b[not in R],     gamma', beta', mean', variance' = ...[not in R]
+
+so that the smaller model computes exactly what the former one would if every kernel's rows for R were zero: removing a
+channel is one decision (what its readers are to do without it), taking it out is none.
+
+Groups that cannot go have a reason: the model's own inputs and outputs, grouped convolutions, a softmax over channels, and
+every operation of which it is not known that it keeps channels apart.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfdatafree.canonical.separate import separate
+from tfdatafree.model.batchnorm import is_batchnorm, on_channels
+from tfdatafree.model.cap_layer import ChannelCap
+from tfdatafree.model.graph import Graph, Layer, Node, Ref, new_layer
+from tfdatafree.model.kernels import input_channels, kernel_of, layout_of
+
+# Layers and operations that treat every channel of one tensor by itself and alike.
+_ONE_BY_ONE = (
+    "MaxPooling", "AveragePooling", "GlobalAveragePooling", "GlobalMaxPooling", "ZeroPadding", "Cropping", "UpSampling",
+    "ReLU", "LeakyReLU", "ELU", "Identity",
+)  # fmt: skip
+_FUNCTIONS = frozenset(
+    "Relu Relu6 LeakyRelu Elu Selu Celu Gelu Silu Sigmoid HardSigmoid HardSilu HardTanh HardShrink SoftShrink Softplus "
+    "Softsign SoftSign LogSigmoid Mish Tanh TanhShrink Squareplus SparsePlus Threshold Clip Absolute Abs Negative Sign "
+    "Square Sqrt Rsqrt Reciprocal Exp Expm1 Log Log1p Sin Cos Arctan Erf Floor Ceil Round Cast Identity Copy StopGradient"
+    .split()
+)  # fmt: skip
+# Operations on several tensors, or on one and a constant, channel by channel.
+_TOGETHER = frozenset(
+    "Add Subtract Multiply Average Maximum Minimum Divide TrueDivide SquaredDifference Power".split()
+)  # fmt: skip
+# Layers that may be called on any channels.
+_WITHOUT_STATE = (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
+_MIXING_ACTIVATIONS = ("softmax", "log_softmax", "glu", "sparsemax")
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Which channels of a graph go together.
+
+    Attributes:
+        of: Tensor -> the group of each position of its last axis, int (channels,).
+        read, written: Key of a layer with a kernel -> the group of each channel that it reads or writes. A depthwise
+            convolution writes what it reads.
+        reasons: Group -> why it cannot go.
+    """
+
+    of: dict[str, np.ndarray]
+    read: dict[str, np.ndarray]
+    written: dict[str, np.ndarray]
+    reasons: dict[int, str]
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Groups that can go and that some layer writes, ascending."""
+        written = [ids for key, ids in self.written.items()]
+        found = np.unique(np.concatenate(written)) if written else np.zeros(0, np.int64)
+        return found[[group not in self.reasons for group in found.tolist()]] if len(found) else found
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Layer key -> why none, or not all, of the channels that it writes can go."""
+        found = {}
+        for key, ids in self.written.items():
+            bound = [group for group in np.unique(ids).tolist() if group in self.reasons]
+            if bound:
+                share = "its channels stay" if len(bound) == len(np.unique(ids)) else f"{len(bound)} channel(s) stay"
+                found[key] = f"{share}: {self.reasons[bound[0]]}"
+        return found
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Result of `remove_channels`: the model, and by layer why which channels could not be removed."""
+
+    model: keras.Model
+    kept: dict[str, str]
+
+
+def remove_channels(model: keras.Model, channels: Mapping[str, Sequence[int]]) -> Removed:
+    """A smaller model that computes what `model` would if nothing read these channels.
+
+    Args:
+        model: A Functional or Sequential model; it is not changed.
+        channels: Layer name -> output channels to remove; the channels that are tied to them go, too.
+
+    Raises:
+        UnsupportedModelError: The model is subclassed or was never built.
+        ValueError: A layer is not there or has no kernel, or a channel is not there.
+    """
+    graph = separate(Graph.from_keras(model))
+    found = find_channels(graph)
+    removed: set[int] = set()
+    kept: dict[str, str] = {}
+    for key, indices in channels.items():
+        if key not in found.written:
+            known = ", ".join(found.written)
+            raise ValueError(f"no layer '{key}' writes channels of its own; choose among {known}.")
+        ids = found.written[key]
+        beyond = [index for index in indices if not 0 <= index < len(ids)]
+        if beyond:
+            raise ValueError(f"'{key}' has channels 0 to {len(ids) - 1}; {beyond} came.")
+        wanted = {int(ids[index]) for index in indices}
+        refused = [group for group in wanted if group in found.reasons]
+        if refused:
+            kept[key] = found.reasons[refused[0]]
+        removed |= wanted.difference(refused)
+    return Removed(without_groups(graph, found, removed).to_keras(), kept)
+
+
+def find_channels(graph: Graph) -> Channels:
+    """The channel groups of a separated graph, its BatchNorms folded or not."""
+    return _Finder(graph).found()
+
+
+def without_groups(graph: Graph, channels: Channels, removed: Collection[int]) -> Graph:
+    """The graph without these groups (see the module docstring). `channels` are those of this graph.
+
+    Raises:
+        ValueError: A group cannot go, or a layer would be left without channels.
+    """
+    bound = [group for group in removed if group in channels.reasons]
+    if bound:
+        raise ValueError(f"group {bound[0]} cannot be removed: {channels.reasons[bound[0]]}.")
+    gone = np.array(sorted(removed), np.int64)
+    stay = {tensor: ~np.isin(ids, gone) for tensor, ids in channels.of.items()}
+    empty = [tensor for tensor, mask in stay.items() if not mask.any()]
+    if empty:
+        raise ValueError(f"'{empty[0]}' would lose all its channels; leave one at least.")
+    former, graph = graph, graph.copy()
+    for tensor, mask in stay.items():
+        spec = graph.specs[tensor]
+        graph.specs[tensor] = dataclasses.replace(spec, shape=(*spec.shape[:-1], int(mask.sum())))
+    done: set[str] = set()
+    for at, node in enumerate(former.nodes):
+        touched = [tensor for tensor in (*node.inputs, *node.outputs) if tensor in stay and not stay[tensor].all()]
+        if not touched:
+            continue
+        if node.layer not in done:
+            graph.layers[node.layer] = _smaller(former, node, stay, graph)
+            done.add(node.layer)
+        graph.nodes[at] = _with_smaller_constants(node, stay.get(node.output))
+    return graph
+
+
+# Which channels go together -------------------------------------------------------------------------------------------
+
+
+class _Finder:
+    """Walks a graph once; numbers are tied by union-find and replaced by their roots at the end."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.parents: list[int] = []
+        self.of: dict[str, np.ndarray] = {}
+        self.read: dict[str, np.ndarray] = {}
+        self.written: dict[str, np.ndarray] = {}
+        self.shared: dict[str, np.ndarray] = {}
+        self.bound: list[tuple[int, str]] = []
+
+    def found(self) -> Channels:
+        graph = self.graph
+        for tensor in graph.inputs:
+            self.write(tensor, None, f"'{tensor}' is an input of the model")
+        for node in graph.nodes:
+            behind = self.behind(node)
+            if isinstance(behind, str):
+                for tensor in node.inputs:
+                    self.bind(self.of.get(tensor), behind)
+                for tensor in node.outputs:
+                    self.write(tensor, None, behind)
+            else:
+                self.write(node.output, behind)
+        for tensor in graph.outputs:
+            self.bind(self.of.get(tensor), f"'{tensor}' is an output of the model")
+        reasons: dict[int, str] = {}
+        for group, reason in self.bound:
+            reasons.setdefault(self.root(group), reason)
+        of, read, written = (
+            {key: self.roots(ids) for key, ids in d.items()} for d in (self.of, self.read, self.written)
+        )
+        return Channels(of, read, written, reasons)
+
+    def fresh(self, count: int) -> np.ndarray:
+        first = len(self.parents)
+        self.parents.extend(range(first, first + count))
+        return np.arange(first, first + count)
+
+    def root(self, group: int) -> int:
+        while self.parents[group] != group:
+            self.parents[group] = self.parents[self.parents[group]]
+            group = self.parents[group]
+        return group
+
+    def roots(self, ids: np.ndarray) -> np.ndarray:
+        return np.array([self.root(group) for group in ids.tolist()], np.int64)
+
+    def tie(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        for one, other in zip(a.tolist(), b.tolist(), strict=True):
+            one, other = self.root(one), self.root(other)
+            self.parents[max(one, other)] = min(one, other)
+        return a
+
+    def bind(self, ids: np.ndarray | None, reason: str) -> None:
+        self.bound += [(group, reason) for group in (() if ids is None else ids.tolist())]
+
+    def write(self, tensor: str, ids: np.ndarray | None, reason: str = "") -> None:
+        width = _width(self.graph, tensor)
+        if width is None:
+            self.bind(ids, f"'{tensor}' has no known number of channels")
+            return
+        self.of[tensor] = self.fresh(width) if ids is None else ids
+        if ids is None:
+            self.bind(self.of[tensor], reason)
+
+    def behind(self, node: Node) -> np.ndarray | str:
+        """The groups of what `node` writes, or why they are not known; ties what the node puts together."""
+        layer = self.graph.layer_of(node)
+        unknown = f"'{node.name}' ({layer.class_name}) is not known to keep channels apart"
+        if any(tensor not in self.of for tensor in node.inputs) or not node.inputs or len(node.outputs) > 1:
+            return unknown
+        source = self.of[node.inputs[0]]
+        if getattr(layer.operation, "data_format", None) == "channels_first":
+            return f"'{node.name}' ({layer.class_name}) has channels first"
+        if layout_of(layer) is not None:
+            return self.behind_kernel(node, layer, source)
+        width = _width(self.graph, node.output)
+        if width is None:
+            return unknown
+        if layer.class_name in _TOGETHER:
+            return self.together(node, width)
+        if isinstance(layer.operation, keras.layers.Concatenate) or layer.class_name == "Concatenate":
+            return self.joined(node, width)
+        if len(node.inputs) > 1:
+            return unknown
+        if not isinstance(layer.operation, _WITHOUT_STATE):
+            # A layer with one parameter per channel has them for all its calls.
+            first = self.shared.setdefault(node.layer, source)
+            if len(first) != len(source):
+                return f"'{node.layer}' is shared by calls with other numbers of channels"
+            self.tie(first, source)
+        if layer.class_name == "Pad":
+            return self.padded(node, source)
+        if isinstance(layer.operation, (keras.layers.Flatten, keras.layers.Reshape)) or layer.class_name == "Reshape":
+            # The last axis varies fastest: a multiple of it holds the channels again and again.
+            known = None not in self.graph.specs[node.output].shape[1:] and width % len(source) == 0
+            return np.tile(source, width // len(source)) if known else unknown
+        return source if len(source) == width and _one_by_one(self.graph, node) else unknown
+
+    def behind_kernel(self, node: Node, layer: Layer, source: np.ndarray) -> np.ndarray | str:
+        if getattr(layer.operation, "groups", 1) > 1:
+            return f"'{node.name}' is a grouped convolution"
+        if input_channels(layer) != len(source):
+            return f"'{node.name}' ({layer.class_name}) reads its channels in another order"
+        known = self.read.setdefault(node.layer, source)
+        if known is not source:
+            self.tie(known, source)  # a shared layer has one kernel for all that it reads
+        if layout_of(layer).kind == "depthwise":
+            ids = np.repeat(source, kernel_of(layer).shape[-1])
+        else:
+            ids = self.written.get(node.layer)
+            ids = self.fresh(_width(self.graph, node.output)) if ids is None else ids
+        self.written[node.layer] = ids
+        return ids
+
+    def together(self, node: Node, width: int) -> np.ndarray:
+        result = None
+        for tensor in node.inputs:
+            ids = self.of[tensor]
+            if len(ids) != width:
+                self.bind(ids, f"'{node.name}' ({self.graph.layer_of(node).class_name}) gives it to all channels")
+            else:
+                result = ids if result is None else self.tie(result, ids)
+        if result is None:
+            result = self.fresh(width)
+            self.bind(result, f"'{node.name}' repeats one channel")
+        return result
+
+    def joined(self, node: Node, width: int) -> np.ndarray:
+        rank = len(self.graph.specs[node.output].shape)
+        if self.graph.operation_of(node).axis % rank == rank - 1:
+            return np.concatenate([self.of[tensor] for tensor in node.inputs])
+        return self.together(node, width)
+
+    def padded(self, node: Node, source: np.ndarray) -> np.ndarray | str:
+        operation = self.graph.operation_of(node)
+        before, after = operation.pad_width[-1]
+        if (before or after) and operation.mode != "constant":
+            return f"'{node.name}' (Pad) repeats channels"
+        return np.concatenate([self.fresh(before), source, self.fresh(after)])
+
+
+def _width(graph: Graph, tensor: str) -> int | None:
+    """Channels of a tensor, None if they are not known."""
+    shape = graph.specs[tensor].shape
+    return shape[-1] if len(shape) > 1 else None
+
+
+def _one_by_one(graph: Graph, node: Node) -> bool:
+    """Whether a node with one input and as many channels behind as before treats each by itself."""
+    layer, operation = graph.layer_of(node), graph.operation_of(node)
+    name, rank = layer.class_name, len(graph.specs[node.inputs[0]].shape)
+    if name in _FUNCTIONS or is_batchnorm(layer) or isinstance(operation, (keras.layers.PReLU, ChannelCap)):
+        return True
+    if isinstance(operation, keras.layers.Rescaling):
+        return True
+    if isinstance(operation, keras.layers.Activation):
+        activation = operation.activation
+        if isinstance(activation, keras.layers.Layer):
+            return type(activation).__name__ in _ONE_BY_ONE
+        known = getattr(keras.activations, getattr(activation, "__name__", ""), None) is activation
+        return known and activation.__name__ not in _MIXING_ACTIVATIONS
+    if isinstance(operation, keras.layers.Permute):
+        return operation.dims[-1] == rank - 1
+    if name == "GetItem":
+        return _leaves_channels(node.args[1] if len(node.args) > 1 else node.kwargs.get("key"), rank)
+    if name in ("Mean", "Sum", "Max", "Min", "Amax", "Amin"):
+        axes = operation.axis
+        return axes is not None and all(axis % rank != rank - 1 for axis in np.atleast_1d(axes).tolist())
+    return isinstance(operation, keras.layers.Layer) and name.startswith(_ONE_BY_ONE) and not layer.weights
+
+
+def _leaves_channels(key: Any, rank: int) -> bool:
+    """Whether x[key] keeps the whole last axis of an x of this rank."""
+    parts = list(key) if isinstance(key, (tuple, list)) else [key]
+    if any(part is None or not (part is Ellipsis or isinstance(part, (int, slice))) for part in parts):
+        return False
+    if Ellipsis in parts:
+        return parts[-1] is Ellipsis or parts[-1] == slice(None)
+    return len(parts) < rank or parts[-1] == slice(None)
+
+
+# Taking them out ------------------------------------------------------------------------------------------------------
+
+
+def _smaller(graph: Graph, node: Node, stay: Mapping[str, np.ndarray], after: Graph) -> Layer:
+    """The layer of `node` without the channels that do not stay; `after`: the graph with its new shapes."""
+    layer, operation = graph.layer_of(node), graph.operation_of(node)
+    inside = stay[node.inputs[0]]
+    outside = stay[node.output]
+    input_shape = after.specs[node.inputs[0]].shape
+    shape = after.specs[node.output].shape
+    if layout_of(layer) is not None:
+        return _smaller_kernel(layer, inside, outside, input_shape)
+    if is_batchnorm(layer) and on_channels(graph, node):
+        return _rebuilt(layer, input_shape, {}, lambda values: values[inside])
+    if isinstance(operation, keras.layers.PReLU):
+        return _rebuilt(layer, input_shape, {}, lambda values: _along_last(values, inside))
+    if isinstance(operation, keras.layers.Rescaling):
+        scale, offset = (_along_last(np.asarray(value), inside) for value in (operation.scale, operation.offset))
+        if np.ndim(scale) == 0 and np.ndim(offset) == 0:
+            return layer
+        return Layer(keras.layers.Rescaling(scale, offset, name=operation.name))
+    if isinstance(operation, ChannelCap):
+        return Layer(ChannelCap(_along_last(operation.caps, inside), name=operation.name))
+    if isinstance(operation, keras.layers.Reshape):
+        return Layer(keras.layers.Reshape(shape[1:], name=operation.name))
+    if layer.class_name == "Reshape":
+        return Layer(type(operation)((-1 if shape[0] is None else shape[0], *shape[1:])))
+    if layer.class_name == "Pad":
+        before, behind = operation.pad_width[-1]
+        last = (int(outside[:before].sum()), int(outside[len(outside) - behind :].sum()))
+        return Layer(type(operation)((*operation.pad_width[:-1], last), mode=operation.mode))
+    return layer
+
+
+def _smaller_kernel(layer: Layer, inside: np.ndarray, outside: np.ndarray, input_shape: tuple) -> Layer:
+    kernel, kind, config = kernel_of(layer), layout_of(layer).kind, {}
+    if kind == "depthwise":
+        kernel = kernel[..., inside, :]
+    elif kind == "transpose":
+        kernel = kernel[..., outside, :][..., inside]
+    else:
+        kernel = kernel[..., inside, :][..., outside]
+    if kind != "depthwise":
+        config = {"units" if kind == "dense" else "filters": int(outside.sum())}
+    bias = layer.weight("bias")
+    weights = {} if bias is None else {"bias": bias[outside]}
+    name = "kernel" if layer.weight("kernel") is not None else "depthwise_kernel"
+    return new_layer(
+        type(layer.operation), {**layer.operation.get_config(), **config}, input_shape, **weights, **{name: kernel}
+    )
+
+
+def _rebuilt(layer: Layer, input_shape: tuple, changed: Mapping[str, Any], cut) -> Layer:
+    """A layer of the same class for `input_shape`, each of its weights cut."""
+    built = new_layer(type(layer.operation), {**layer.operation.get_config(), **changed}, input_shape)
+    return Layer(built.operation, tuple(cut(values) for values in layer.weights))
+
+
+def _along_last(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`values` at `mask` of its last axis; as they are where one value counts for all channels."""
+    return values[..., mask] if np.ndim(values) and np.shape(values)[-1] == len(mask) else values
+
+
+def _with_smaller_constants(node: Node, mask: np.ndarray | None) -> Node:
+    """`node` with array arguments cut to the channels that stay."""
+    if mask is None:
+        return node
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and any(isinstance(item, Ref) for item in value):
+            return type(value)(cut(item) for item in value)
+        plain = isinstance(value, (np.ndarray, list, tuple)) or hasattr(value, "numpy")
+        if not plain or isinstance(value, Ref) or np.asarray(value).dtype.kind not in "fiu":
+            return value
+        return _along_last(np.asarray(value), mask) if len(mask) > 1 else value
+
+    is_operation = any(isinstance(arg, (np.ndarray, list, tuple)) or hasattr(arg, "numpy") for arg in
+                       (*node.args, *node.kwargs.values()))  # fmt: skip
+    if not is_operation:
+        return node
+    return dataclasses.replace(
+        node, args=tuple(map(cut, node.args)), kwargs={key: cut(value) for key, value in node.kwargs.items()}
+    )

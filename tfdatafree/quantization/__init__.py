@@ -1,0 +1,1 @@
+"""Integers and grids: rounding weights, choosing ranges, correcting biases, placing grids."""

@@ -1,0 +1,128 @@
+"""One range per tensor of a graph, by the method that the recipe names."""
+
+import math
+from collections.abc import Mapping
+from concurrent.futures import Executor
+
+import numpy as np
+
+from tfdatafree.measuring.statistics import Statistics
+from tfdatafree.model.batchnorm import is_batchnorm
+from tfdatafree.model.cap_layer import ChannelCap
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.kernels import layout_of
+from tfdatafree.numerics.range import Range
+from tfdatafree.quantization.ranges import aciq, k_sigma, min_max, percentile, search_range
+
+
+def choose_ranges(
+    graph: Graph,
+    statistics: Mapping[str, Statistics],
+    method: str,
+    *,
+    bits: int = 8,
+    executor: Executor | None = None,
+) -> dict[str, Range]:
+    """Tensor -> range.
+
+    Args:
+        graph: The folded graph; statistics of tensors that it does not have (a convolution's output before its
+            BatchNorm) are passed over.
+        method: "min_max", "search", "percentile", "k_sigma" or "aciq".
+        executor: Computes the tensors of a search side by side.
+    """
+    statistics = {tensor: s for tensor, s in statistics.items() if tensor in graph.specs}
+    if method == "min_max":
+        return {tensor: Range(min(s.low, 0.0), max(s.high, 0.0)) for tensor, s in statistics.items()}
+    if method == "k_sigma":
+        return _k_sigma_ranges(graph, statistics)
+    function = {"search": _search, "percentile": _percentile, "aciq": _aciq}[method]
+    tensors = list(statistics)
+    jobs = [(statistics[tensor], bits) for tensor in tensors]
+    results = (executor.map if executor else map)(function, jobs)
+    return dict(zip(tensors, results, strict=True))
+
+
+def between(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
+    """The geometric mean of two estimates of each end; a tensor or a side that only one of them knows keeps that one.
+
+    Geometric, so that an estimate that is wrong by a large factor pulls the result by the root of that factor only.
+    """
+    return {
+        tensor: Range(-_mean(-r.low, -b[tensor].low), _mean(r.high, b[tensor].high)) if tensor in b else r
+        for tensor, r in a.items()
+    }
+
+
+def widest(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
+    """The union of two estimates of the same ranges; a tensor that only `a` knows keeps that one."""
+    return {
+        tensor: Range(min(r.low, b[tensor].low), max(r.high, b[tensor].high)) if tensor in b else r
+        for tensor, r in a.items()
+    }
+
+
+def within_caps(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """`ranges` that end at the largest cap where nothing but a ChannelCap reads the tensor: what saturates is capped."""
+    ranges, consumers = dict(ranges), graph.consumers()
+    for node in graph.nodes:
+        operation = graph.operation_of(node)
+        if not isinstance(operation, ChannelCap):
+            continue
+        source = node.inputs[0]
+        if source in ranges and consumers[source] == [node]:
+            ranges[source] = Range(ranges[source].low, min(ranges[source].high, float(operation.caps.max())))
+    return ranges
+
+
+def _mean(first: float, second: float) -> float:
+    """Geometric mean of two distances from zero; the other one if one is zero."""
+    return math.sqrt(first * second) if first > 0 and second > 0 else max(first, second)
+
+
+def _search(job: tuple[Statistics, int]) -> Range:
+    statistics, bits = job
+    return search_range(statistics.samples, bits, symmetric=bits == 16)
+
+
+def _aciq(job: tuple[Statistics, int]) -> Range:
+    statistics, bits = job
+    return aciq(statistics.samples, bits)
+
+
+def _percentile(job: tuple[Statistics, int]) -> Range:
+    return percentile(job[0].samples)
+
+
+def _k_sigma_ranges(graph: Graph, statistics: Mapping[str, Statistics]) -> dict[str, Range]:
+    """Six standard deviations around each channel's mean where values are about normal; through the operation else.
+
+    A tensor that an elementwise operation writes gets the range that the operation makes of its input's; any other
+    operation's output is treated as normal with its own moments.
+    """
+    ranges: dict[str, Range] = {}
+    producers = graph.producers()
+    for tensor, s in statistics.items():
+        node = producers.get(tensor)
+        normal = k_sigma(s.mean, np.sqrt(s.variance))
+        bounded = Range(max(normal.low, min(s.low, 0.0)), min(normal.high, max(s.high, 0.0)))
+        if node is None or is_batchnorm(graph.layer_of(node)) or layout_of(graph.layer_of(node)) is not None:
+            ranges[tensor] = normal
+        elif len(node.inputs) == 1 and node.inputs[0] in ranges:
+            ranges[tensor] = _through(graph, node, ranges[node.inputs[0]], bounded)
+        else:
+            ranges[tensor] = normal
+    return ranges
+
+
+def _through(graph: Graph, node, source: Range, fallback: Range) -> Range:
+    """Range of an elementwise operation on `source`; `fallback` if the operation is not elementwise."""
+    channels = graph.specs[node.inputs[0]].shape[-1] or 1
+    if graph.specs[node.inputs[0]].shape != graph.specs[node.output].shape:
+        return source
+    if "softmax" in node.name:
+        return fallback
+    points = np.linspace(source.low, source.high, 257, dtype=np.float32)
+    rank = len(graph.specs[node.inputs[0]].shape)
+    grid = np.broadcast_to(points.reshape(-1, *[1] * (rank - 1)), (len(points), *[1] * (rank - 2), channels))
+    return min_max(np.asarray(graph.call(node, {node.inputs[0]: grid})[0]))

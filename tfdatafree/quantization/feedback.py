@@ -1,0 +1,110 @@
+"""Rounding with error feedback: what one weight loses, the weights still to be rounded make good.
+
+Minimises, output channel by output channel, the error that rounding causes in the layer's output around its mean,
+
+    E || (W_q - W)^T (x - E x) ||^2 = tr (W_q - W)^T H (W_q - W),      H = cov(x) + damping * mean(diag cov(x)) * I
+
+by rounding one input at a time and moving the remaining weights to their optimum given what is already rounded. (The shift
+of the mean itself is the bias correction's to take back.)                              (Frantar et al. 2023, GPTQ, alg. 1)
+"""
+
+import numpy as np
+from scipy import linalg
+
+from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.numerics.second_moment import ROUNDING_DAMPING
+
+# Inputs rounded before the weights of all later ones are brought up to date at once.
+_BLOCK = 64
+
+
+def round_with_feedback(
+    matrix: np.ndarray,
+    covariance: np.ndarray,
+    quantizer: Quantizer,
+    *,
+    damping: float = ROUNDING_DAMPING,
+    kept: np.ndarray | None = None,
+) -> np.ndarray:
+    """Integers of `matrix` on the grid of `quantizer`.
+
+    Args:
+        matrix: Weights (taps * inputs per group, outputs), outputs split evenly over the groups. With several taps
+            (positions of a kernel too large for one covariance) each tap is rounded for itself.
+        covariance: Of each group's inputs, (groups, inputs, inputs). One group for ordinary layers; for grouped and
+            depthwise convolutions group g feeds the g-th part of the outputs.
+        quantizer: Grid with `channel_axis` 1 or None; any zero point.
+        kept: Pruned kernels: False where the weight has to be 0; shape of `matrix`.
+    """
+    groups, inputs, _ = covariance.shape
+    taps, outputs = len(matrix) // inputs, matrix.shape[1]
+    factors = _inverse_factors(covariance, damping)
+    # A tap's weights see the same inputs as any other's: they are rounded as further outputs.
+    split = matrix.astype(np.float32).reshape(taps, inputs, groups, outputs // groups)
+    weights = split.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
+
+    def per_output(values: float | np.ndarray) -> np.ndarray:
+        steps = np.broadcast_to(np.asarray(values, np.float32), (outputs,)).reshape(groups, 1, -1)
+        return np.tile(steps, (1, taps, 1)).reshape(groups, -1)
+
+    # Integers less their zero point: reals are scale times these.
+    scale = per_output(quantizer.scale)
+    lowest = per_output(quantizer.qmin - np.asarray(quantizer.zero_point))
+    highest = per_output(quantizer.qmax - np.asarray(quantizer.zero_point))
+    allowed = np.ones_like(weights, bool)
+    if kept is not None:
+        by_tap = kept.reshape(taps, inputs, groups, outputs // groups)
+        allowed = by_tap.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
+    integers = np.empty_like(weights)
+    if groups == 1:
+        integers[:, 0] = _round_blocked(weights[:, 0], factors[0], scale[0], lowest[0], highest[0], allowed[:, 0])
+    else:
+        for row in range(inputs):
+            integers[row] = np.clip(np.rint(weights[row] / scale), lowest, highest) * allowed[row]
+            error = (weights[row] - integers[row] * scale) / factors[:, row, row, None]
+            # (later inputs, groups, 1) times (groups, outputs per group)
+            weights[row + 1 :] -= factors[:, row, row + 1 :].T[:, :, None] * error
+    whole = integers.reshape(inputs, groups, taps, -1).transpose(2, 0, 1, 3)
+    return (whole.reshape(matrix.shape) + np.float32(quantizer.zero_point)).astype(quantizer.dtype)
+
+
+def _inverse_factors(covariance: np.ndarray, damping: float) -> np.ndarray:
+    """Upper triangular U with U^T U = H^-1, float32, per group. Damping keeps H far from singular at this precision."""
+    groups, size, _ = covariance.shape
+    ridge = damping * np.maximum(np.einsum("gii->g", covariance) / size, 1e-12)
+    if groups > 1:
+        damped = covariance + ridge[:, None, None] * np.eye(size)
+        return np.swapaxes(np.linalg.cholesky(np.linalg.inv(damped)), 1, 2).astype(np.float32)
+    # H = R R^T with R upper triangular (Cholesky from the last row up), so U = R^-1: no inverse of H is formed.
+    flipped = np.array(covariance[0, ::-1, ::-1], np.float32, order="F")
+    # Entries this far below the ridge change no rounding, and arithmetic on what is left of their products is slow.
+    flipped[np.abs(flipped) < 1e-7 * ridge[0]] = 0
+    flipped[np.diag_indices(size)] += ridge[0]
+    lower, failed = linalg.lapack.spotrf(flipped, lower=1, clean=1, overwrite_a=1)
+    if failed:
+        raise ValueError(
+            "the covariance of a layer's inputs is not positive definite; it must be symmetric and finite."
+        )
+    return linalg.lapack.strtri(lower, lower=1, overwrite_c=1)[0][::-1, ::-1][None]
+
+
+def _round_blocked(
+    weights: np.ndarray,
+    factor: np.ndarray,
+    scale: np.ndarray,
+    lowest: np.ndarray,
+    highest: np.ndarray,
+    allowed: np.ndarray,
+) -> np.ndarray:
+    """The recursion for one group, (inputs, outputs): row by row inside a block, block by block outside it."""
+    weights = weights.copy()
+    integers = np.empty_like(weights)
+    for start in range(0, len(weights), _BLOCK):
+        stop = min(start + _BLOCK, len(weights))
+        errors = np.empty((stop - start, weights.shape[1]), weights.dtype)
+        for row in range(start, stop):
+            integers[row] = np.clip(np.rint(weights[row] / scale), lowest, highest) * allowed[row]
+            errors[row - start] = (weights[row] - integers[row] * scale) / factor[row, row]
+            weights[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], errors[row - start])
+        weights[stop:] -= factor[start:stop, stop:].T @ errors
+    return integers

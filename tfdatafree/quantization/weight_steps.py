@@ -1,0 +1,40 @@
+"""Step of a kernel's grid, by the error that rounding and clipping cause in the layer's output.
+
+For steps f S with S from max|W| and f = 1 ... 0.3 the layer's expected squared error around its mean is, per output channel o,
+
+    e_o(f) = (Q_f(W) - W)_o^T H (Q_f(W) - W)_o,      H = cov(x) + damping * mean(diag cov(x)) * I
+
+and the chosen f minimises e_o for each o (one step per channel) or sum_o w_o e_o (one step per tensor), w_o being how much
+the next layers make of an error there (`importance.py`). f = 1 is among them: by this measure no step is worse than max|W|.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tfdatafree.numerics.affine import SMALLEST_SCALE, Quantizer
+from tfdatafree.numerics.second_moment import output_errors
+
+FRACTIONS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3)
+
+
+def search_scale(
+    matrix: np.ndarray, covariance: np.ndarray, quantizer: Quantizer, importance: np.ndarray | None = None
+) -> Quantizer:
+    """`quantizer` with its scale, or each of its scales, replaced by the best of FRACTIONS of it.
+
+    Args:
+        matrix, covariance, quantizer: As for `feedback.round_with_feedback`.
+        importance: Weight of each output's squared error, (outputs,); for a quantizer with one scale.
+    """
+    weights = np.ones(matrix.shape[1]) if importance is None else importance
+    best, chosen = None, None
+    for fraction in FRACTIONS:
+        scale = np.maximum(np.asarray(quantizer.scale, np.float64) * fraction, SMALLEST_SCALE)
+        candidate = dataclasses.replace(quantizer, scale=scale)
+        errors = output_errors(candidate(matrix) - matrix, covariance)
+        errors = errors if quantizer.channel_axis is not None else np.sum(weights * errors)
+        better = True if best is None else errors < best
+        best = errors if best is None else np.where(better, errors, best)
+        chosen = scale if chosen is None else np.where(better, scale, chosen)
+    return dataclasses.replace(quantizer, scale=chosen)

@@ -1,0 +1,1 @@
+"""What to do to a model: options, presets, rules for single layers, recipe files."""

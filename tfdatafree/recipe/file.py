@@ -1,0 +1,94 @@
+"""Recipes as files: JSON, or YAML where PyYAML is installed.
+
+    {"base": "int8", "quantize": {"weight_bits": 6}, "rules": [{"pattern": "logits", "keep_float": true}]}
+
+`Recipe.to_dict` is what is written and `Recipe.from_dict` what is read, so that read(write(recipe)) == recipe.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfdatafree.errors import LoadError, MissingPackageError
+from tfdatafree.recipe.recipe import Recipe
+
+ENDINGS = (".json", ".yaml", ".yml")
+
+
+def is_recipe_file(text: str) -> bool:
+    """Whether `text` is the path of a recipe file and not the name of a preset."""
+    return Path(text).suffix.lower() in ENDINGS
+
+
+def recipe_text(recipe: Recipe, path: str | os.PathLike) -> str:
+    """What the file `path` of this recipe holds: every option, so that it stays what it is when defaults change.
+
+    Raises:
+        MissingPackageError: It is to be YAML, and PyYAML is not installed.
+        ValueError: The ending is none of a recipe file's.
+    """
+    if _is_yaml(path):
+        return _yaml(path).safe_dump(recipe.to_dict(), sort_keys=False)
+    return json.dumps(recipe.to_dict(), indent=2) + "\n"
+
+
+def read_recipe(path: str | os.PathLike) -> Recipe:
+    """The recipe in a file that `--save_recipe` wrote, that a person wrote, or in the record of a compression.
+
+    Of a record whose recipe searched for bits it is the one that replays what was found.
+
+    Raises:
+        LoadError: The file is missing, or holds no JSON or YAML.
+        MissingPackageError: It is YAML, and PyYAML is not installed.
+        ValueError: An option is unknown or wrong; says which, and names the file.
+    """
+    parse = _parse_yaml if _is_yaml(path) else _parse_json
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise LoadError(f"recipe '{path}' is no text; give a .json or .yaml file.") from error
+    except OSError as error:
+        raise LoadError(f"recipe '{path}' cannot be read: {error.strerror}.") from error
+    values = parse(path, text)
+    if isinstance(values, Mapping) and {"recipe", "report"} <= values.keys() <= {"recipe", "report", "replay"}:
+        values = values.get("replay", values["recipe"])
+    try:
+        return Recipe.from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"recipe '{path}': {error}") from error
+
+
+def _is_yaml(path: str | os.PathLike) -> bool:
+    suffix = Path(path).suffix.lower()
+    if suffix not in ENDINGS:
+        raise ValueError(f"recipe file is '{path}'; give a name that ends in {', '.join(ENDINGS)}.")
+    return suffix != ".json"
+
+
+def _parse_json(path: str | os.PathLike, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise LoadError(f"recipe '{path}' is no JSON: {error.msg} in line {error.lineno}.") from error
+
+
+def _parse_yaml(path: str | os.PathLike, text: str) -> Any:
+    yaml = _yaml(path)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = "" if where is None else f" in line {where.line + 1}"
+        raise LoadError(f"recipe '{path}' is no YAML: {getattr(error, 'problem', None) or error}{line}.") from error
+
+
+def _yaml(path: str | os.PathLike):
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingPackageError(
+            f"'{path}' is YAML, which needs PyYAML: pip install pyyaml, or write the recipe as JSON."
+        ) from error
+    return yaml

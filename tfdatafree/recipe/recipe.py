@@ -1,0 +1,269 @@
+"""What to do to a model: frozen options, each default in one place, and named presets."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from tfdatafree.recipe.check import is_number, require_choice
+from tfdatafree.recipe.parse import parse_rules, parse_section, require_known, require_mapping, require_rules
+from tfdatafree.recipe.pattern import parse_pattern
+from tfdatafree.recipe.prune import Prune
+from tfdatafree.recipe.quantize import Quantize
+from tfdatafree.recipe.rules import Rule
+
+Caps = Literal["keep", "limit", "channel", "drop"]
+CAPS: tuple[Caps, ...] = get_args(Caps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Inputs made without data.
+
+    Attributes:
+        images: Procedural images per model input.
+        samples: Rows of the layer-wise Gaussian samples.
+    """
+
+    images: int = 32
+    samples: int = 2000
+
+    def __post_init__(self):
+        for name in ("images", "samples"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; give a whole number of at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The bits of each layer's weights, 4 or 8, chosen such that the file has the size asked for.
+
+    Attributes:
+        size: Of the file, as a part of the bytes that the same file takes with 8 bits everywhere, above 0 and at most 1.
+            Never more; the result that harms the network's outputs least, as far as single layers tell.
+        images: Generated inputs on which the harm of each layer is measured.
+    """
+
+    size: float
+    images: int = 16
+
+    def __post_init__(self):
+        if not (is_number(self.size) and 0 < self.size <= 1):
+            raise ValueError(
+                f"size is {self.size!r}; give a part of the int8 file's bytes, above 0 and at most 1, e.g. 0.6."
+            )
+        if not isinstance(self.images, int) or self.images < 1:
+            raise ValueError(f"images is {self.images!r}; give a whole number of at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recover:
+    """What quantizing took, partly won back: the layers of the integer network are solved for the model's own outputs on
+    generated images (`generate_images`, then `feature_regression`). Worth trying at 4 bits; the model needs its BatchNorms.
+
+    Attributes:
+        images: Generated images, as varied as the training data by BatchNorm statistics; a quarter of them only judges.
+        image_size: Their height and width; None: the model's own. Smaller ones take less time and memory.
+        steps: Of training after the layers were solved. 0: none; they take most of the time and here bring little.
+    """
+
+    images: int = 256
+    image_size: int | None = None
+    steps: int = 0
+
+    def __post_init__(self):
+        for name, least in (("images", 2), ("image_size", 1), ("steps", 0)):
+            value = getattr(self, name)
+            if name == "image_size" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} is {value!r}; give a whole number of at least {least}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the result, beside the model, the input range and the seed.
+
+    Attributes:
+        name: The preset it came from.
+        quantize: None leaves the file in float.
+        policy: Bits layer by layer, found by a search; None gives every layer `quantize.weight_bits`.
+        prune: None leaves every weight; zeros are exact zeros in the integer file, too.
+        recover: Layers of the integer network solved anew on generated images, once it is made; None leaves it as it is.
+        float16: Store float weights as float16; only without `quantize`.
+        equalize: Even out kernels across layers first, where that keeps the function (Nagel et al. 2019, section 4.1).
+        equalize_power: Part of the way to equal kernels, above 0 and at most 1; less leaves activation ranges more alike.
+        equalize_caps: What becomes of ReLU6 and other caps. "keep": not equalized across; "channel": one cap per channel,
+            exact, one MINIMUM operator each; "limit": scales that BatchNorm statistics say do not reach the cap; "drop":
+            caps that they say are not reached are taken out. The last two change the float function; the report says
+            by how much.
+        scale_outliers: For one weight step per tensor: scale channels with outlying weights across ReLU6 and other caps, as
+            far as what caps then cut off costs less than rounding with the larger step would. It adds no operators and
+            changes the float function; the report says by how much.
+        level_activations: Bring channels of a tensor nearer to one another's reach where that keeps the function, for steps
+            of 8 bits or fewer. Not beside `equalize`, which needs the same freedom for kernels.
+        absorb_bias: Move high biases through ReLU into the next layer (Nagel et al. 2019, section 4.1.3).
+        generate: Inputs for ranges and corrections.
+        rules: What single layers get instead; the first that matches a layer decides for it.
+    """
+
+    name: str = "custom"
+    quantize: Quantize | None = Quantize()
+    policy: Search | None = None
+    prune: Prune | None = None
+    recover: Recover | None = None
+    float16: bool = False
+    equalize: bool = False
+    equalize_power: float = 1.0
+    equalize_caps: Caps = "keep"
+    scale_outliers: bool = False
+    level_activations: bool = True
+    absorb_bias: bool = False
+    generate: Generate = Generate()
+    rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "rules", require_rules(self.rules))
+        for rule in self.rules:
+            self._check_rule(rule)
+        if self.float16 and self.quantize is not None:
+            raise ValueError("float16 is for float files; set quantize=None, or leave float16 out.")
+        if self.policy is not None:
+            self._check_policy()
+        if self.recover is not None:
+            self._check_recover()
+        for name in ("float16", "equalize", "scale_outliers", "level_activations", "absorb_bias"):
+            require_choice(self, name, (True, False))
+        require_choice(self, "equalize_caps", CAPS)
+        if not (is_number(self.equalize_power) and 0 < self.equalize_power <= 1):
+            raise ValueError(f"equalize_power is {self.equalize_power!r}; choose a number above 0 and at most 1.")
+
+    def _check_policy(self) -> None:
+        if self.quantize is None or self.quantize.simulated:
+            why = "the recipe does not quantize" if self.quantize is None else self.quantize.simulated
+            raise ValueError(f"policy searches bits for an integer file, and there will be none: {why}.")
+        if self.quantize.weight_bits != 8:
+            raise ValueError(
+                f"weight_bits is {self.quantize.weight_bits}, but the policy chooses the bits of every layer; leave one out."
+            )
+
+    def _check_recover(self) -> None:
+        if not isinstance(self.recover, Recover):
+            raise ValueError(f"recover is {self.recover!r}; give its options, e.g. Recover(images=256).")
+        if self.quantize is None:
+            raise ValueError(
+                "recover works on integers, but quantize is None, so that everything stays in float; leave recover out, and "
+                "call feature_regression(compressed, model, images) for a float network."
+            )
+        if self.prune is not None and self.prune.method == "channel":
+            raise ValueError(
+                "recover compares layers channel by channel with the model's, but prune.method is 'channel', which takes "
+                "channels out; leave recover out, or choose another method."
+            )
+
+    def _check_rule(self, rule: Rule) -> None:
+        """Raises ValueError for a rule about something that this recipe does not do."""
+        for name in rule.settings:
+            if name != "sparsity" and self.quantize is None:
+                raise ValueError(
+                    f"rule {rule.pattern!r} sets {name}, but quantize is None, so that everything stays in float; "
+                    "leave the rule out, or set quantize=Quantize()."
+                )
+        if rule.sparsity is None:
+            return
+        if self.prune is None:
+            raise ValueError(
+                f"rule {rule.pattern!r} sets sparsity, but the recipe does not prune; add prune=Prune(sparsity=0.5), of "
+                "which this rule is a part."
+            )
+        if self.prune.method == "channel":
+            raise ValueError(
+                f"rule {rule.pattern!r} sets sparsity, which counts zeros, but prune.method is 'channel', which makes "
+                "none; choose another method, or leave the rule out."
+            )
+        fixed = None if self.prune.pattern is None else parse_pattern(self.prune.pattern).sparsity
+        if fixed is not None and rule.sparsity not in (0, fixed):
+            raise ValueError(
+                f"rule {rule.pattern!r} sets sparsity={rule.sparsity}, but pattern {self.prune.pattern!r} gives {fixed:g}; "
+                "choose 0, which keeps the layer dense, or leave the rule out."
+            )
+
+    def to_dict(self) -> dict:
+        """Plain values, as in the JSON record and in recipe files; of rules only what they set."""
+        values = dataclasses.asdict(self)
+        values["rules"] = [{"pattern": rule.pattern, **rule.settings} for rule in self.rules]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe that `to_dict` made these values of; or one that says only what is to be different.
+
+        Args:
+            values: Options by name, those of `quantize`, `policy`, `prune`, `recover` and `generate` in mappings of their own,
+                rules in a list. What is left out is as in the preset that "base" names; without "base", as in Recipe().
+
+        Raises:
+            ValueError: An option is unknown (names the nearest) or has a wrong value.
+        """
+        values = dict(require_mapping("the recipe", values))
+        base = get_recipe(values.pop("base")) if "base" in values else cls()
+        require_known("the recipe", values, cls, also=("base",))
+        for name, section in _SECTIONS.items():
+            if values.get(name) is not None:
+                values[name] = parse_section(name, section, getattr(base, name), values[name])
+            elif name == "generate" and name in values:
+                raise ValueError("generate is null; give its options, or leave it out.")
+        if "rules" in values:
+            values["rules"] = parse_rules(values["rules"])
+        changed = {name for name, value in values.items() if value != getattr(base, name)}
+        if changed and "name" not in values:
+            values["name"] = "custom"
+        return dataclasses.replace(base, **values)
+
+
+_SECTIONS = {"quantize": Quantize, "policy": Search, "prune": Prune, "recover": Recover, "generate": Generate}
+
+PRESETS: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(name="int8"),
+        Recipe(
+            name="int8_per_tensor",
+            equalize=True,
+            equalize_power=0.5,  # kernels alike at any price make activations unlike
+            scale_outliers=True,
+            quantize=Quantize(per_channel=False, weight_ranges="search"),
+        ),
+        Recipe(name="int16x8", quantize=Quantize(activation_bits=16)),
+        Recipe(name="float16", quantize=None, float16=True),
+        Recipe(
+            name="dfq",
+            equalize=True,
+            absorb_bias=True,
+            quantize=Quantize(per_channel=False, rounding="nearest", ranges="k_sigma", range_source="gaussian"),
+        ),
+        Recipe(
+            name="lwdf",
+            equalize=True,
+            absorb_bias=True,
+            quantize=Quantize(per_channel=False, rounding="nearest", ranges="search", range_source="gaussian"),
+        ),
+    )
+}
+
+
+def get_recipe(recipe: "str | Recipe") -> Recipe:
+    """The preset of that name, or the Recipe itself.
+
+    Raises:
+        ValueError: No preset has this name; says the nearest one.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe in PRESETS:
+        return PRESETS[recipe]
+    near = difflib.get_close_matches(str(recipe), PRESETS, n=1)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"recipe is {recipe!r};{hint} choose one of {', '.join(PRESETS)}, or pass a Recipe.")

@@ -1,0 +1,264 @@
+"""What a TFLite file holds: operators, types, grids, sizes. Reads any file, not only those that this package writes."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from tfdatafree.errors import ExportError, LoadError
+from tfdatafree.targets.check import check_target
+from tfdatafree.targets.registry import get_target
+from tfdatafree.targets.target import Target, TargetCheck
+from tfdatafree.targets.vela import HOW_TO_GET_VELA, NpuSizes, ask_vela, vela_is_installed
+from tfdatafree.tflite.flatbuffer import File
+
+_TYPE_NAMES = {code: name.lower() for name, code in vars(schema.TensorType).items() if name.isupper()}
+# Integers of an activation or a kernel; a bias (int32, int64) is never near its limits, so its range says nothing.
+_LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSummary:
+    """One tensor of a file.
+
+    Attributes:
+        name: As in the file.
+        writer: Operator that computes it, "input" for a model input, "constant" for weights, biases and the like.
+        dtype: "int8", "float32" ...
+        shape: Sizes; the batch is the first of an activation.
+        bytes: Size in the file; 0 unless it is a constant.
+        scales: float32 vector of steps: empty for a tensor without a grid, one entry, or one per channel.
+        zero_points: int64 vector as long as `scales`.
+    """
+
+    name: str
+    writer: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    scales: np.ndarray
+    zero_points: np.ndarray
+
+    @property
+    def reals(self) -> tuple[float, float] | None:
+        """Lowest and highest real that the tensor can hold; None without a grid, and for biases."""
+        if not len(self.scales) or self.dtype not in _LIMITS:
+            return None
+        lowest, highest = _LIMITS[self.dtype]
+        scales, zero_points = self.scales.astype(np.float64), self.zero_points
+        return float(np.min(scales * (lowest - zero_points))), float(np.max(scales * (highest - zero_points)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSummary:
+    """A file's contents; `print` it.
+
+    Attributes:
+        bytes: Size of the file.
+        subgraphs: Number of graphs in it; the first is described.
+        inputs, outputs: In the file's order.
+        operators: Operator name -> how often it occurs, most frequent first.
+        integer_operators: Operators that neither read nor write a float tensor.
+        tensors: Inputs, then operator by operator its constants and what it writes.
+    """
+
+    bytes: int
+    subgraphs: int
+    inputs: tuple[TensorSummary, ...]
+    outputs: tuple[TensorSummary, ...]
+    operators: dict[str, int]
+    integer_operators: int
+    tensors: tuple[TensorSummary, ...]
+
+    @property
+    def integer_share(self) -> float:
+        """Share of integer operators, 0 to 1; 0 for a file without operators."""
+        return self.integer_operators / max(sum(self.operators.values()), 1)
+
+    def __str__(self) -> str:
+        total = sum(self.operators.values())
+        # Rounded down: 100 % is said only where nothing computes in float.
+        share = int(100 * self.integer_share)
+        lines = [f"size       {self.bytes:,} bytes"]
+        if self.subgraphs > 1:
+            lines.append(f"subgraphs  {self.subgraphs}; the first is described")
+        lines.append(f"operators  {total}, of which {self.integer_operators} compute in integers only ({share} %)")
+        width = max((len(tensor.name) for tensor in (*self.inputs, *self.outputs)), default=0)
+        for title, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            lines += ["", title, *(f"  {tensor.name:<{width}}  {_edge(tensor)}" for tensor in tensors)]
+        lines += ["", "operators", *(f"  {count:>5}  {name}" for name, count in self.operators.items())]
+        lines += ["", *self._constants(), "", "tensors", *_table(self.tensors)]
+        return "\n".join(lines)
+
+    def _constants(self) -> Iterator[str]:
+        constants = [tensor for tensor in self.tensors if tensor.bytes]
+        yield f"weights    {sum(tensor.bytes for tensor in constants):,} bytes in {len(constants)} tensors"
+        sizes: Counter[str] = Counter()
+        for tensor in constants:
+            sizes[tensor.dtype] += tensor.bytes
+        for dtype, size in sizes.most_common():
+            yield f"  {dtype:<8}  {size:,} bytes"
+
+
+def read_tflite(path: str | os.PathLike) -> bytes:
+    """Content of a TFLite file.
+
+    Raises:
+        LoadError: There is no such file, or it is none of this kind.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise LoadError(f"'{path}' does not exist.")
+    if path.is_dir():
+        raise LoadError(f"'{path}' is a directory: pass a .tflite file.")
+    content = path.read_bytes()
+    if not content:
+        raise LoadError(f"'{path}' is empty.")
+    if content[4:8] != b"TFL3":
+        raise LoadError(f"'{path}' is not a TFLite file: it lacks the mark 'TFL3'.")
+    return content
+
+
+def inspect_file(path: str | os.PathLike) -> FileSummary:
+    """Describes the TFLite file at `path`.
+
+    Raises:
+        LoadError: It is missing, damaged or no TFLite file.
+    """
+    content = read_tflite(path)
+    try:
+        return _summarize(content)
+    except Exception as error:  # what a damaged table leads to is anyone's guess: struct, index, value, type errors
+        raise LoadError(f"'{path}' is truncated or damaged.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSummary:
+    """What a target makes of a file; `print` it.
+
+    Attributes:
+        check: By the target's profile, or by its compiler where that is installed.
+        compiled: The compiler's figures; None where there is no compiler, or none is installed.
+        hint: How to get the compiler, if it is missing.
+    """
+
+    check: TargetCheck
+    compiled: NpuSizes | None = None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        lines = [f"target     {self.check}"]
+        for name, reason in self.check.refused.items():
+            lines += [f"  {name}", f"    {reason}"]
+        if self.compiled is not None:
+            lines += ["", str(self.compiled)]
+        if self.hint is not None:
+            lines += ["", f"Memory, time and the compiled size are Vela's to tell. {self.hint}"]
+        return "\n".join(lines)
+
+
+def inspect_target(path: str | os.PathLike, target: str | Target) -> TargetSummary:
+    """Says what of the TFLite file at `path` a target computes itself.
+
+    Raises:
+        LoadError: The file is missing, damaged or no TFLite file.
+        ExportError: The target can do nothing with it.
+        ValueError: There is no such target.
+    """
+    target = get_target(target)
+    content = read_tflite(path)
+    try:
+        check = check_target(content, target)
+    except ExportError:
+        raise
+    except Exception as error:  # as above
+        raise LoadError(f"'{path}' is truncated or damaged.") from error
+    if target.accelerator is None:
+        return TargetSummary(check=check)
+    if not vela_is_installed():
+        return TargetSummary(check=check, hint=HOW_TO_GET_VELA)
+    check, compiled = ask_vela(check, content, target.accelerator)
+    return TargetSummary(check=check, compiled=compiled)
+
+
+def _summarize(content: bytes) -> FileSummary:
+    file = File.parse(content)
+    names = [file.operator_name(operator) for operator in file.operators]
+    tensors = {index: _tensor(file, index, "input") for index in file.inputs}
+    integer = 0
+    seen_buffers: set[int] = set()
+    for name, operator in zip(names, file.operators, strict=True):
+        read, written = ([index for index in indices if index >= 0] for indices in (operator.inputs, operator.outputs))
+        for index in read:
+            if index not in tensors:
+                buffer = file.tensors[index].buffer
+                tensors[index] = _tensor(file, index, "constant", shared=buffer in seen_buffers)
+                seen_buffers.add(buffer)
+        for index in written:
+            tensors[index] = _tensor(file, index, name)
+        integer += not any("float" in tensors[index].dtype for index in (*read, *written))
+    for index in file.outputs:
+        tensors.setdefault(index, _tensor(file, index, "constant"))
+    return FileSummary(
+        bytes=len(content),
+        subgraphs=len(file.model.subgraphs),
+        inputs=tuple(tensors[index] for index in file.inputs),
+        outputs=tuple(tensors[index] for index in file.outputs),
+        operators=dict(Counter(names).most_common()),
+        integer_operators=integer,
+        tensors=tuple(tensors.values()),
+    )
+
+
+def _tensor(file: File, index: int, writer: str, *, shared: bool = False) -> TensorSummary:
+    tensor = file.tensors[index]
+    data = file.model.buffers[tensor.buffer].data
+    quantization = tensor.quantization
+    scales, zero_points = (
+        [] if quantization is None or values is None else values
+        for values in (getattr(quantization, "scale", None), getattr(quantization, "zeroPoint", None))
+    )
+    return TensorSummary(
+        name=file.name(index),
+        writer=writer,
+        dtype=_TYPE_NAMES.get(tensor.type, f"type {tensor.type}"),
+        shape=file.shape(index),
+        bytes=0 if data is None or shared else len(data),
+        scales=np.asarray(scales, np.float32),
+        zero_points=np.asarray(zero_points, np.int64),
+    )
+
+
+def _edge(tensor: TensorSummary) -> str:
+    text = f"{tensor.dtype}  {list(tensor.shape)}"
+    if tensor.reals is None:
+        return text
+    low, high = tensor.reals
+    return f"{text}  scale {tensor.scales[0]:.6g}, zero point {tensor.zero_points[0]}: reals [{low:.6g}, {high:.6g}]"
+
+
+def _cells(tensor: TensorSummary) -> tuple[str, ...]:
+    """Texts of a tensor's line in the table."""
+    scales, reals = tensor.scales, tensor.reals
+    scale = "" if not len(scales) else f"{scales[0]:.5g}"
+    if len(scales) > 1:
+        scale = f"{scales.min():.3g}..{scales.max():.3g} x{len(scales)}"
+    zero_points = np.unique(tensor.zero_points)
+    zero_point = "various" if len(zero_points) > 1 else "".join(map(str, zero_points))
+    span = "" if reals is None else f"[{reals[0]:.4g}, {reals[1]:.4g}]"
+    shape = "x".join(map(str, tensor.shape)) or "scalar"
+    size = f"{tensor.bytes:,}" if tensor.bytes else ""
+    return tensor.writer, tensor.dtype, shape, size, scale, zero_point, span, tensor.name
+
+
+def _table(tensors: Iterable[TensorSummary]) -> Iterator[str]:
+    header = ("written by", "type", "shape", "bytes", "scale", "zero point", "reals", "name")
+    rows = [header, *map(_cells, tensors)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        yield f"  {'  '.join(cells)}".rstrip()

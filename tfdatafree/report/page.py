@@ -1,0 +1,368 @@
+"""The report as one HTML page that opens from disk: numbers and texts are in its HTML, what moves is in its script.
+
+Whatever comes from the model (names, reasons) is escaped here or reaches the page as JSON that its script shows as text.
+"""
+
+import html
+import json
+import math
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from string import Template
+from typing import Any
+
+from tfdatafree.recipe.recipe import Recipe
+from tfdatafree.report.evidence import Evidence, Histogram
+from tfdatafree.report.network import lanes
+from tfdatafree.report.pictures import data_uris
+from tfdatafree.report.plots import empty_plots, for_script, library, palette, require_bokeh
+from tfdatafree.report.report import LayerRow, Report
+from tfdatafree.report.reproduce import RECIPE_FILE, command_text, is_preset, python_text
+from tfdatafree.version import __version__
+
+# Images below this side are enlarged pixel by pixel.
+_TINY = 48
+# Columns: key of the script's data, heading, what the heading stands for, CSS classes.
+_COLUMNS = (
+    ("at", "#", "position in the order of execution", "wide"),
+    ("name", "layer", "name of the tensor, after the Keras layer that writes it", "text name"),
+    ("sqnr", "SQNR dB", "signal over quantization noise", ""),
+    ("operation", "operation", "Keras layers that the file computes as one", "text operation wide"),
+    ("weights", "weights", "weights of the kernel", ""),
+    ("weight_bits", "w. bits", "bits of a weight", ""),
+    ("sparsity", "zeros %", "weights that are exactly 0", "wide"),
+    ("activation_bits", "bits", "bits of a value", "wide"),
+    ("clipped", "clipped %", "values that the integers cannot reach", "wide"),
+    ("width", "range", "reals that the values can take", "wide"),
+    ("size", "values", "values of the tensor, for one input", "wide"),
+)
+_GLOSSARY = (
+    ("SQNR", "Signal to quantization noise ratio of a tensor: energy of its float values over the energy of the difference "
+     "that integers make, all layers before it included, on two of the generated inputs. 20 dB: a tenth of the amplitude is "
+     "noise; 40 dB: a hundredth."),
+    ("Output discrepancy", "|| F/||F|| - F~/||F~|| || of the outputs F in float and F~ compressed, mean over the generated "
+     "inputs: 0 is the same direction, 2 the opposite one."),
+    ("Response discrepancy", "The same of the margins by which the float model prefers its first class to the others, all "
+     "inputs at once: close decisions, which turn easily, count little."),
+    ("Agreement", "Share of the inputs for which both models put the same class first. Generated inputs look like no class in "
+     "particular, so that many decisions on them are close and easily turned; on real inputs measure it with tfdatafree "
+     "compare."),
+    ("Grid, step", "Integers stand for evenly spaced reals; the step is their distance. What lies outside of them is clipped, "
+     "what lies between them is rounded."),
+    ("Weights, integers", "A kernel has one step, or one per output channel. Integers far from 0 that no weight uses are bits "
+     "that the layer pays for and does not need."),
+    ("Zeros", "Weights that are exactly 0: they pack well, and some NPUs skip them."),
+    ("gzip", "What a download or an APK makes of the file."),
+)  # fmt: skip
+
+
+def report_page(report: Report, recipe: Recipe, evidence: Evidence) -> str:
+    """The page's HTML.
+
+    Raises:
+        MissingPackageError: Bokeh, which draws the plots, is not installed.
+    """
+    require_bokeh()
+    data: dict[str, Any] = {"layers": [], "palette": palette()}
+    plots = network = ""
+    if report.layers:
+        data |= {"layers": list(_layers(report, evidence)), "plots": empty_plots()}
+        # After the page can be used: Bokeh is most of what there is to read.
+        plots = f"<script>{library()}</script>\n<script>drawPlots();</script>"
+        network = Template(_asset("network.html")).substitute(heads=_heads(), rows=_rows(report))
+    return Template(_asset("page.html")).substitute(
+        version=__version__,
+        title=_escape(f"{report.model}: {report.recipe}"),
+        css=_asset("page.css"),
+        model=_escape(report.model),
+        lead=_lead(report),
+        tiles="\n".join(_tiles(report)),
+        facts=_facts(report),
+        network=network,
+        inputs=_inputs(report, evidence),
+        kept=_kept(report),
+        again=_again(report, recipe),
+        glossary=_glossary(),
+        data=for_script(data),
+        script=_asset("page.js"),
+        plots=plots,
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("tfdatafree.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _escape(text: object) -> str:
+    return html.escape(str(text))
+
+
+# Summary ------------------------------------------------------------------------------------------------------------------
+
+
+def _lead(report: Report) -> str:
+    made = f"Compressed with the recipe <b>{_escape(report.recipe)}</b>, from {_escape(report.generated)}."
+    if report.simulated:
+        return f"{made} It is a simulation only, without a file: {_escape(report.simulated)}."
+    integers = "; it computes in integers only" if report.integer_only else ""
+    if report.bytes >= report.float_bytes:
+        return f"{made} The file describes the network, too, which takes more bytes than so few weights{integers}."
+    times = f"<b>{report.float_bytes / report.bytes:.1f} times smaller</b>"
+    return f"{made} The file is {times} than the weights in float{integers}."
+
+
+def _tiles(report: Report) -> Iterable[str]:
+    if not report.simulated:
+        yield _size_tile("Size", report.float_bytes, report.bytes)
+        if report.gzip_bytes:
+            yield _size_tile("Behind gzip", report.float_gzip_bytes, report.gzip_bytes)
+        if report.npu_bytes is not None:
+            yield _size_tile("Compiled for the NPU", report.float_bytes, report.npu_bytes)
+    for output in report.outputs:
+        of = f" of {output.name}" if len(report.outputs) > 1 else ""
+        small = f"0: same as float, 2: opposite; on {report.compared_on}"
+        yield _tile(f"Output discrepancy{of}", f"{output.output_discrepancy:.4f}", small)
+        if output.response_discrepancy is not None:
+            yield _tile(f"Response discrepancy{of}", f"{output.response_discrepancy:.4f}", small)
+        if output.agreement is not None:
+            same = round(output.agreement * report.compared)
+            yield _tile(
+                f"Agreement{of}",
+                f"{100 * output.agreement:.1f} %",
+                f"same first class as float on {same} of {report.compared_on}",
+                output.agreement,
+            )
+    if report.policy is not None:
+        policy = report.policy
+        narrow = sum(bits < 8 for bits in policy.layers.values())
+        part = policy.weight_bytes / max(policy.int8_weight_bytes, 1)
+        small = f"of the weights' bits in int8: {narrow} of {len(policy.layers)} layers have 4"
+        yield _tile("Bits", f"{100 * part:.1f} %", small, part)
+    if report.pruning is not None:
+        part = report.pruning.sparsity
+        yield _tile("Zeros", f"{100 * part:.1f} %", f"of the weights, by {report.pruning.method}", part)
+    yield _tile("Time", f"{report.seconds:.1f} s", "for the whole compression")
+
+
+def _tile(title: str, big: str, small: str, part: float | None = None) -> str:
+    meter = "" if part is None else f'<div class="meter"><i style="width:{100 * part:.1f}%"></i></div>'
+    return (
+        f'<div class="tile"><h2>{_escape(title)}</h2><div class="big">{_escape(big)}</div>{meter}'
+        f'<div class="small">{_escape(small)}</div></div>'
+    )
+
+
+def _size_tile(title: str, before: int, after: int) -> str:
+    small = f"{after:,} bytes; float: {before:,}"
+    return _tile(title, _size(after), small, min(1.0, after / max(before, 1)))
+
+
+def _size(count: int) -> str:
+    """Three digits, as a phone's settings show sizes."""
+    if count < 1000:
+        return f"{count} bytes"
+    unit, name = (1e3, "kB") if count < 999_500 else (1e6, "MB")
+    return f"{count / unit:#.3g}".rstrip(".") + f" {name}" if count < 999.5 * unit else f"{count / unit:,.0f} {name}"
+
+
+def _facts(report: Report) -> str:
+    facts = [("Input range", _escape(report.input_range))]
+    if report.layers:
+        kind = "integers only" if report.integer_only else "integers, some in float (below)"
+        extra = f"; {report.requantized} requantizations added" if report.requantized else ""
+        facts.append(("Operators", f"{kind}{extra}"))
+        facts += [(title, _links(report, found)) for title, found in _attention(report) if found]
+    items = "".join(f"<dt>{title}</dt><dd>{text}</dd>" for title, text in facts)
+    return f'<dl class="facts">{items}</dl>'
+
+
+def _attention(report: Report) -> list[tuple[str, list[tuple[int, str]]]]:
+    """What to look at first: title -> (position, number)."""
+    sqnr = {row.name: row.sqnr_db for row in report.layers}
+    noisy = sorted((row.sqnr_db, at) for at, row in enumerate(report.layers) if math.isfinite(row.sqnr_db))[:4]
+    drops = []
+    for at, row in enumerate(report.layers):
+        before = [sqnr[name] for name in row.reads if math.isfinite(sqnr.get(name, math.inf))]
+        if before and math.isfinite(row.sqnr_db):
+            drops.append((min(before) - row.sqnr_db, at))
+    lost = [(drop, at) for drop, at in sorted(drops, reverse=True)[:4] if drop > 1]
+    return [
+        ("Noisiest", [(at, f"{value:.1f} dB") for value, at in noisy]),
+        ("Most is lost in", [(at, f"−{drop:.1f} dB") for drop, at in lost]),
+    ]
+
+
+def _links(report: Report, found: Iterable[tuple[int, str]]) -> str:
+    return " ".join(
+        f'<button type="button" data-layer="{at}">{_escape(report.layers[at].name)} {text}</button>'
+        for at, text in found
+    )
+
+
+# Layers -------------------------------------------------------------------------------------------------------------------
+
+
+def _layers(report: Report, evidence: Evidence) -> Iterable[dict[str, Any]]:
+    """The script's data, one entry per row of the report."""
+    where = lanes([row.name for row in report.layers], [row.reads for row in report.layers])
+    for row, lane in zip(report.layers, where, strict=True):
+        values, kernel = evidence.values.get(row.name), evidence.kernels.get(row.layer or "")
+        sizes = [size for size in row.shape if size is not None]
+        yield {
+            "name": row.name,
+            "operation": row.operation,
+            "reads": row.reads,
+            "lane": lane,
+            "shape": " × ".join(str(size or "?") for size in row.shape) or "one value",
+            "size": math.prod(sizes),
+            "sqnr": row.sqnr_db if math.isfinite(row.sqnr_db) else None,
+            "low": row.low,
+            "high": row.high,
+            "width": row.high - row.low,
+            "step": row.step,
+            "activation_bits": row.activation_bits,
+            "weight_bits": row.weight_bits,
+            "weight_scales": row.weight_scales,
+            "weight_steps": row.weight_steps,
+            "weights": row.weights,
+            "sparsity": row.sparsity,
+            "seen": row.seen,
+            "clipped": row.clipped,
+            "values": None if values is None else _histogram(values.histogram),
+            "kernel": None if kernel is None else _histogram(kernel.histogram),
+            "remarks": [
+                text
+                for reasons in (report.kept, report.notes)
+                for name, text in reasons.items()
+                if name in (row.name, row.layer)
+            ],
+        }
+
+
+def _histogram(histogram: Histogram) -> dict[str, Any]:
+    return {"low": histogram.low, "high": histogram.high, "counts": histogram.counts.tolist()}
+
+
+def _heads() -> str:
+    cells = []
+    for key, heading, meaning, classes in _COLUMNS:
+        sort = ' aria-sort="ascending"' if key == "at" else ""
+        cells.append(
+            f'<th scope="col" class="{classes}" data-key="{key}"{sort} title="{meaning}">'
+            f'<button type="button">{heading}</button></th>'
+        )
+    return "".join(cells)
+
+
+def _rows(report: Report) -> str:
+    return "\n".join(_row(at, row) for at, row in enumerate(report.layers))
+
+
+def _row(at: int, row: LayerRow) -> str:
+    name = _escape(row.name)
+    shown = {
+        "at": str(at + 1),
+        "name": f'<button type="button" class="pick" title="{name}">{name}</button>',
+        "sqnr": f'<i class="chip"></i>{_decibel(row.sqnr_db)}',
+        "operation": f'<span title="{_escape(row.operation)}">{_escape(row.operation)}</span>',
+        "size": f"{math.prod(size for size in row.shape if size is not None):,}",
+        "activation_bits": str(row.activation_bits),
+        "width": f"{row.low:.4g} … {row.high:.4g}",
+        "clipped": _percent(row.clipped),
+        "weights": "" if row.weights is None else f"{row.weights:,}",
+        "weight_bits": "" if row.weight_bits is None else f"{row.weight_bits}",
+        "sparsity": _percent(row.sparsity),
+    }
+    cells = "".join(f'<td class="{classes}">{shown[key]}</td>' for key, _, _, classes in _COLUMNS)
+    return f"<tr>{cells}</tr>"
+
+
+def _decibel(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else "exact"
+
+
+def _percent(part: float | None) -> str:
+    return "" if part is None else f"{100 * part:.2f}"
+
+
+# The rest -----------------------------------------------------------------------------------------------------------------
+
+
+def _inputs(report: Report, evidence: Evidence) -> str:
+    if not evidence.inputs:
+        return ""
+    real = bool(report.call.get("representative_data"))
+    what = (
+        "Some of the inputs that you gave: ranges and corrections come from them. They are part of this page."
+        if real
+        else "Drawn by a procedure, not from data: they exercise the network so that ranges and corrections can be measured. "
+        "They need not look like what it was trained on."
+    )
+    parts = [f'<h2>{"Representative" if real else "Generated"} inputs</h2><p class="hint">{what}</p>']
+    for name, images in evidence.inputs.items():
+        if len(evidence.inputs) > 1:
+            parts.append(f"<h3>{_escape(name)}</h3>")
+        tiny = ' class="tiny"' if max(images.shape[1:3]) <= _TINY else ""
+        pictures = "".join(
+            f'<img{tiny} alt="input {at + 1}" width="{images.shape[2]}" height="{images.shape[1]}" src="{uri}">'
+            for at, uri in enumerate(data_uris(images))
+        )
+        parts.append(f'<div class="sheet">{pictures}</div>')
+    return f'<section id="inputs">{"".join(parts)}</section>'
+
+
+def _kept(report: Report) -> str:
+    parts = []
+    if not report.layers:
+        parts.append("<p>The recipe leaves values and weights in float.</p>")
+    elif report.integer_only:
+        parts.append("<p>Nothing was kept in float: every operator computes in integers.</p>")
+    if report.kept:
+        parts.append(_reasons(report.kept))
+    if report.on_target is not None:
+        parts.append(f"<h3>Target</h3><p>{_escape(report.on_target)}.</p>{_reasons(report.on_target.refused)}")
+    if report.notes:
+        parts.append(f"<h3>Notes</h3>{_reasons(report.notes)}")
+    return "".join(parts)
+
+
+def _reasons(reasons: Mapping[str, str]) -> str:
+    """Each reason once, with all it is the reason of."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    items = []
+    for reason, named in names.items():
+        listed = f'<div class="names">{_escape(", ".join(named))}</div>'
+        if len(named) > 8:
+            listed = f"<details><summary>{len(named)} layers</summary>{listed}</details>"
+        items.append(f"<li><b>{_escape(reason)}</b>{listed}</li>")
+    return f'<ul class="reasons">{"".join(items)}</ul>'
+
+
+def _again(report: Report, recipe: Recipe) -> str:
+    command = command_text(recipe, report.call)
+    parts = ["<h3>Python</h3>", _code(python_text(recipe, report.call)), "<h3>Command line</h3>"]
+    if report.call.get("recovered"):
+        parts.append(
+            '<p class="hint">The command line recovers with images of its own (--recover); use Python for this one.</p>'
+        )
+    elif command is None:
+        parts.append('<p class="hint">The command line takes inputs that lie in files; use Python for this one.</p>')
+    else:
+        parts.append(_code(command))
+        if not is_preset(recipe):
+            parts.append(f'<p class="hint">{RECIPE_FILE} holds the recipe in full, as it stands below.</p>')
+    record = json.dumps(recipe.to_dict(), indent=2)
+    parts.append(f"<details><summary>The recipe in full</summary>{_code(record)}</details>")
+    parts.append(f'<p class="hint">The same seed, recipe and tfdatafree {__version__} give the same bytes.</p>')
+    return "".join(parts)
+
+
+def _code(text: str) -> str:
+    return f'<div class="code"><pre>{_escape(text)}</pre></div>'
+
+
+def _glossary() -> str:
+    terms = "".join(f"<dt>{term}</dt><dd>{meaning}</dd>" for term, meaning in _GLOSSARY)
+    return f'<section id="glossary"><details><summary>What the words mean</summary><dl>{terms}</dl></details></section>'

@@ -1,0 +1,258 @@
+"""What compression did to each layer: a page of text for people, plain values for machines."""
+
+import html
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tfdatafree.quantization.bit_choice import Policy
+from tfdatafree.report.outputs import OutputComparison
+from tfdatafree.targets.target import TargetCheck
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRow:
+    """One tensor of the file.
+
+    Attributes:
+        name: Graph tensor, named after the Keras layer that wrote it.
+        operation: Keras class that wrote it, "Conv2D + ReLU" where the file fuses two.
+        weight_bits: None for layers without weights.
+        weight_scales: Number of weight steps: 1 per tensor, or one per channel.
+        activation_bits: Bits of the tensor's integers.
+        low, high: Reals that the integers reach.
+        sqnr_db: Signal over quantization noise against the float model, all earlier layers' noise included.
+        lsb: Largest difference between file and simulation, in steps, given equal inputs.
+        layer: Keras layer whose kernel it is computed with; None where there is none.
+        reads: Rows whose tensors it is computed from.
+        shape: Of the tensor, without the batch.
+        weights: Number of weights in the kernel.
+        sparsity: Part of them that is exactly 0.
+        weight_steps: Smallest and largest step of the kernel's grids.
+        seen: Extremes of the float tensor on generated inputs.
+        clipped: Part of its values there that the integers cannot reach.
+    """
+
+    name: str
+    operation: str
+    weight_bits: int | None
+    weight_scales: int | None
+    activation_bits: int
+    low: float
+    high: float
+    sqnr_db: float
+    lsb: int
+    layer: str | None = None
+    reads: tuple[str, ...] = ()
+    shape: tuple[int | None, ...] = ()
+    weights: int | None = None
+    sparsity: float | None = None
+    weight_steps: tuple[float, float] | None = None
+    seen: tuple[float, float] | None = None
+    clipped: float | None = None
+
+    @property
+    def step(self) -> float:
+        """Distance between neighbouring reals of the tensor."""
+        return (self.high - self.low) / (2**self.activation_bits - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Zeros among the weights of convolution and dense kernels; for the method "channel" weights that are gone.
+
+    Attributes:
+        method: The method taken.
+        sparsity: Part of all these weights that is zero, or gone.
+        layers: The same by layer.
+        discrepancies: What "auto" tried -> Output Discrepancy against the float model on generated inputs.
+    """
+
+    method: str
+    sparsity: float
+    layers: dict[str, float]
+    discrepancies: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The honest page about one compression. `print` it, or take `to_dict`.
+
+    Attributes:
+        simulated: Why there is no file (`bytes` is 0 then); None where there is one.
+        float_bytes: The model's weights in float32.
+        float_gzip_bytes, gzip_bytes: The float weights, and the file, behind gzip: zeros take no less space in the file.
+        zeros: Part of the weights of the file's kernels that is zero; None where that was not counted.
+        npu_bytes: The file compiled for an NPU; None where nobody did that.
+        on_target: What of the file its target computes; None for the target "generic".
+        outputs: Result against the user's float model, on `compared` generated (or representative) inputs.
+        call: Arguments of `compress` that decided the result besides the recipe, as plain values.
+    """
+
+    model: str
+    recipe: str
+    input_range: str
+    generated: str
+    float_bytes: int
+    bytes: int
+    seconds: float
+    integer_only: bool
+    requantized: int
+    simulated: str | None = None
+    zeros: float | None = None
+    layers: tuple[LayerRow, ...] = ()
+    kept: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    pruning: Pruning | None = None
+    policy: Policy | None = None
+    float_gzip_bytes: int = 0
+    gzip_bytes: int = 0
+    npu_bytes: int | None = None
+    on_target: TargetCheck | None = None
+    outputs: tuple[OutputComparison, ...] = ()
+    compared: int = 0
+    call: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """JSON-ready values; an infinite SQNR (no noise at all) is None."""
+        values = asdict(self)
+        for row in (*values["layers"], *values["outputs"]):
+            row["sqnr_db"] = row["sqnr_db"] if math.isfinite(row["sqnr_db"]) else None
+        values["layers"] = list(values["layers"])
+        return values
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}: recipe {self.recipe}", ""]
+        lines += [
+            f"  size        {self.float_bytes:,} bytes in float -> {self._size()}",
+            *([] if self.zeros is None else [f"  packed      {self._packed()}"]),
+            f"  operators   {self._operators()}",
+            *([] if self.on_target is None else [f"  target      {self.on_target}"]),
+            *([] if self.npu_bytes is None else [f"  compiled    {self.npu_bytes:,} bytes for the NPU"]),
+            f"  input range {self.input_range}",
+            f"  made from   {self.generated}",
+            f"  time        {self.seconds:.1f} s",
+            *(f"  output      {line}" for line in self.fidelity()),
+        ]
+        if self.policy is not None:
+            lines += [f"  bits        {self._bits()}"]
+        if self.pruning is not None:
+            part = f"{100 * self.pruning.sparsity:.1f} % of the weights"
+            removed = self.pruning.method == "channel"
+            lines += [
+                f"  removed     {part}, as channels" if removed else f"  zeros       {part}, by {self.pruning.method}"
+            ]
+        if self.layers:
+            lines += ["", *self._table()]
+        if self.pruning is not None:
+            lines += ["", "Removed by layer:" if self.pruning.method == "channel" else "Zeros by layer:"]
+            lines += [f"  {name}: {100 * part:.1f} %" for name, part in self.pruning.layers.items()]
+        for title, reasons in self._reasons():
+            if reasons:
+                lines += ["", f"{title}:", *(f"  {name}: {reason}" for name, reason in reasons.items())]
+        return "\n".join(lines)
+
+    @property
+    def compared_on(self) -> str:
+        """What `outputs` were measured on."""
+        return f"{self.compared} {'given' if self.call.get('representative_data') else 'generated'} inputs"
+
+    def fidelity(self) -> list[str]:
+        """One line per output: how near it is to the float model's."""
+        lines = []
+        for output in self.outputs:
+            name = f"'{output.name}': " if len(self.outputs) > 1 else ""
+            same = "" if output.agreement is None else f", {100 * output.agreement:.1f} % have the same argmax"
+            of = output.response_discrepancy
+            responses = "" if of is None else f", of responses {of:.4f},"
+            found = f"{output.output_discrepancy:.4f}{responses} on {self.compared_on} (0 best, 2 worst)"
+            lines.append(f"{name}discrepancy {found}{same}")
+        return lines
+
+    def _reasons(self) -> tuple[tuple[str, dict[str, str]], ...]:
+        """Titles, and what is listed below them."""
+        off_target = {} if self.on_target is None else self.on_target.refused
+        return ("Not on the target", off_target), ("Left as it was", self.kept), ("Notes", self.notes)
+
+    def _size(self) -> str:
+        if self.simulated:
+            return f"simulated only, no file: {self.simulated}"
+        return f"{self.bytes:,} bytes ({self.float_bytes / max(self.bytes, 1):.2f}x smaller)"
+
+    def _bits(self) -> str:
+        policy = self.policy
+        counts = {bits: list(policy.layers.values()).count(bits) for bits in sorted(set(policy.layers.values()))}
+        layers = ", ".join(f"{count} layers in {bits}" for bits, count in counts.items())
+        weights = 100 * policy.weight_bytes / max(policy.int8_weight_bytes, 1)
+        if self.bytes > policy.budget:
+            return f"{layers}; {weights:.1f} % of the weights' bits in int8, stored with a byte per weight"
+        return (
+            f"{layers}; {100 * self.bytes / policy.int8_bytes:.1f} % of the {policy.int8_bytes:,} bytes in int8 "
+            f"({100 * policy.size:g} % asked for), {weights:.1f} % of its weights' bytes"
+        )
+
+    def _packed(self) -> str:
+        return f"{self.gzip_bytes:,} bytes with gzip; {100 * self.zeros:.1f} % of the kernels' weights are zero"
+
+    def _operators(self) -> str:
+        if not self.layers:
+            return "float"
+        kind = "integer only" if self.integer_only else "some in float (see below)"
+        extra = f", {self.requantized} requantizations added" if self.requantized else ""
+        return kind + extra
+
+    def _table(self) -> list[str]:
+        width = max(5, *(len(row.name) for row in self.layers))
+        kind = max(9, *(len(row.operation) for row in self.layers))
+        lines = [
+            f"  {'layer':<{width}}  {'operation':<{kind}}  weights     act.  {'range':>21}  SQNR dB",
+        ]
+        for row in self.layers:
+            name, operation, weights, bits, span, sqnr = _texts(row)
+            lines.append(f"  {name:<{width}}  {operation:<{kind}}  {weights:<10}  {bits:>4}  {span:>21}  {sqnr:>7}")
+        return lines
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks: a summary and a table that scrolls."""
+        facts = [
+            ("size", f"{self.float_bytes:,} bytes in float → {self._size()}"),
+            ("operators", self._operators()),
+            *([] if self.on_target is None else [("target", str(self.on_target))]),
+            *(("output", line) for line in self.fidelity()),
+            *([] if self.policy is None else [("bits", self._bits())]),
+            ("made from", self.generated),
+            ("time", f"{self.seconds:.1f} s"),
+        ]
+        heads = ("layer", "operation", "weights", "act.", "range", "SQNR dB")
+        cells = "padding:2px 10px;text-align:left;white-space:nowrap"
+        lines = [f"<p><b>{html.escape(self.model)}</b>, recipe {html.escape(self.recipe)}</p>", "<table>"]
+        for name, text in facts:
+            lines.append(f'<tr><th style="{cells}">{name}</th><td style="{cells}">{html.escape(text)}</td></tr>')
+        lines.append("</table>")
+        if self.layers:
+            lines += ['<div style="max-height:24em;overflow:auto"><table><thead><tr>']
+            lines += [f'<th style="{cells}">{head}</th>' for head in heads]
+            lines += ["</tr></thead><tbody>"]
+            for row in self.layers:
+                texts = "".join(f'<td style="{cells}">{html.escape(text)}</td>' for text in _texts(row))
+                lines.append(f"<tr>{texts}</tr>")
+            lines.append("</tbody></table></div>")
+        for title, reasons in self._reasons():
+            if reasons:
+                items = "".join(
+                    f"<li>{html.escape(name)}: {html.escape(reason)}</li>" for name, reason in reasons.items()
+                )
+                lines.append(f"<details><summary>{title} ({len(reasons)})</summary><ul>{items}</ul></details>")
+        return "\n".join(lines)
+
+
+def _texts(row: LayerRow) -> tuple[str, ...]:
+    """The row as a table shows it."""
+    return (
+        row.name,
+        row.operation,
+        "" if row.weight_bits is None else f"{row.weight_bits} bit x{row.weight_scales}",
+        str(row.activation_bits),
+        f"[{row.low:.4g}, {row.high:.4g}]",
+        "exact" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}",
+    )

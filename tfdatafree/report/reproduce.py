@@ -1,0 +1,98 @@
+"""A recipe as the Python and the command line that ask for it."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from tfdatafree.recipe.recipe import PRESETS, Recipe
+
+RECIPE_FILE = "recipe.json"
+
+
+def python_text(recipe: Recipe, call: Mapping[str, Any]) -> str:
+    """A program that compresses the same model in the same way; `call` are arguments of `compress` as plain values."""
+    chosen = is_preset(recipe)
+    names = ["compress"] if chosen else sorted({"Recipe", "compress", *_classes(recipe)}, key=str.lower)
+    lines = [""]
+    arguments = [repr(call["model"]) if call.get("model") else "model", repr(recipe.name) if chosen else "recipe"]
+    if not chosen:
+        lines += [f"recipe = {_expression(recipe)}"]
+    arguments += [f"{name}={value!r}" for name, value in _options(call).items()]
+    if call.get("representative_data") is True:
+        arguments.append("representative_data=inputs")
+    lines += [f"compressed = compress({', '.join(arguments)})"]
+    if call.get("recovered"):
+        names = sorted({*names, "feature_regression"}, key=str.lower)
+        lines += [
+            "recovered = feature_regression(compressed, teacher, images)  # and its other arguments, as they were"
+        ]
+        lines += ['recovered.compressed.save("model.tflite")']
+    else:
+        lines += ['compressed.save("model.tflite")']
+    if not call.get("model"):
+        lines.insert(0, "# model: the same Keras model, or its path")
+    if call.get("representative_data") is True:
+        lines.insert(0, "# inputs: the same representative inputs")
+    return "\n".join([f"from tfdatafree import {', '.join(names)}", *lines])
+
+
+def command_text(recipe: Recipe, call: Mapping[str, Any]) -> str | None:
+    """The command that does the same; None where the command line has no words for it.
+
+    A recipe that is no preset is taken from a file `RECIPE_FILE`, which holds `recipe.to_dict()`.
+    """
+    if call.get("representative_data") is True or call.get("recovered"):
+        return None
+    words = ["tfdatafree", "compress", call.get("model") or "model.keras", "-o", "model.tflite"]
+    words += [f"--recipe={recipe.name if is_preset(recipe) else RECIPE_FILE}"]
+    for name, value in _options(call).items():
+        text = ",".join(f"{part:g}" for part in value) if isinstance(value, (list, tuple)) else str(value)
+        words.append(f"--{name}={text}")
+    return shlex.join(words)
+
+
+def is_preset(recipe: Recipe) -> bool:
+    return PRESETS.get(recipe.name) == recipe
+
+
+def _options(call: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be said because it is not the default."""
+    defaults = {"input_range": None, "input_shape": None, "target": "generic", "seed": 0}
+    options = {name: call[name] for name, default in defaults.items() if call.get(name, default) != default}
+    if isinstance(path := call.get("representative_data"), str):
+        options["representative_data"] = path
+    return options
+
+
+def _classes(options: Any) -> set[str]:
+    """Names of the option classes that `_expression` mentions."""
+    found = {type(options).__name__}
+    for _, value in _changed(options):
+        for part in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(part):
+                found |= _classes(part)
+    return found
+
+
+def _changed(options: Any) -> list[tuple[str, Any]]:
+    """Fields that differ from their defaults, and those without a default."""
+    return [
+        (field.name, getattr(options, field.name))
+        for field in dataclasses.fields(options)
+        if field.init and getattr(options, field.name) != field.default
+    ]
+
+
+def _expression(options: Any) -> str:
+    """Python that builds `options`."""
+    if isinstance(options, tuple):
+        return f"({', '.join(map(_expression, options))}{',' if len(options) == 1 else ''})"
+    if not dataclasses.is_dataclass(options):
+        return repr(options)
+    by_position = {field.name for field in dataclasses.fields(options) if not field.kw_only}
+    parts = [
+        _expression(value) if name in by_position else f"{name}={_expression(value)}"
+        for name, value in _changed(options)
+    ]
+    return f"{type(options).__name__}({', '.join(parts)})"

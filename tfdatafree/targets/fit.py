@@ -1,0 +1,68 @@
+"""What a recipe leaves open, decided as a target wants it."""
+
+import dataclasses
+
+from tfdatafree.recipe.quantize import Quantize
+from tfdatafree.recipe.recipe import Recipe
+from tfdatafree.targets.registry import GENERIC
+from tfdatafree.targets.target import Target
+
+
+def fit_recipe(recipe: Recipe, target: Target) -> Recipe:
+    """`recipe` with what it leaves open decided as `target` wants it.
+
+    Raises:
+        ValueError: They contradict each other; says what to change.
+    """
+    options = recipe.quantize
+    if options is None:
+        kind = "float16" if recipe.float16 else "float32"
+        if kind not in target.float_files:
+            raise ValueError(
+                f"target {target.name!r} does not take files with {kind} weights, and the recipe {recipe.name!r} makes one; "
+                "choose a recipe that quantizes, e.g. 'int8'."
+            )
+        return recipe
+    if target is GENERIC:
+        return recipe
+    if options.simulated:
+        raise ValueError(
+            f"target is {target.name!r}, but there will be no file: {options.simulated}. Leave target out, or choose a "
+            "recipe that can be written, e.g. 'int8'."
+        )
+    if options.activation_bits not in target.activation_bits:
+        widths = " or ".join(map(str, target.activation_bits))
+        raise ValueError(
+            f"activation_bits is {options.activation_bits}, but {target.title} computes with {widths}; choose "
+            f"activation_bits={target.activation_bits[0]} (recipe 'int8'), or another target."
+        )
+    for rule in recipe.rules:
+        if rule.activation_bits not in (None, *target.activation_bits):
+            raise ValueError(
+                f"activation_bits of rule {rule.pattern!r} is {rule.activation_bits}, but {target.title} computes with "
+                f"{' or '.join(map(str, target.activation_bits))}; leave it out, or choose another target."
+            )
+    if options.edge_dtype not in target.edge_dtypes:
+        listed = ", ".join(repr(dtype) for dtype in target.edge_dtypes)
+        raise ValueError(
+            f"edge_dtype is {options.edge_dtype!r}, but {target.title} takes {listed}; choose one of these."
+        )
+    return dataclasses.replace(recipe, quantize=_fit_weights(options, target))
+
+
+def _fit_weights(options: Quantize, target: Target) -> Quantize:
+    if not target.int4_weights:
+        if options.int4:
+            raise ValueError(
+                f"int4 is True, but {target.title} reads weights of a byte each; set it to False: a grid of 4 bits is then "
+                "stored in int8 (a recipe with a policy asks for True by itself)."
+            )
+        options = dataclasses.replace(options, int4=False)
+    if target.dense_per_channel or not options.per_channel:
+        return options
+    if options.dense_per_channel:
+        raise ValueError(
+            f"dense_per_channel is True, but {target.title} wants one step per tensor for the weights of dense layers; "
+            "leave it out, or set it to False."
+        )
+    return dataclasses.replace(options, dense_per_channel=False)

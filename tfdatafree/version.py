@@ -1,0 +1,3 @@
+"""The package's version, where setup.py reads it as text."""
+
+__version__ = "0.1.0"

@@ -1,1 +1,0 @@
-"""Transformations of a model that keep its function: one file each."""
