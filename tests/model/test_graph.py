@@ -137,6 +137,42 @@ def test_redirecting_an_output_keeps_its_name_in_the_model():
     assert graph.outputs == ["double"] and graph.output_names == ["head"]
 
 
+def test_a_graph_up_to_a_tensor_computes_it_and_nothing_behind_it():
+    graph = Graph.from_keras(build("branch_add"))
+    before, inputs = list(graph.nodes), random_inputs(graph, 2)
+    shorter = graph.up_to(["a_relu"])
+    live = next(live for node, live in graph.walk(inputs) if node.output == "a_relu")
+    np.testing.assert_array_equal(shorter.predict(inputs)[0], np.asarray(live["a_relu"]))
+    assert shorter.nodes[-1].output == "a_relu" and "add" not in shorter.specs
+    assert graph.nodes == before and "add" in graph.specs, "the whole graph is as it was"
+
+
+def test_a_removed_node_is_skipped_by_its_readers():
+    graph = Graph.from_keras(build("branch_add"))
+    copy = graph.copy()
+    copy.remove(copy.node("a_relu"))
+    assert "a_relu" not in copy.specs and "a_relu" not in copy.layers
+    assert all("a_relu" not in node.inputs for node in copy.nodes)
+    assert copy.node("b_conv").inputs == graph.node("a_relu").inputs
+
+
+def test_batches_give_what_one_run_gives():
+    graph = Graph.from_keras(build("two_inputs"))
+    inputs = random_inputs(graph, 5)
+    for size in (None, 1, 2, 5, 9):
+        for whole, parts in zip(graph.predict(inputs), graph.run_in_batches(inputs, size), strict=True):
+            assert parts.shape == whole.shape
+            np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_the_first_call_of_a_shared_layer():
+    graph = Graph.from_keras(build("shared_layer"))
+    first = graph.first_calls()
+    assert set(first) == set(graph.layers)
+    for key, node in first.items():
+        assert next(other for other in graph.nodes if other.layer == key) is node
+
+
 def test_weights_by_name():
     layer = Graph.from_keras(build("plain")).layers["a_conv"]
     assert layer.weight("bias") is None and layer.weight("kernel").shape == (3, 3, 3, 4)

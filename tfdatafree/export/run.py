@@ -6,7 +6,6 @@ import numpy as np
 
 from tfdatafree.export.simulate import insert_quantizers
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.run import predict_in_batches
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.tflite.runtime import Runner
 
@@ -16,7 +15,7 @@ def predict_as_written(
 ) -> list[np.ndarray]:
     """Real outputs (n, ...) of the file, one input at a time; without a file those of the graph that simulates it."""
     if content is None:
-        return predict_in_batches(insert_quantizers(graph, grids), inputs)
+        return insert_quantizers(graph, grids).run_in_batches(inputs)
     runner = Runner(content)
     rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
     return [np.concatenate(column) for column in zip(*rows, strict=True)]

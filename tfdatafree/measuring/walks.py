@@ -8,16 +8,15 @@ import tensorflow as tf
 
 from tfdatafree.model.batchnorm import is_batchnorm, output_moments
 from tfdatafree.model.graph import Graph, Layer, Node
-from tfdatafree.model.run import batch_size, largest_activation
 
-# The same where statistics run over the batch, so that it should not be small.
+# Bytes that the largest activation of one batch may take where statistics run over the batch: such a batch should not be small.
 _NORMALIZED_BYTES = 2**27
 _FEWEST_NORMALIZED = 4
 
 
 def image_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (tensor, values) for every tensor of the graph, batch after batch; only live tensors are in memory."""
-    step = batch_size(graph)
+    step = graph.batch_size()
     for start in range(0, len(inputs[0]), step):
         batch = [tf.convert_to_tensor(array[start : start + step]) for array in inputs]
         yield from ((tensor, np.asarray(value)) for tensor, value in zip(graph.inputs, batch, strict=True))
@@ -27,12 +26,12 @@ def image_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str
 
 
 def number_of_batches(graph: Graph, n: int) -> int:
-    return -(-n // batch_size(graph))
+    return -(-n // graph.batch_size())
 
 
 def normalized_batch_size(graph: Graph, largest: int = _NORMALIZED_BYTES) -> int:
     """The most inputs that one `normalized_walk` takes: so many that no activation of theirs takes more than `largest` bytes."""
-    return max(_FEWEST_NORMALIZED, largest // largest_activation(graph))
+    return max(_FEWEST_NORMALIZED, largest // graph.largest_activation())
 
 
 def one_batch(graph: Graph, inputs: Sequence[np.ndarray], largest: int = _NORMALIZED_BYTES) -> list[tf.Tensor]:

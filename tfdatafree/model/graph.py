@@ -8,6 +8,7 @@ student) can share one layer object and still compute with different weights. Th
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ import numpy as np
 
 from tfdatafree.activity import report_layer
 from tfdatafree.errors import UnsupportedModelError
+
+# Bytes that the largest tensor of one batch may take.
+_BATCH_BYTES = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +161,19 @@ class Graph:
             counts[node.layer] += 1
         return counts
 
+    def first_calls(self) -> dict[str, Node]:
+        """Layer key -> the first node that calls it, in execution order."""
+        found: dict[str, Node] = {}
+        for node in self.nodes:
+            found.setdefault(node.layer, node)
+        return found
+
+    def up_to(self, tensors: Sequence[str]) -> "Graph":
+        """A new graph with `tensors` for outputs, and only the nodes that they need."""
+        graph = dataclasses.replace(self.copy(), outputs=list(tensors))
+        graph.drop_unread()
+        return graph
+
     # Editing ----------------------------------------------------------------------------------------------------------
 
     def fresh_name(self, wanted: str) -> str:
@@ -174,6 +191,12 @@ class Graph:
         self.nodes[at : at + 1] = replacements
         if not any(other.layer == node.layer for other in self.nodes):
             del self.layers[node.layer]
+
+    def remove(self, node: Node) -> None:
+        """Takes `node` out; its readers read its first input instead."""
+        self.redirect(node.output, node.inputs[0])
+        self.replace(node)
+        del self.specs[node.output]
 
     def redirect(self, old: str, new: str) -> None:
         """Makes every reader of tensor `old`, and the graph outputs, read `new` instead."""
@@ -253,6 +276,23 @@ class Graph:
         for _, live in self.walk(inputs):
             pass
         return [np.asarray(live[tensor]) for tensor in self.outputs]
+
+    def largest_activation(self) -> int:
+        """Bytes that the largest tensor of one example takes as float32."""
+        return max(4 * math.prod(size or 1 for size in spec.shape[1:]) for spec in self.specs.values())
+
+    def batch_size(self) -> int:
+        """Examples per batch so that no tensor of the batch takes more than 64 MiB; at least 1."""
+        return max(1, _BATCH_BYTES // self.largest_activation())
+
+    def run_in_batches(self, inputs: Sequence[np.ndarray], size: int | None = None) -> list[np.ndarray]:
+        """The outputs (n, ...) for inputs (n, ...), `size` examples at a time (None: `batch_size`)."""
+        size = size or self.batch_size()
+        parts = [
+            self.predict([keras.ops.convert_to_tensor(array[at : at + size]) for array in inputs])
+            for at in range(0, len(inputs[0]), size)
+        ]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     # Writing ----------------------------------------------------------------------------------------------------------
 

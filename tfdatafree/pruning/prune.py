@@ -23,7 +23,6 @@ factorization, so that where one is misled the other is, too; and it takes longe
 long and keeps the untrained weights. Under a pattern only "obs" and "energy" are tried: the policies per layer have no use there.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +33,6 @@ from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of, output_last
-from tfdatafree.model.run import batch_size
 from tfdatafree.numerics.metrics import output_discrepancy
 from tfdatafree.pruning.methods import METHODS
 from tfdatafree.pruning.problem import pose
@@ -143,9 +141,5 @@ class _Judge:
         return sum(output_discrepancy(np.nan_to_num(found), wanted) for found, wanted in pairs)
 
     def results(self, graph: Graph) -> list[np.ndarray]:
-        shortened = dataclasses.replace(graph.copy(), outputs=decision_tensors(graph) or list(graph.outputs))
-        shortened.drop_unread()
-        step = batch_size(graph)
-        starts = range(0, len(self.images[0]), step)
-        parts = [shortened.predict([array[at : at + step] for array in self.images]) for at in starts]
-        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+        results = graph.up_to(decision_tensors(graph) or graph.outputs)
+        return results.run_in_batches(self.images, graph.batch_size())

@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.canonical.form import compressible
@@ -18,7 +17,6 @@ from tfdatafree.inputs.given import take_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import from_output_last, kernel_of, layout_of, output_last
 from tfdatafree.model.load import load
-from tfdatafree.model.run import batch_size
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.metrics import output_discrepancy
 from tfdatafree.preconditioning.absorb_bias import absorb_biases
@@ -122,11 +120,11 @@ class Judge:
 
     def __init__(self, problem: Problem):
         self._images = problem.images
-        self._wanted = _outputs(problem.teacher, self._images.held_teacher)
+        self._wanted = problem.teacher.run_in_batches(self._images.held_teacher)
 
     def discrepancy(self, graph: Graph) -> float:
         """Output Discrepancy, mean over the outputs; inf where the student's outputs are not finite."""
-        found = _outputs(graph, self._images.held_student)
+        found = graph.run_in_batches(self._images.held_student)
         distances = [output_discrepancy(a, b) for a, b in zip(found, self._wanted, strict=True)]
         return float(np.mean(distances)) if np.isfinite(distances).all() else np.inf
 
@@ -187,11 +185,3 @@ def _checked(given: Mapping[str, Any], graph: Graph, name: str, shape: Callable 
         if shape is not None and shape(value) != known[key].shape:
             raise ValueError(f"{name} for '{key}' have shape {shape(value)}; the kernel's is {known[key].shape}.")
     return {key: np.asarray(value, bool) if shape is not None else value for key, value in given.items()}
-
-
-def _outputs(graph: Graph, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    step = batch_size(graph)
-    parts = [
-        graph.predict([tf.constant(array[at : at + step]) for array in inputs]) for at in range(0, len(inputs[0]), step)
-    ]
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]

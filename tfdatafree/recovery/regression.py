@@ -15,7 +15,6 @@ from typing import Literal
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfdatafree.compressed import Compressed
 from tfdatafree.errors import ExportError
@@ -241,21 +240,13 @@ def _batch_size(graph: Graph) -> int:
 
 def _passed_on(sides: Images, student: Graph, teacher: Graph, step: int) -> Images:
     """What the next block reads."""
-
-    def through(graph: Graph, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        parts = [
-            graph.predict([tf.constant(array[at : at + step]) for array in arrays])
-            for at in range(0, len(arrays[0]), step)
-        ]
-        return [np.concatenate(column) for column in zip(*parts, strict=True)]
-
     if student.outputs != teacher.outputs or len(student.outputs) != 1:
         return sides  # the last block: nothing comes behind it
     return Images(
-        through(student, sides.student),
-        through(teacher, sides.teacher),
-        through(student, sides.held_student),
-        through(teacher, sides.held_teacher),
+        student.run_in_batches(sides.student, step),
+        teacher.run_in_batches(sides.teacher, step),
+        student.run_in_batches(sides.held_student, step),
+        teacher.run_in_batches(sides.held_teacher, step),
     )
 
 

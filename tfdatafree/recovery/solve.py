@@ -172,8 +172,7 @@ class _Ahead:
     """The teacher, executed as far as it is asked for."""
 
     def __init__(self, teacher: Graph, inputs: Sequence[Any], tensors: Sequence[str]):
-        shortened = dataclasses.replace(teacher.copy(), outputs=sorted(set(tensors)))
-        shortened.drop_unread()
+        shortened = teacher.up_to(sorted(set(tensors)))
         shortened.outputs = []  # a walk holds on to outputs until its end, and here each is wanted once
         self._walk = shortened.walk(inputs)
         self._wanted, self._found = set(tensors), dict[str, np.ndarray]()

@@ -23,7 +23,6 @@ discrepancy there is taken, and where none is better than the start, the steps b
 Source: Sobolev et al., FRanDI, eq. 2.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -346,8 +345,7 @@ def _shared(graph: Graph) -> Graph:
 
 def _collect(graph: Graph, inputs: Sequence[Any], tensors: set[str]) -> dict[str, Any]:
     """The named tensors; nodes behind the last of them are not executed."""
-    shortened = dataclasses.replace(graph.copy(), outputs=sorted(tensors))
-    shortened.drop_unread()
+    shortened = graph.up_to(sorted(tensors))
 
     def call(node: Node, live: Mapping[str, Any]) -> tuple:
         operation = shortened.operation_of(node)

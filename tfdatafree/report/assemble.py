@@ -10,7 +10,6 @@ from tfdatafree.export.build import Built
 from tfdatafree.export.run import predict_as_written
 from tfdatafree.inputs.input_range import InputRange
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.run import predict_in_batches
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.pruning.channels import Smaller
 from tfdatafree.pruning.prune import Pruned
@@ -58,7 +57,7 @@ def compared_on(
 ) -> dict[str, Any]:
     """The same without what is the reference's alone."""
     some = [array[:COMPARED_OUTPUTS] for array in inputs]
-    wanted, found = predict_in_batches(reference, some), predict_as_written(content, graph, grids, some)
+    wanted, found = reference.run_in_batches(some), predict_as_written(content, graph, grids, some)
     return {
         "outputs": compare_outputs(reference.output_names, wanted, found),
         "compared": len(some[0]),
