@@ -16,10 +16,11 @@ from tfdatafree.compressed import Compressed
 from tfdatafree.errors import ExportError, LoadError
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.input_files import arrays_by_input
-from tfdatafree.inputs.input_range import InputRange, check_input_range, find_input_range
+from tfdatafree.inputs.input_range import check_input_range, find_input_range
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.load import load
+from tfdatafree.model.network import InputRange
 from tfdatafree.numerics import metrics
 from tfdatafree.report.contents import read_tflite
 from tfdatafree.report.outputs import OutputComparison, compare_outputs

@@ -1,34 +1,54 @@
 """compress(): a trained Keras model in, a verified integer TFLite file out, without data.
 
-flow/pipeline.py: model -> pruned -> quantized network; here: -> export, verify -> report (-> recover)
+    read -> precondition, fold -> inputs -> prune -> observe -> bits -> quantize -> write -> report (-> recover)
+
+The steps are in flow/steps.py.
 """
 
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Any
 
 import keras
 
 from tfdatafree.compressed import Compressed
-from tfdatafree.export.float_model import float_file
-from tfdatafree.export.settings import Writing
-from tfdatafree.flow.bit_search import require_size
-from tfdatafree.flow.pipeline import PrunedNetwork, QuantizedNetwork, expected_work, pruned_network, quantized_network
+from tfdatafree.export.build import Built
+from tfdatafree.flow.bit_search import Bits
+from tfdatafree.flow.steps import (
+    FILE_STEP,
+    FLOAT_FILE_STEP,
+    choose_bits,
+    choose_inputs,
+    expected_seconds,
+    pass_inputs,
+    precondition_network,
+    prune_network,
+    quantize_network,
+    read_network,
+    write_float,
+    write_integers,
+)
+from tfdatafree.inputs.given import Inputs
+from tfdatafree.inputs.probes import Probes
+from tfdatafree.measuring.observe import Observed
+from tfdatafree.model.network import Network
 from tfdatafree.model.rule_match import rule_notes
+from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.progress import Progress
+from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.integer_kernel import kernel_grids
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.recovery.recover import IMAGES_STAGE, LAYERS_STAGE, recover
-from tfdatafree.report.assemble import COMPARED_OUTPUTS, float_source, measured_on, pruning_of, report_of, targeted_on
-from tfdatafree.report.evidence import Evidence, gather, shown_inputs
+from tfdatafree.report.assemble import COMPARED_OUTPUTS, make_report
+from tfdatafree.report.evidence import gather
 from tfdatafree.targets.target import Target
 from tfdatafree.task import Task, make_task
 
-# Stages behind those of the pipeline, and what they take of the time of a middling network.
-_FILE_STAGE, _FLOAT_FILE_STAGE = "export and verify", "export"
-_WORK = {_FILE_STAGE: 20, _FLOAT_FILE_STAGE: 5, IMAGES_STAGE: 400, LAYERS_STAGE: 600}
+# The seconds that the last steps take on a small classifier.
+_SECONDS = {FILE_STEP: 20, FLOAT_FILE_STEP: 5, IMAGES_STAGE: 400, LAYERS_STAGE: 600}
 
 
 def compress(
@@ -85,106 +105,84 @@ def compress(
         seed=seed,
         unsafe_load=unsafe_load,
     )
-    progress = Progress(_expected_work(task.recipe), verbose)
+    progress = Progress(_expected_seconds(task.recipe), verbose)
     try:
-        network = pruned_network(task, progress)
+        network = read_network(task, progress)
+        network = precondition_network(network, task, progress)
+        inputs = choose_inputs(network, task, progress)
+        network = prune_network(network, task, inputs, progress)
         if task.recipe.quantize is None:
-            return _of_floats(task, network, progress, started)
-        integers = quantized_network(task, network, progress, executor)
-        compressed = _of_integers(task, network, integers, progress, started)
+            built = write_float(network, task, inputs, progress)
+            compressed = _assembled(task, network, inputs, built)
+        else:
+            network, observed = pass_inputs(network, task, inputs, progress)
+            bits = choose_bits(network, task, observed, inputs, progress)
+            decision = quantize_network(network, task, bits, observed, inputs, progress, executor)
+            built = write_integers(decision, bits, inputs, progress)
+            compressed = _assembled(task, network, inputs, built, decision, bits, observed)
         if task.recipe.recover is not None:
-            compressed = recover(compressed, task, task.recipe.recover, network.ends, progress)
-            compressed.report = dataclasses.replace(compressed.report, seconds=time.perf_counter() - started)
-        return compressed
+            compressed = recover(compressed, task, network.input_range.ends, progress)
     finally:
         progress.close()
+    report = dataclasses.replace(compressed.report, seconds=time.perf_counter() - started)
+    return dataclasses.replace(compressed, report=report)
 
 
-def _expected_work(recipe: Recipe) -> dict[str, float]:
-    """The stages that `recipe` takes, and how long each usually takes."""
-    stages = {_FLOAT_FILE_STAGE if recipe.quantize is None else _FILE_STAGE}
+def _expected_seconds(recipe: Recipe) -> dict[str, float]:
+    """The steps that `recipe` takes, and how long each usually takes."""
+    steps = {FLOAT_FILE_STEP if recipe.quantize is None else FILE_STEP}
     if recipe.recover is not None:
-        stages |= {IMAGES_STAGE, LAYERS_STAGE}
-    return expected_work(recipe) | {stage: work for stage, work in _WORK.items() if stage in stages}
+        steps |= {IMAGES_STAGE, LAYERS_STAGE}
+    return expected_seconds(recipe) | {step: seconds for step, seconds in _SECONDS.items() if step in steps}
 
 
-def _of_floats(task: Task, network: PrunedNetwork, progress: Progress, started: float) -> Compressed:
-    """The float file of a network that is not quantized."""
-    recipe, source, graph, inputs = task.recipe, network.source, network.pruned.graph, network.real.arrays
-    with progress.stage(_FLOAT_FILE_STAGE):
-        content = float_file(graph, [array[:1] for array in inputs], float16=recipe.float16)
-    evidence = Evidence(inputs=shown_inputs(source.inputs, inputs))
-    measured = measured_on(source, content, graph, {}, inputs) | targeted_on(content, task.target)
-    report = report_of(
-        source,
-        recipe,
-        network.prepared.found,
-        float_source(recipe),
-        content,
-        kept=network.kept,
-        notes=network.notes | rule_notes(network.prepared.rules),
-        pruning=pruning_of(network.pruned, network.smaller),
-        call=task.call,
-        measured=measured,
-        seconds=time.perf_counter() - started,
-    )
-    return Compressed(content, task.asked, report, graph, {}, evidence, channel_scales=network.prepared.scales)
-
-
-def _of_integers(
-    task: Task, network: PrunedNetwork, integers: QuantizedNetwork, progress: Progress, started: float
+def _assembled(
+    task: Task,
+    network: Network,
+    inputs: Inputs,
+    built: Built,
+    decision: Decision | None = None,
+    bits: Bits | None = None,
+    observed: Observed | None = None,
 ) -> Compressed:
-    """The verified file of a quantized network."""
-    source, inputs, options, rules = network.source, network.real.arrays, integers.options, integers.rules
-    quantized, policy = integers.quantized, integers.policy
-    given = None if task.representative_data is None else [array[:COMPARED_OUTPUTS] for array in inputs]
-    with progress.stage(_FILE_STAGE):
-        writing = Writing(
-            teacher=integers.teacher,
-            ranges=quantized.ranges,
-            options=options,
-            rules=rules,
-            target=task.target,
-            input_range=network.ends,
-            seed=task.seed,
-            given=given,
-        )
-        built = writing.write(quantized.graph, quantized.kernels, inputs)
-        if policy is not None and options.int4:
-            require_size(built.content, policy)
-        evidence = gather(built, integers.observed.images, inputs)
-        measured = measured_on(source, built.content, built.graph, built.grids, inputs)
-        measured |= targeted_on(built.content, task.target)
-    seconds = time.perf_counter() - started
-    said = rule_notes(rules, built.grids, built.graph.outputs, options.edge_dtype, built.kept_float.values())
-    notes = network.notes | built.notes | said
-    if options.one_step_per_channel(dense=True) != task.asked.quantize.one_step_per_channel(dense=True):
-        notes["dense layers"] = f"one weight step per tensor, as {task.target.title} wants"
-    report = report_of(
-        source,
-        task.recipe,
-        network.prepared.found,
-        network.real.described,
-        built.content,
-        kept=network.kept | quantized.kept,
-        notes=notes,
-        pruning=pruning_of(network.pruned, network.smaller),
-        call=task.call,
-        measured=measured,
-        seconds=seconds,
-        integers=(built, evidence),
-        policy=policy,
+    """The result: what was built with its report and with what is needed to write it once more.
+
+    The last three are None for a float file.
+    """
+    rules = network.rules if bits is None else bits.rules
+    edge_dtype = None if decision is None else decision.options.edge_dtype
+    notes = rule_notes(rules, built.grids, built.graph.outputs, edge_dtype, built.kept_float.values())
+    weight_grids = {}
+    evidence = gather(built, {} if observed is None else observed.images, inputs.arrays)
+    if decision is not None:
+        network = network.logged(reasons=decision.reasons)
+        weight_grids = kernel_grids(built.graph, {**decision.kernels, **built.kernels})
+        if decision.options.one_step_per_channel(dense=True) != task.asked.quantize.one_step_per_channel(dense=True):
+            notes["dense layers"] = f"one weight step per tensor, as {task.target.title} wants"
+    policy, replay = (None, task.asked) if bits is None else (bits.policy, bits.replay)
+    report = make_report(
+        network, built, evidence, inputs, recipe=task.recipe, target=task.target, notes=notes, policy=policy
     )
-    grids = kernel_grids(built.graph, quantized.kernels, built.kernels)
+    given = None if task.representative_data is None else [array[:COMPARED_OUTPUTS] for array in inputs.arrays]
     return Compressed(
-        built.content,
-        task.asked,
-        report,
-        built.graph,
-        built.grids,
-        evidence,
-        integers.replay,
-        grids,
-        integers.scales,
-        writing.settled(built, quantized.kernels, grids),
+        recipe=task.asked,
+        replay=replay,
+        report=dataclasses.replace(report, call=task.call),
+        weight_grids=weight_grids,
+        channel_scales=network.scales,
+        built=built,
+        evidence=evidence,
+        decision=None if decision is None else _settled(decision, built, weight_grids),
+        probes=Probes(input_range=network.input_range.ends, seed=task.seed, given=given),
+    )
+
+
+def _settled(decision: Decision, built: Built, weight_grids: Mapping[str, Quantizer | None]) -> Decision:
+    """The decision with the grids of what was written; of its kernels only those that other weights cannot tell."""
+    return dataclasses.replace(
+        decision,
+        graph=built.graph,
+        kernels={key: decision.kernels[key] for key, grid in weight_grids.items() if grid is None},
+        ranges=built.ranges,
+        file_ranges=built.file_ranges,
     )

@@ -1,33 +1,40 @@
 """The result of a compression: the file, the model that simulates it, the recipe and the record."""
 
+import dataclasses
 import functools
 import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from tfdatafree.errors import ExportError
+from tfdatafree.export.build import Built
 from tfdatafree.export.run import predict_as_written
-from tfdatafree.export.settings import Writing
 from tfdatafree.export.simulate import simulated_model
+from tfdatafree.export.write import write
 from tfdatafree.files import write_atomically
+from tfdatafree.inputs.probes import Probes
 from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.quantization.decision import Decision
+from tfdatafree.quantization.integer_kernel import kernel_grids
 from tfdatafree.recipe.recipe import Recipe
-from tfdatafree.report.evidence import Evidence
+from tfdatafree.report.assemble import COMPARED_OUTPUTS, rewritten_report
+from tfdatafree.report.evidence import Evidence, summaries
 from tfdatafree.report.page import report_page
 from tfdatafree.report.report import Report
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Compressed:
     """What `tfdatafree.compress` returns.
 
     Attributes:
-        tflite: The file's bytes; an ExportError where the recipe is simulated only.
         recipe: The recipe that made it.
         replay: A recipe that makes the same file without a search: what `recipe.policy` found, as rules. `recipe` itself
             where there was nothing to search.
@@ -36,46 +43,75 @@ class Compressed:
             where weights stayed in float.
         channel_scales: First layer of those that write the same channels -> (channels,) what equalization, the scaling of
             outliers and leveling multiplied them by, and the layers that read them divide by again; empty where nothing was.
+        built: The file with its graph, grids and integers, as it was read back.
+        evidence: Distributions of tensors and kernels, for the report page.
+        decision: What other weights can be written by; None for a float file.
+        probes: The inputs that the file was verified on; None for a float file.
     """
 
-    def __init__(
-        self,
-        tflite: bytes | None,
-        recipe: Recipe,
-        report: Report,
-        graph: Graph,
-        grids: Mapping[str, Quantizer],
-        evidence: Evidence,
-        replay: Recipe | None = None,
-        weight_grids: Mapping[str, Quantizer | None] | None = None,
-        channel_scales: Mapping[str, np.ndarray] | None = None,
-        writing: Writing | None = None,
-    ):
-        self._tflite = tflite
-        self.recipe = recipe
-        self.replay = replay or recipe
-        self.weight_grids = dict(weight_grids or {})
-        self.channel_scales = dict(channel_scales or {})
-        self.report = report
-        self._graph = graph
-        self._grids = dict(grids)
-        self._evidence = evidence
-        self._writing = writing
+    recipe: Recipe
+    replay: Recipe
+    report: Report
+    weight_grids: Mapping[str, Quantizer | None]
+    channel_scales: Mapping[str, np.ndarray]
+    built: Built
+    evidence: Evidence
+    decision: Decision | None = None
+    probes: Probes | None = None
 
     @property
     def tflite(self) -> bytes:
         """The file. Raises ExportError where there is none."""
-        if self._tflite is None:
+        if self.built.content is None:
             raise ExportError(
                 f"there is no integer file: {self.recipe.quantize.simulated}. Use .model or .predict(x), which simulate "
                 "it, or a recipe with activation_bits=8 or 16 and symmetric_weights=True."
             )
-        return self._tflite
+        return self.built.content
 
     @functools.cached_property
     def model(self) -> keras.Model:
         """A plain Keras model that simulates the file's arithmetic: `predict` and `save` work on it."""
-        return simulated_model(self._graph, self._grids)
+        return simulated_model(self.built.graph, self.built.grids)
+
+    def rewritten(
+        self,
+        weights: Graph,
+        grids: Mapping[str, Quantizer | None],
+        *,
+        reference: Graph,
+        note: str,
+        seconds: float = 0.0,
+    ) -> "Compressed":
+        """The same network with other weights, on the same grids of activations: its file and report are made anew.
+
+        Args:
+            weights: The graph of `built` with other kernels and biases.
+            grids: Layer -> the grid that its kernel is on; None for those of `weight_grids` that have none.
+            reference: The float network that outputs are compared with, for the report.
+            note: What was done to the weights, for the report.
+            seconds: How long that took.
+
+        Raises:
+            ExportError: The file would not be what was decided.
+            ValueError: The weights are in float, so that no decision says how to write them.
+        """
+        if self.decision is None:
+            raise ValueError("this network is in float; only integer networks are written with other weights.")
+        inputs = self.probes.first(COMPARED_OUTPUTS, self.decision.reference)
+        decision = self.decision.with_weights(weights, grids)
+        built = write(decision, inputs)
+        evidence = dataclasses.replace(self.evidence, kernels=summaries(built))
+        report = rewritten_report(
+            self.report, reference, built, evidence, inputs, target=decision.target, note=note, seconds=seconds
+        )
+        return dataclasses.replace(
+            self,
+            report=report,
+            weight_grids=kernel_grids(built.graph, {**decision.kernels, **built.kernels}),
+            built=built,
+            evidence=evidence,
+        )
 
     def predict(self, x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> np.ndarray | list[np.ndarray]:
         """Runs the file through LiteRT on real inputs, one at a time; where there is none, the model that simulates it.
@@ -86,11 +122,11 @@ class Compressed:
         Returns:
             Dequantized outputs (n, ...): an array, or a list for several outputs.
         """
-        outputs = predict_as_written(self._tflite, self._graph, self._grids, self._as_list(x))
+        outputs = predict_as_written(self.built.content, self.built.graph, self.built.grids, self._as_list(x))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _as_list(self, x) -> list[np.ndarray]:
-        names = self._graph.inputs
+        names = self.built.graph.inputs
         if isinstance(x, Mapping):
             missing = [name for name in names if name not in x]
             if missing:
@@ -100,13 +136,15 @@ class Compressed:
             arrays = [np.asarray(x[name]) for name in names]
         elif len(names) == 1:
             alone = (
-                isinstance(x, (list, tuple)) and len(x) == 1 and np.ndim(x[0]) == len(self._graph.specs[names[0]].shape)
+                isinstance(x, (list, tuple))
+                and len(x) == 1
+                and np.ndim(x[0]) == len(self.built.graph.specs[names[0]].shape)
             )
             arrays = [np.asarray(x[0] if alone else x)]
         else:
             arrays = [np.asarray(array) for array in x]
         for name, array in zip(names, arrays, strict=True):
-            wanted = self._graph.specs[name].shape[1:]
+            wanted = self.built.graph.specs[name].shape[1:]
             if array.ndim != len(wanted) + 1 or array.shape[1:] != wanted or not len(array):
                 raise ValueError(f"input '{name}' has shape {array.shape}; give (n, {', '.join(map(str, wanted))}).")
         return arrays
@@ -134,7 +172,7 @@ class Compressed:
                 record["replay"] = self.replay.to_dict()
             write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
         elif path.suffix == ".html":
-            write_atomically(path, report_page(self.report, self.recipe, self._evidence).encode())
+            write_atomically(path, report_page(self.report, self.recipe, self.evidence).encode())
         elif path.suffix == ".keras":
             with tempfile.TemporaryDirectory() as folder:
                 whole = Path(folder) / "model.keras"

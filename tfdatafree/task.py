@@ -6,11 +6,8 @@ from typing import Any
 
 import keras
 
-from tfdatafree.canonical.form import compressible
-from tfdatafree.inputs.input_range import InputRange, check_input_range
-from tfdatafree.model.check import require_quantizable
-from tfdatafree.model.graph import Graph
-from tfdatafree.model.load import load
+from tfdatafree.inputs.input_range import check_input_range
+from tfdatafree.model.network import InputRange
 from tfdatafree.recipe.recipe import Recipe, get_recipe
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import get_target
@@ -75,11 +72,3 @@ def make_task(
         seed=seed,
         unsafe_load=unsafe_load,
     )
-
-
-def read(task: Task) -> tuple[Graph, Graph]:
-    """(the user's model, the same separated into operations that can be compressed)."""
-    source = Graph.from_keras(load(task.model, unsafe=task.unsafe_load, input_shape=task.input_shape))
-    trained = compressible(source, task.target)
-    require_quantizable(trained)
-    return source, trained

@@ -123,9 +123,7 @@ def test_a_dict_of_outputs_is_signed_with_its_keys():
 def test_weights_are_bit_for_bit_the_integers_that_were_chosen(name):
     found = exported(name)
     file = File.parse(found.built.content)
-    chosen = {
-        kernel.values.astype(np.int8).tobytes(): np.ravel(kernel.quantizer.scale) for kernel in found.kernels.values()
-    }
+    chosen = {kernel.matrix.astype(np.int8).tobytes(): np.ravel(kernel.grid.scale) for kernel in found.kernels.values()}
     if name not in MERGED:
         assert set(found.built.kernels) == set(found.kernels), "none was merely rounded again"
     written, factors = set(), set()
@@ -146,7 +144,7 @@ def test_weights_are_bit_for_bit_the_integers_that_were_chosen(name):
 def test_biases_are_rounded_to_the_product_of_both_steps(name):
     found = exported(name)
     file = File.parse(found.built.content)
-    by_kernel = {kernel.values.astype(np.int8).tobytes(): key for key, kernel in found.kernels.items()}
+    by_kernel = {kernel.matrix.astype(np.int8).tobytes(): key for key, kernel in found.kernels.items()}
     for operator, rule, kernel, index, bias in weighted(file):
         source = operator.inputs[rule.operands[0]]
         step = np.float64(scales(file, source)) * scales(file, index)
@@ -323,7 +321,7 @@ def test_one_weight_step_per_tensor(name):
         assert len(scales(file, index)) == 1 and (bias is None or len(scales(file, bias)) == 1)
     for _, _, kernel, index, _ in weighted(File.parse(per_channel.built.content)):
         assert len(scales(File.parse(per_channel.built.content), index)) == kernel.shape[1]
-    assert all(np.ndim(quantizer.scale) == 0 for quantizer in found.built.kernels.values())
+    assert all(np.ndim(kernel.grid.scale) == 0 for kernel in found.built.kernels.values())
     assert all(check.lsb <= 1 for check in found.built.checks.values())
 
 
@@ -478,7 +476,7 @@ def test_equal_decisions_give_equal_bytes():
 def test_a_bias_that_would_overflow_raises_its_channels_step_and_says_so():
     found = exported("dead_channels")
     assert found.built.notes == {"a_relu": "1 weight step(s) raised: the bias would overflow 32 bits"}
-    chosen, used = found.kernels["a_conv"].quantizer.scale, found.built.kernels["a_conv"].scale
+    chosen, used = found.kernels["a_conv"].grid.scale, found.built.kernels["a_conv"].grid.scale
     assert list(used > chosen) == [False, False, True, False] or (used > chosen).sum() <= 2
     bias = found.built.graph.layers["a_conv"].weight("bias")
     np.testing.assert_allclose(bias, found.student.layers["a_conv"].weight("bias"), rtol=1e-3, atol=1e-3)

@@ -7,9 +7,8 @@ from tiny_models import random_inputs, randomized
 
 from tfdatafree.canonical.separate import separate
 from tfdatafree.export.float_model import _trace, convert
-from tfdatafree.export.layout import to_tflite
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.kernels import kernel_of, layout_of, to_tflite
 from tfdatafree.tflite.flatbuffer import File
 
 

@@ -61,7 +61,7 @@ def test_there_is_no_file_and_it_says_why(tmp_path):
 @pytest.mark.parametrize("name", ["plain", "branch_add", "depthwise", "concatenate", "two_outputs"])
 def test_at_8_bits_it_decides_what_the_file_decides(name):
     made = exported(name)
-    built = simulate(made.student, made.teacher, made.kernels, made.ranges, made.inputs, made.options)
+    built = simulate(made.decision, made.inputs)
     for tensor, grid in made.built.grids.items():
         assert built.grids[tensor].bits == 8 and np.isclose(built.grids[tensor].scale, grid.scale, rtol=0.02), tensor
         assert abs(built.checks[tensor].sqnr_db - made.built.checks[tensor].sqnr_db) < 3, tensor

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as L
-from tiny_models import randomized
+from tiny_models import network_of, randomized
 
 from tfdatafree import Compressed, Generate, Prune, Quantize, Recipe, Rule, Search, compress
 from tfdatafree.canonical.fold_batchnorm import fold
@@ -72,7 +72,7 @@ def errors_of(choices: list[dict[str, int]]) -> list[float]:
     found = []
     for bits in choices:
         rules = apply_rules([Rule(key, weight_bits=width) for key, width in bits.items()], teacher, teacher)
-        student, _, _ = round_weights(teacher, {}, observed, Quantize(), rules)
+        student = round_weights(network_of(unfolded, teacher, rules=rules), observed, Quantize()).graph
         student, _ = correct_biases(student, teacher, observed.means)
         found.append(relative_error(student.predict(images)[0], teacher.predict(images)[0]))
     return found
@@ -243,10 +243,10 @@ def test_the_policy_is_in_the_record(tmp_path):
 def test_the_page_shows_the_bits():
     pytest.importorskip("bokeh", reason="the report page is drawn with Bokeh: pip install 'tfdatafree[report]'")
     result = searched(0.65)
-    page = report_page(result.report, result.recipe, result._evidence)
+    page = report_page(result.report, result.recipe, result.evidence)
     narrow = list(result.report.policy.layers.values()).count(4)
     assert f"{narrow} of {len(result.report.policy.layers)} layers have 4" in page and "Search(size=0.65" in page
-    assert "layers have 4" not in report_page(searched(None).report, searched(None).recipe, searched(None)._evidence)
+    assert "layers have 4" not in report_page(searched(None).report, searched(None).recipe, searched(None).evidence)
 
 
 def test_a_file_above_its_budget_is_an_error():

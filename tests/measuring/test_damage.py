@@ -11,7 +11,7 @@ from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.diagnosis.quantizer_damage import Effect, measure_damage
 from tfdatafree.export.simulate import insert_quantizers
 from tfdatafree.inputs.make import make_inputs
-from tfdatafree.measuring import damage
+from tfdatafree.measuring import variants
 from tfdatafree.measuring.damage import single_layer_damages
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
@@ -19,7 +19,7 @@ from tfdatafree.model.kernels import layout_of
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.placement import simulated_grids
-from tfdatafree.quantization.rounding import quantize_weights
+from tfdatafree.quantization.rounding import Rounding, round_graph
 
 SOME = ["plain", "branch_add", "shared_layer_with_activation", "two_inputs", "two_outputs", "poolings", "softmax",
         "nested_called_twice", "concatenate", "squeeze_excite"]  # fmt: skip
@@ -28,8 +28,8 @@ SOME = ["plain", "branch_add", "shared_layer_with_activation", "two_inputs", "tw
 def graphs(name: str) -> tuple[Graph, Graph, list[str], list[np.ndarray]]:
     """(float graph, the same with 3-bit weights, layers with a kernel, four inputs)."""
     teacher, _ = fold(separated(name))
-    student, kernels = quantize_weights(teacher, bits=3, per_channel=True)
-    return teacher, student, list(kernels), make_inputs(teacher, 4, (-1.0, 1.0), seed=0)
+    rounded = round_graph(teacher, Rounding(bits=3))
+    return teacher, rounded.graph, list(rounded.kernels), make_inputs(teacher, 4, (-1.0, 1.0), seed=0)
 
 
 def one_by_one(teacher: Graph, student: Graph, key: str, inputs: list[np.ndarray]) -> float:
@@ -59,7 +59,7 @@ def test_few_examples_at_once_find_the_same(monkeypatch):
     teacher, student, layers, inputs = graphs("shared_separable")
     whole = single_layer_damages(teacher, student, layers, inputs)
     assert sum(value > 1e-6 for value in whole.values()) > 2
-    monkeypatch.setattr(damage, "_WALK_BYTES", 1)
+    monkeypatch.setattr(variants, "_WALK_BYTES", 1)
     in_parts = single_layer_damages(teacher, student, layers, inputs)
     assert in_parts == pytest.approx(whole, rel=1e-4)
 
@@ -88,7 +88,7 @@ def test_each_effect_is_that_of_a_network_with_this_quantizer_alone(name):
     made = exported(name)
     teacher, student = made.teacher, made.student
     grids = simulated_grids(teacher, made.ranges, 6)
-    bits = {key: kernel.quantizer.bits for key, kernel in made.kernels.items()}
+    bits = {key: kernel.grid.bits for key, kernel in made.kernels.items()}
     damages, together = measure_damage(teacher, student, bits, grids, made.inputs)
     assert {d.name for d in damages if d.kind == "weights"} == bits.keys()
     # What a softmax makes of the results is left out of both.
@@ -135,7 +135,7 @@ def test_few_examples_and_few_quantizers_at_once_find_the_same(monkeypatch, name
     grids = simulated_grids(made.teacher, made.ranges, 6)
     bits = dict.fromkeys(made.kernels, 8)
     whole, together = measure_damage(made.teacher, made.student, bits, grids, made.inputs)
-    monkeypatch.setattr(damage, "_WALK_BYTES", 1)
+    monkeypatch.setattr(variants, "_WALK_BYTES", 1)
     in_parts, again = measure_damage(made.teacher, made.student, bits, grids, made.inputs)
     assert [(d.kind, d.name, d.node, d.bits) for d in in_parts] == [(d.kind, d.name, d.node, d.bits) for d in whole]
     assert len({d.effect.error for d in whole}) > 5, "they differ"

@@ -93,7 +93,7 @@ def test_another_copy_is_leveled_alike():
     alike, plain = (
         dict(image_walk(graph, x)) for graph in (scale_alike(unfolded, compressed.channel_scales), unfolded)
     )
-    found = dict(image_walk(compressed._graph, x))
+    found = dict(image_walk(compressed.built.graph, x))
     for name in ("wide", "narrow", "sum"):
         size = np.linalg.norm(alike[name])
         assert np.linalg.norm(found[name] - alike[name]) < 0.03 * size < 0.2 * np.linalg.norm(found[name] - plain[name])

@@ -6,7 +6,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from tiny_models import build, random_inputs, separated
+from tiny_models import build, network_of, random_inputs, separated
 
 import tfdatafree
 from tfdatafree.canonical.fold_batchnorm import fold
@@ -38,7 +38,7 @@ def graphs(name: str) -> tuple[Graph, Graph]:
 def pruned(name: str, **options):
     unfolded, teacher = graphs(name)
     means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in teacher.specs.items()}
-    return prune(teacher, unfolded, Prune(images=8, **options), input_range=RANGE, means=means)
+    return prune(network_of(unfolded, teacher, RANGE), Prune(images=8, **options), means=means)
 
 
 def prunable(graph: Graph) -> dict[str, np.ndarray]:
@@ -54,18 +54,19 @@ def prunable(graph: Graph) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("sparsity", [0.0, 0.6])
 def test_every_method_meets_the_budget_of_the_network(method, sparsity):
     result = pruned("branch_add", sparsity=sparsity, method=method)
-    kernels = prunable(result.graph)
+    kernels = prunable(result.current)
     zeros = sum(np.count_nonzero(kernel == 0) for kernel in kernels.values())
     assert zeros == round(sparsity * sum(kernel.size for kernel in kernels.values()))
-    assert result.sparsity == pytest.approx(sparsity, abs=5e-3)
-    assert result.masks.keys() == result.by_layer.keys() == kernels.keys()
+    assert result.pruning.sparsity == pytest.approx(sparsity, abs=5e-3)
+    assert result.masks.keys() == result.pruning.layers.keys() == kernels.keys()
 
 
 @pytest.mark.parametrize("method", ["obs", "str", "budget", "energy"])
 def test_layers_whose_inputs_are_not_known_count_for_the_budget_too(method):
     unfolded, teacher = graphs("branch_add")
     means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in teacher.specs.items()}
-    problem, _ = pose(teacher, unfolded, Prune(sparsity=0.5, method=method, images=8), RANGE, means, 0)
+    options = Prune(sparsity=0.5, method=method, images=8)
+    problem = pose(network_of(unfolded, teacher, RANGE), options, means=means, seed=0)
     unknown = list(problem.covariances)[::2]
     known = {key: matrix for key, matrix in problem.covariances.items() if key not in unknown}
     weights = METHODS[method](dataclasses.replace(problem, covariances=known))
@@ -79,7 +80,7 @@ def test_layers_whose_inputs_are_not_known_count_for_the_budget_too(method):
 )
 def test_every_layout_can_be_pruned(name):
     result = pruned(name, sparsity=0.5, method="obs")
-    kernels = prunable(result.graph)
+    kernels = prunable(result.current)
     zeros = sum(np.count_nonzero(kernel == 0) for kernel in kernels.values())
     total = sum(kernel.size for kernel in kernels.values())
     assert zeros >= round(0.5 * total)
@@ -89,9 +90,9 @@ def test_every_layout_can_be_pruned(name):
 def test_depthwise_kernels_stay_dense_unless_asked_for_and_it_is_said():
     result, teacher = pruned("depthwise", sparsity=0.5, method="uniform"), graphs("depthwise")[1]
     dense = [key for key, layer in teacher.layers.items() if layout_of(layer) and layout_of(layer).kind == "depthwise"]
-    assert dense and all("depthwise" in result.kept[key] for key in dense)
+    assert dense and all("depthwise" in result.reasons[key] for key in dense)
     for key in dense:
-        np.testing.assert_array_equal(kernel_of(result.graph.layers[key]), kernel_of(teacher.layers[key]))
+        np.testing.assert_array_equal(kernel_of(result.current.layers[key]), kernel_of(teacher.layers[key]))
     assert set(dense) <= pruned("depthwise", sparsity=0.5, method="uniform", depthwise=True).masks.keys()
 
 
@@ -106,16 +107,16 @@ def test_the_teacher_is_not_touched():
 
 def test_what_chooses_itself_differs_least_of_all_that_was_tried():
     result = pruned("branch_add", sparsity=0.6, method="auto")
-    assert {"obs", "energy", "global", "global_unfolded", "uniform", "erk"} == result.discrepancies.keys()
-    assert result.discrepancies[result.method] == min(result.discrepancies.values())
-    assert len(set(result.discrepancies.values())) > 2
+    assert {"obs", "energy", "global", "global_unfolded", "uniform", "erk"} == result.pruning.discrepancies.keys()
+    assert result.pruning.discrepancies[result.pruning.method] == min(result.pruning.discrepancies.values())
+    assert len(set(result.pruning.discrepancies.values())) > 2
 
 
 def test_where_what_is_measured_misleads_another_candidate_is_taken(monkeypatch):
     monkeypatch.setitem(METHODS, "obs", lambda problem: {key: 0 * matrix for key, matrix in problem.matrices.items()})
     result = pruned("branch_add", sparsity=0.6, method="auto", refit=False)
-    assert result.method != "obs" and result.sparsity == pytest.approx(0.6, abs=5e-3)
-    alone = pruned("branch_add", sparsity=0.6, method=result.method, refit=False)
+    assert result.pruning.method != "obs" and result.pruning.sparsity == pytest.approx(0.6, abs=5e-3)
+    alone = pruned("branch_add", sparsity=0.6, method=result.pruning.method, refit=False)
     for key, mask in alone.masks.items():
         np.testing.assert_array_equal(result.masks[key], mask)
 
@@ -125,7 +126,7 @@ def test_supports_and_repair_beat_magnitudes_on_unseen_inputs():
     x = random_inputs(teacher, 64)
     errors = {}
     for method in ("obs", "uniform", "energy"):
-        graph = pruned("branch_add", sparsity=0.5, method=method).graph
+        graph = pruned("branch_add", sparsity=0.5, method=method).current
         errors[method] = np.linalg.norm(graph.predict(x)[0] - teacher.predict(x)[0])
     assert errors["obs"] < 0.9 * min(errors["uniform"], errors["energy"])
 
@@ -143,11 +144,11 @@ def test_global_masks_of_unfolded_and_folded_weights_are_those_of_their_magnitud
 def test_budget_has_the_counts_of_str_and_the_weights_of_the_teacher():
     learned = pruned("branch_add", sparsity=0.5, method="str", restore=False)
     budget = pruned("branch_add", sparsity=0.5, method="budget", restore=False)
-    assert learned.by_layer == pytest.approx(budget.by_layer)
+    assert learned.pruning.layers == pytest.approx(budget.pruning.layers)
     for key, kernel in prunable(graphs("branch_add")[1]).items():
-        values = prunable(budget.graph)[key]
+        values = prunable(budget.current)[key]
         np.testing.assert_array_equal(values[budget.masks[key]], kernel[budget.masks[key]])
-        assert not np.allclose(prunable(learned.graph)[key][learned.masks[key]], kernel[learned.masks[key]])
+        assert not np.allclose(prunable(learned.current)[key][learned.masks[key]], kernel[learned.masks[key]])
 
 
 def test_restored_channels_have_the_variance_of_the_float_layer():
@@ -161,7 +162,7 @@ def test_restored_channels_have_the_variance_of_the_float_layer():
     for restore in (False, True):
         result = pruned("plain", sparsity=0.5, method="uniform", restore=restore)
         ratio = [
-            output_variance(prunable(result.graph)[key], covariances[key])
+            output_variance(prunable(result.current)[key], covariances[key])
             / output_variance(prunable(teacher)[key], covariances[key])
             for key in layers
         ]
@@ -212,7 +213,8 @@ def test_only_a_classifier_is_shown_its_classes():
     unfolded, teacher = graphs("plain")
     generated = input_covariances(unfolded, teacher, RANGE, images=8)
     means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in teacher.specs.items()}
-    problem, _ = pose(teacher, unfolded, Prune(sparsity=0.5, images=8), RANGE, means, 0)
+    options = Prune(sparsity=0.5, images=8)
+    problem = pose(network_of(unfolded, teacher, RANGE), options, means=means, seed=0)
     changed = {key for key, matrix in generated.items() if not np.allclose(matrix, problem.covariances[key])}
     (last,) = changed
     np.testing.assert_allclose(
@@ -296,7 +298,7 @@ def test_a_layer_whose_output_hardly_reaches_the_results_gives_up_most(method):
     unfolded = unfolded.copy()
     branches = [node for node in unfolded.nodes if unfolded.layer_of(node).class_name == "Conv2D"]
     assert len(branches) >= 3
-    before = pruned("branch_add", sparsity=0.5, method=method).by_layer
+    before = pruned("branch_add", sparsity=0.5, method=method).pruning.layers
     readers = unfolded.consumers()
     quiet = next(
         node
@@ -309,5 +311,6 @@ def test_a_layer_whose_output_hardly_reaches_the_results_gives_up_most(method):
     unfolded.layers[norm.layer] = layer.with_weights(gamma=layer.weight("gamma") * 1e-3)
     teacher = fold(unfolded)[0]
     means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in teacher.specs.items()}
-    result = prune(teacher, unfolded, Prune(images=8, sparsity=0.5, method=method), input_range=RANGE, means=means)
-    assert result.by_layer[quiet.layer] > 0.95
+    options = Prune(images=8, sparsity=0.5, method=method)
+    result = prune(network_of(unfolded, teacher, RANGE), options, means=means)
+    assert result.pruning.layers[quiet.layer] > 0.95

@@ -8,7 +8,7 @@ from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of
 from tfdatafree.quantization.empirical_bias import correct_biases_on_inputs
-from tfdatafree.quantization.rounding import quantize_weights
+from tfdatafree.quantization.rounding import Rounding, round_graph
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import Generate, Recipe
 
@@ -28,7 +28,7 @@ def channel_means(graph: Graph, inputs) -> dict[str, np.ndarray]:
 @every_model
 def test_every_layers_channels_get_the_float_networks_means(name):
     teacher = fold(separated(name))[0]
-    student, _ = quantize_weights(teacher, bits=4, per_channel=False)
+    student = round_graph(teacher, Rounding(bits=4, per_channel=False)).graph
     inputs = random_inputs(teacher)
     corrected, kept = correct_biases_on_inputs(student, teacher, inputs)
     wanted, before, after = (channel_means(graph, inputs) for graph in (teacher, student, corrected))
@@ -47,7 +47,7 @@ def test_every_layers_channels_get_the_float_networks_means(name):
 
 def test_the_graphs_given_are_not_changed():
     teacher = fold(separated("plain"))[0]
-    student, _ = quantize_weights(teacher, bits=4, per_channel=False)
+    student = round_graph(teacher, Rounding(bits=4, per_channel=False)).graph
     before = [[w.copy() for w in layer.weights] for graph in (teacher, student) for layer in graph.layers.values()]
     correct_biases_on_inputs(student, teacher, random_inputs(teacher))
     after = [layer.weights for graph in (teacher, student) for layer in graph.layers.values()]
@@ -72,7 +72,7 @@ def test_it_is_an_option_of_the_recipe():
     wanted = channel_means(teacher, inputs)
 
     def miss(result) -> float:
-        found = channel_means(result._graph, inputs)
+        found = channel_means(result.built.graph, inputs)
         return sum(np.abs(found[tensor] - wanted[tensor]).sum() for tensor in wanted)
 
     assert miss(files["empirical"]) < miss(files["analytic"]) / 2

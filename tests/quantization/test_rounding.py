@@ -18,7 +18,7 @@ from tfdatafree.numerics.second_moment import ROUNDING_DAMPING as DAMPING
 from tfdatafree.numerics.second_moment import damped, output_variance
 from tfdatafree.quantization.bias import correct_biases
 from tfdatafree.quantization.feedback import round_with_feedback
-from tfdatafree.quantization.rounding import quantize_equalized_weights, quantize_weights, round_kernel
+from tfdatafree.quantization.rounding import Rounding, round_equalized, round_graph, round_kernel
 
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -36,19 +36,20 @@ def kernels(graph: Graph):
 @pytest.mark.parametrize("bits", [8, 4])
 def test_no_weight_moves_further_than_half_a_step(name, per_channel, bits):
     graph = folded(name)
-    rounded, integers = quantize_weights(graph, bits=bits, per_channel=per_channel)
+    made = round_graph(graph, Rounding(bits=bits, per_channel=per_channel))
+    rounded, integers = made.graph, made.kernels
     assert integers.keys() == {key for key, _, _ in kernels(graph)}
     for key, layer, layout in kernels(graph):
         found = integers[key]
         before, after = (output_last(kernel_of(g.layers[key]), layout).astype(np.float64) for g in (graph, rounded))
-        scale = np.asarray(found.quantizer.scale, np.float64)
+        scale = np.asarray(found.grid.scale, np.float64)
         assert scale.shape == ((before.shape[1],) if per_channel else ())
         assert np.all(np.abs(after - before) <= scale * 0.5 * (1 + 1e-5))
         # The largest weight of each channel (or of all) is the last integer: no part of the grid is wasted.
-        largest = np.abs(found.values.astype(int)).max(axis=0 if per_channel else None)
+        largest = np.abs(found.matrix.astype(int)).max(axis=0 if per_channel else None)
         used = np.abs(before).max(axis=0 if per_channel else None) > 0
         assert np.all(largest == np.where(used, 2 ** (bits - 1) - 1, 0))
-        np.testing.assert_array_equal(after, (found.values * scale).astype(np.float32))
+        np.testing.assert_array_equal(after, (found.matrix * scale).astype(np.float32))
         assert layer.weights is not rounded.layers[key].weights
 
 
@@ -57,7 +58,7 @@ def test_a_step_per_channel_is_never_worse_than_one_for_all(name):
     graph = folded(name)
     errors = []
     for per_channel in (True, False):
-        rounded, _ = quantize_weights(graph, bits=4, per_channel=per_channel)
+        rounded = round_graph(graph, Rounding(bits=4, per_channel=per_channel)).graph
         errors.append(
             sum(np.sum((kernel_of(rounded.layers[k]) - kernel_of(layer)) ** 2) for k, layer, _ in kernels(graph))
         )
@@ -71,8 +72,8 @@ def test_a_step_per_channel_is_far_better_where_channels_differ():
     matrix = output_last(kernel_of(layer), layout_of(layer))
     errors = []
     for per_channel in (True, False):
-        found = round_kernel(layer, bits=8, per_channel=per_channel)
-        noise = np.square(found.quantizer.dequantize(found.values) - matrix).sum(axis=0) / np.square(matrix).sum(axis=0)
+        found = round_kernel("layer", layer, Rounding(bits=8, per_channel=per_channel))
+        noise = np.square(found.grid.dequantize(found.matrix) - matrix).sum(axis=0) / np.square(matrix).sum(axis=0)
         errors.append(noise.mean())
     assert errors[0] < errors[1] / 100
 
@@ -128,7 +129,7 @@ def test_scaled_inputs_are_a_scaled_kernel(name):
 def test_corrected_biases_keep_every_channels_mean(name):
     """For inputs of the means that the correction was told, pixel for pixel."""
     graph = folded(name)
-    rounded, _ = quantize_weights(graph, bits=4, per_channel=False)
+    rounded = round_graph(graph, Rounding(bits=4, per_channel=False)).graph
     random = np.random.default_rng(0)
     means = {t: random.normal(size=spec.shape[-1]) for t, spec in graph.specs.items()}
     corrected, kept = correct_biases(rounded, graph, means)
@@ -171,7 +172,7 @@ def test_the_response_to_a_mean_is_linear_in_the_kernel():
 
 def test_layers_whose_mean_is_unknown_are_left_alone():
     graph = folded("plain")
-    rounded, _ = quantize_weights(graph, bits=4, per_channel=True)
+    rounded = round_graph(graph, Rounding(bits=4)).graph
     corrected, kept = correct_biases(rounded, graph, {"image": np.zeros(3)})
     assert kept == {"b_conv": "the mean of its input is not known", "head": "the mean of its input is not known"}
     np.testing.assert_array_equal(corrected.layers["b_conv"].weight("bias"), rounded.layers["b_conv"].weight("bias"))
@@ -202,12 +203,12 @@ def test_rounding_between_buffers_keeps_the_function_and_loses_less(name):
             np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(graph.predict(made.inputs), wanted, strict=True)
         )
 
-    fine, kernels, _ = quantize_equalized_weights(teacher, bits=16, per_channel=False)
-    assert error(fine) < 1e-3
-    assert all(kernel.quantizer.channel_axis is None for kernel in kernels.values())
-    coarse, *_ = quantize_equalized_weights(teacher, bits=6, per_channel=False)
-    plain, _ = quantize_weights(teacher, bits=6, per_channel=False)
-    assert error(coarse) < 1.05 * error(plain)
+    fine = round_equalized(teacher, Rounding(bits=16, per_channel=False))
+    assert error(fine.graph) < 1e-3
+    assert all(kernel.grid.channel_axis is None for kernel in fine.kernels.values())
+    six_bits = Rounding(bits=6, per_channel=False)
+    coarse, plain = round_equalized(teacher, six_bits), round_graph(teacher, six_bits)
+    assert error(coarse.graph) < 1.05 * error(plain.graph)
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -220,14 +221,15 @@ def test_below_8_bits_what_feedback_rounds_is_improved(bits, per_channel):
         covariance = (mixed.T @ mixed / len(mixed))[None].astype(np.float32)
         grid = weight_quantizer(matrix, bits, 1 if per_channel else None)
         first = round_with_feedback(matrix, covariance, grid)
-        found = round_kernel(layer, bits=bits, per_channel=per_channel, covariance=covariance)
+        rounding = Rounding(bits=bits, per_channel=per_channel, covariances={"layer": covariance})
+        found = round_kernel("layer", layer, rounding)
         if bits == 8:
-            np.testing.assert_array_equal(found.values, first)
+            np.testing.assert_array_equal(found.matrix, first)
             continue
         errors.append([
             output_variance(on.dequantize(values) - matrix, damped(covariance, DAMPING)).sum()
-            for values, on in ((first, grid), (found.values, found.quantizer))
+            for values, on in ((first, grid), (found.matrix, found.grid))
         ])  # fmt: skip
-        assert per_channel or found.quantizer == grid
+        assert per_channel or found.grid == grid
     assert all(after <= before * (1 + 1e-4) for before, after in errors)
     assert not errors or np.sum(errors, axis=0)[1] < 0.99 * np.sum(errors, axis=0)[0]

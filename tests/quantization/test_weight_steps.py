@@ -12,7 +12,7 @@ from tfdatafree.numerics.second_moment import ROUNDING_DAMPING as DAMPING
 from tfdatafree.numerics.second_moment import output_errors
 from tfdatafree.preconditioning.equalize import equalize_graph
 from tfdatafree.preconditioning.scale_channels import find_groups
-from tfdatafree.quantization.rounding import quantize_weights
+from tfdatafree.quantization.rounding import Rounding, round_graph
 from tfdatafree.quantization.weight_steps import FRACTIONS, search_scale
 
 
@@ -117,10 +117,7 @@ def test_a_search_never_adds_to_the_expected_error_of_a_layer(per_channel):
             covariances[key] = (mixing @ mixing.T)[None].astype(np.float32)
     assert covariances
     for bits in (4, 8):
-        _, plain = quantize_weights(graph, bits=bits, per_channel=per_channel, covariances=covariances)
-        _, searched = quantize_weights(
-            graph, bits=bits, per_channel=per_channel, covariances=covariances, search=True, variances=variances(graph)
-        )
-        assert all(
-            np.all(np.asarray(searched[k].quantizer.scale) <= np.asarray(plain[k].quantizer.scale)) for k in plain
-        )
+        rounding = Rounding(bits=bits, per_channel=per_channel, covariances=covariances, variances=variances(graph))
+        plain = round_graph(graph, rounding).kernels
+        searched = round_graph(graph, dataclasses.replace(rounding, search=True)).kernels
+        assert all(np.all(np.asarray(searched[k].grid.scale) <= np.asarray(plain[k].grid.scale)) for k in plain)

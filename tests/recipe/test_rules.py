@@ -1,5 +1,6 @@
 """Per-layer rules: which layer follows which, and what of them is found in the file."""
 
+import dataclasses
 import functools
 import re
 
@@ -19,7 +20,7 @@ from tfdatafree.model.rule_match import apply_rules
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.pruning.sparsity import share_rest
 from tfdatafree.quantization.placement import layers_in_float, simulated_grids
-from tfdatafree.quantization.rounding import quantize_weights
+from tfdatafree.quantization.rounding import Rounding, round_graph
 from tfdatafree.recipe.rules import LayerRules, match_rules
 from tfdatafree.tflite.flatbuffer import File
 
@@ -150,13 +151,10 @@ def ruled(name: str, seed: int) -> tuple[Exported, LayerRules, Built | str]:
         elif chance < 0.47:
             rules.append(Rule(key, keep_float=True))
     matched = match_rules(rules, {key: [key] for key in made.teacher.layers})
-    student, kernels = quantize_weights(
-        made.teacher, bits=8, per_channel=True, in_float=layers_in_float(made.teacher, matched)
-    )
+    rounded = round_graph(made.teacher, Rounding(in_float=layers_in_float(made.teacher, matched)))
+    decision = dataclasses.replace(made.decision, graph=rounded.graph, kernels=rounded.kernels, rules=matched)
     try:
-        built = build_integer_file(
-            student, made.teacher, kernels, made.ranges, made.inputs, made.options, rules=matched
-        )
+        built = build_integer_file(decision, made.inputs)
     except ExportError as error:
         return made, matched, str(error)
     return made, matched, built
@@ -255,7 +253,7 @@ def test_a_layer_kept_in_float_keeps_its_weights_and_is_reported():
     floats = [op for op in file.operators if file.dtype(op.outputs[0]) == "float32"]
     assert sorted(file.operator_name(op) for op in floats) == ["CONV_2D", "DEQUANTIZE"]
     (kernel,) = [file.constant(op.inputs[1]) for op in floats if file.operator_name(op) == "CONV_2D"]
-    folded = result._graph.layers["b_conv"].weight("kernel")
+    folded = result.built.graph.layers["b_conv"].weight("kernel")
     np.testing.assert_array_equal(np.moveaxis(kernel, 0, -1), folded)
     assert len(np.unique(folded)) == folded.size, "on a grid many would be equal"
 

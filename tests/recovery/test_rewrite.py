@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
+from tfdatafree.export.settings import Writing
 from tiny_models import block, build, head, image, random_inputs, randomized
 
 from tfdatafree import (
@@ -21,7 +22,6 @@ from tfdatafree import (
     output_discrepancy,
 )
 from tfdatafree import feature_regression as regression
-from tfdatafree.export.settings import Writing
 from tfdatafree.export.verify import compare_tensors
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.graph import Graph
@@ -81,11 +81,20 @@ def test_the_file_is_what_the_model_simulates(name, recipe):
     # Each layer, given what the file computed before it: within a step, and mostly the same.
     file = File.parse(found.tflite)
     by_name = {file.name(i): i for i in range(len(file.tensors))}
-    by_name |= dict(zip([*found._graph.inputs, *found._graph.outputs], [*file.inputs, *file.outputs], strict=True))
+    by_name |= dict(
+        zip([*found.built.graph.inputs, *found.built.graph.outputs], [*file.inputs, *file.outputs], strict=True)
+    )
     if found.report.integer_only and file.dtype(file.inputs[0]) != "float32":
-        grids = {t: grid for t, grid in found._grids.items() if t in by_name and file.quantizer(by_name[t]) == grid}
+        grids = {
+            t: grid for t, grid in found.built.grids.items() if t in by_name and file.quantizer(by_name[t]) == grid
+        }
         checks = compare_tensors(
-            found.tflite, found._graph, found._graph, grids, by_name, [array[:4].astype(np.float32) for array in inputs]
+            found.tflite,
+            found.built.graph,
+            found.built.graph,
+            grids,
+            by_name,
+            [array[:4].astype(np.float32) for array in inputs],
         )
         several = ("hard_swish", "normalization", "merges")  # simulated as one
         bound = {"int16x8": 4}.get(recipe, 1)
@@ -112,7 +121,7 @@ def test_every_tensor_has_its_type_and_place_and_what_is_computed_its_step(name,
             if of == "scale" and before.constant(index) is not None:
                 values = [np.shape(value) for value in values]  # one along the same channels, but another
             np.testing.assert_array_equal(*values, err_msg=f"{before.name(index)} {of}")
-    same = [student_of(name, recipe)._grids, recovered(name, recipe).compressed._grids]
+    same = [student_of(name, recipe).built.grids, recovered(name, recipe).compressed.built.grids]
     assert same[0] == same[1]
 
 
@@ -141,7 +150,7 @@ def test_weights_in_the_file_are_those_that_were_trained(monkeypatch):
         np.testing.assert_array_equal(kernel_of(written[key]), grid(kernel_of(written[key])))
         np.testing.assert_allclose(trained[key].weight("bias"), written[key].weight("bias"), atol=1e-2)
         assert dataclasses.replace(grid, scale=student.weight_grids[key].scale) == student.weight_grids[key]
-        moved += np.count_nonzero(kernel_of(written[key]) != kernels(student._graph)[key])
+        moved += np.count_nonzero(kernel_of(written[key]) != kernels(student.built.graph)[key])
     file = File.parse(found.compressed.tflite)
     assert moved > 0 and "int4" in {file.dtype(i) for i in range(len(file.tensors))}
     rows = np.random.default_rng(0).permutation(len(IMAGES))[:6]
@@ -160,7 +169,7 @@ def test_grids_that_are_given_are_kept():
 def test_zeros_stay_zero_in_the_file():
     student, found = student_of("branch_add", "pruned"), recovered("branch_add", "pruned").compressed
     assert found.report.zeros >= student.report.zeros >= 0.4
-    before, after = (kernels(c._graph) for c in (student, found))
+    before, after = (kernels(c.built.graph) for c in (student, found))
     for key, kernel in before.items():
         assert (after[key][kernel == 0] == 0).all()
     assert any((after[key] != before[key]).any() for key in before)
@@ -169,14 +178,14 @@ def test_zeros_stay_zero_in_the_file():
 def test_the_seed_decides_the_bytes_and_the_student_stays():
     student = compress(build("branch_add"), W4, input_range=(-1, 1), verbose=0)
     assert student.tflite == student_of("branch_add").tflite
-    weights, held = [np.array(w) for w in student.model.get_weights()], dict(student._graph.layers)
+    weights, held = [np.array(w) for w in student.model.get_weights()], dict(student.built.graph.layers)
     first, again, other = (
         regression(student, build("branch_add"), IMAGES, steps=20, seed=seed, verbose=0).compressed
         for seed in (5, 5, 6)
     )
     assert first.tflite == again.tflite != other.tflite
     assert student.tflite == student_of("branch_add").tflite and "feature regression" not in student.report.notes
-    assert held == student._graph.layers
+    assert held == student.built.graph.layers
     for old, new in zip(weights, student.model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -185,7 +194,7 @@ def test_what_was_recovered_can_be_recovered_again():
     first = recovered("branch_add")
     again = regression(first.compressed, build("branch_add"), IMAGES, steps=5, verbose=0)
     assert abs(again.before - first.after) < 0.3 * first.before and again.compressed.tflite
-    assert again.compressed._grids == first.compressed._grids
+    assert again.compressed.built.grids == first.compressed.built.grids
 
 
 def test_no_file_where_there_was_none():
@@ -193,7 +202,7 @@ def test_no_file_where_there_was_none():
     simulated = Recipe(quantize=Quantize(weight_bits=4, activation_bits=4))
     student = compress(teacher, simulated, input_range=(-1, 1), verbose=0)
     found = regression(student, teacher, IMAGES, steps=3, verbose=0)
-    assert found.compressed._grids == student._grids
+    assert found.compressed.built.grids == student.built.grids
     assert found.model is found.compressed.model and found.after <= found.before
     with pytest.raises(ExportError, match="there is no integer file"):
         _ = found.compressed.tflite
@@ -221,7 +230,7 @@ def test_kernels_on_no_single_grid_keep_their_integers():
     recipe = dataclasses.replace(W4, rules=(Rule("deep", weight_bits=8),))
     student = compress(teacher, recipe, input_range=(-1, 1), verbose=0)
     found = regression(student, teacher, IMAGES, steps=20, verbose=0).compressed
-    before, after = (kernels(c._graph) for c in (student, found))
+    before, after = (kernels(c.built.graph) for c in (student, found))
     np.testing.assert_array_equal(before["deep"], after["deep"])
     assert (before["a_conv"] != after["a_conv"]).any() and student.weight_grids["deep"] is None
 
@@ -238,7 +247,7 @@ def test_steps_that_were_raised_for_a_bias_are_so_again_and_their_layer_learns()
     grid = student.weight_grids["head"]
     assert grid.scale[2] > np.abs(np.array(teacher.get_layer("head").kernel)).max(axis=0)[2] / 7
     found = regression(student, teacher, IMAGES, steps=40, verbose=0).compressed
-    before, after = (kernels(c._graph)["head"] for c in (student, found))
+    before, after = (kernels(c.built.graph)["head"] for c in (student, found))
     assert (before != after).any()
     np.testing.assert_array_equal(after, found.weight_grids["head"](after))
     others = found.weight_grids["head"].scale[[0, 1, 3, 4]] / grid.scale[[0, 1, 3, 4]]
@@ -259,7 +268,7 @@ def test_given_inputs_verify_the_file_again():
     student = compress(build("plain"), W4, representative_data=given, input_range=(-1, 1), verbose=0)
     found = regression(student, build("plain"), IMAGES, steps=10, verbose=0).compressed
     assert found.report.compared == 8 and "8 given inputs" in str(found.report)
-    assert found._grids == student._grids
+    assert found.built.grids == student.built.grids
 
 
 def test_the_page_says_how_it_was_made():
@@ -277,7 +286,7 @@ def test_smaller_images_will_do_and_the_file_is_of_the_models_size():
     teacher, small = build("branch_add"), procedural_images(24, (6, 6, 3), -1, 1, seed=3)
     found = regression(student_of("branch_add"), teacher, small, steps=40, verbose=0)
     assert found.after < found.before and found.model.input_shape == (None, 8, 8, 3)
-    assert found.compressed._grids == student_of("branch_add")._grids
+    assert found.compressed.built.grids == student_of("branch_add").built.grids
     blocks = regression(found.model, teacher, small, mode="blocks", steps=3, verbose=0)
     assert blocks.after <= blocks.before
 

@@ -46,7 +46,7 @@ def compressed(name: str = "branch_add", recipe: Recipe = QUICK) -> Compressed:
 
 def page(name: str = "branch_add", recipe: Recipe = QUICK) -> str:
     result = compressed(name, recipe)
-    return report_page(result.report, result.recipe, result._evidence)
+    return report_page(result.report, result.recipe, result.evidence)
 
 
 class Parsed(HTMLParser):
@@ -150,7 +150,7 @@ def test_each_reason_stands_once_with_all_it_is_the_reason_of():
 @pytest.mark.parametrize("recipe", ["float16", Recipe(quantize=None, prune=Prune(sparsity=0.5, method="uniform"))])
 def test_float_files_have_a_page_too(recipe):
     result = compress(build("plain"), recipe, input_range=(-1, 1), verbose=0)
-    parsed = Parsed(report_page(result.report, result.recipe, result._evidence))
+    parsed = Parsed(report_page(result.report, result.recipe, result.evidence))
     assert parsed.data["layers"] == []
     assert f"{result.report.bytes:,}" in " ".join(parsed.texts["div"])
     assert ("of the weights" in " ".join(parsed.texts["div"])) == (result.report.pruning is not None)
@@ -236,7 +236,7 @@ def test_a_kernels_histogram_counts_the_files_integers():
     for operator in file.operators:
         if "CONV" in file.operator_name(operator) or "FULLY" in file.operator_name(operator):
             in_file[file.name(operator.outputs[0])] = file.constant(operator.inputs[1])
-    kernels = list(result._evidence.kernels.values())
+    kernels = list(result.evidence.kernels.values())
     assert len(kernels) == len(in_file) > 2
     for kernel, integers in zip(kernels, in_file.values(), strict=True):
         histogram = kernel.histogram

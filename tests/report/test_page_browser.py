@@ -194,7 +194,7 @@ def test_a_layer_is_chosen_in_the_table_the_drawing_the_profile_and_by_keys(visi
 
 
 def test_the_histograms_are_those_of_the_chosen_layer_with_its_grid(visit, report):
-    one, evidence = visit(), result()._evidence
+    one, evidence = visit(), result().evidence
     at = next(at for at, row in enumerate(report.layers) if row.weights and row.low < 0)
     one.page.click(f"#map .mark >> nth={at}")
     row = report.layers[at]

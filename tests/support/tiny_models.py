@@ -6,7 +6,7 @@ BatchNorm statistics far from (0, 1), some gammas negative, biases, slopes of PR
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import keras
@@ -24,12 +24,15 @@ from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.measuring.statistics import collect
 from tfdatafree.measuring.walks import image_walk
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.network import InputRange, Network
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.activation_ranges import choose_ranges
 from tfdatafree.quantization.bias import correct_biases
+from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.integer_kernel import IntegerKernel
-from tfdatafree.quantization.rounding import quantize_weights
+from tfdatafree.quantization.rounding import Rounding, round_graph
 from tfdatafree.recipe.quantize import Quantize
+from tfdatafree.recipe.rules import NO_RULES, LayerRules
 
 SHAPE = (8, 8, 3)
 MODELS: dict[str, Callable[[], keras.Model]] = {}
@@ -118,13 +121,29 @@ class Exported:
     """A tiny model's way to its file, with every decision on the way."""
 
     unfolded: Graph
-    teacher: Graph
-    student: Graph
-    kernels: dict[str, IntegerKernel]
-    ranges: dict[str, Range]
+    decision: Decision
     inputs: list[np.ndarray]
-    options: Quantize
     built: Built
+
+    @property
+    def teacher(self) -> Graph:
+        return self.decision.reference
+
+    @property
+    def student(self) -> Graph:
+        return self.decision.graph
+
+    @property
+    def kernels(self) -> Mapping[str, IntegerKernel]:
+        return self.decision.kernels
+
+    @property
+    def ranges(self) -> Mapping[str, Range]:
+        return self.decision.ranges
+
+    @property
+    def options(self) -> Quantize:
+        return self.decision.options
 
 
 @functools.cache
@@ -146,11 +165,19 @@ def export(model: keras.Model, options: Quantize = Quantize(), images: int = 4) 
     bounds = (0.0, 255.0) if teacher.specs[teacher.inputs[0]].dtype == "uint8" else (-1.0, 1.0)
     inputs = make_inputs(teacher, images, bounds, seed=0)
     means = {tensor: s.mean for tensor, s in collect(gaussian_walk(unfolded, samples=200)).items()}
-    student, kernels = quantize_weights(teacher, bits=options.weight_bits, per_channel=options.per_channel)
-    student, _ = correct_biases(student, teacher, means)
+    rounded = round_graph(teacher, Rounding(bits=options.weight_bits, per_channel=options.per_channel))
+    student, _ = correct_biases(rounded.graph, teacher, means)
     ranges = choose_ranges(teacher, collect(image_walk(teacher, inputs)), "min_max", bits=options.activation_bits)
-    built = build_integer_file(student, teacher, kernels, ranges, inputs, options)
-    return Exported(unfolded, teacher, student, kernels, ranges, inputs, options, built)
+    decision = Decision(graph=student, reference=teacher, kernels=rounded.kernels, ranges=ranges, options=options)
+    return Exported(unfolded, decision, inputs, build_integer_file(decision, inputs))
+
+
+def network_of(
+    unfolded: Graph, folded: Graph, ends: tuple[float, float] = (-1.0, 1.0), rules: LayerRules = NO_RULES
+) -> Network:
+    """A network before anything was done to it."""
+    found = InputRange(*ends, "given")
+    return Network(source=unfolded, unfolded=unfolded, reference=folded, current=folded, input_range=found, rules=rules)
 
 
 # The models -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """diagnose(): which quantizers of a recipe cost a model most, without data, and what to do about them.
 
-    flow/pipeline.py: model -> pruned -> quantized network; here: -> one quantizer at a time -> advice
+    the steps of compress up to its decision (flow/steps.py) -> one quantizer at a time -> advice
 
 The stages are those of `compress`, up to the point where a file would be written; the network is simulated.
 """
@@ -16,7 +16,16 @@ from tfdatafree.diagnosis.channels import channel_findings
 from tfdatafree.diagnosis.diagnosis import Diagnosis, Suspect, advise
 from tfdatafree.diagnosis.quantizer_damage import Damage, measure_damage
 from tfdatafree.export.simulate import simulate
-from tfdatafree.flow.pipeline import expected_work, pruned_network, quantized_network
+from tfdatafree.flow.steps import (
+    choose_bits,
+    choose_inputs,
+    expected_seconds,
+    pass_inputs,
+    precondition_network,
+    prune_network,
+    quantize_network,
+    read_network,
+)
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import layout_of
@@ -27,8 +36,8 @@ from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.targets.target import Target
 from tfdatafree.task import make_task
 
-# The stage behind those of the pipeline, and what it takes of the time of a middling network.
-_STAGE, _WORK = "one quantizer at a time", 150
+# The step behind those that lead to a decision, and the seconds that it takes on a small classifier.
+_STEP, _STEP_SECONDS = "one quantizer at a time", 150
 # The images that damage is measured on are none of those that ranges come from.
 _MEASURING_SEED = 700_000
 
@@ -88,38 +97,41 @@ def diagnose(
     if not isinstance(images, int) or isinstance(images, bool) or images < 1:
         raise ValueError(f"images is {images!r}; measure on at least 1.")
     task = dataclasses.replace(task, recipe=dataclasses.replace(recipe, recover=None))
-    progress = Progress(expected_work(task.recipe) | {_STAGE: _WORK}, verbose)
+    progress = Progress(expected_seconds(task.recipe) | {_STEP: _STEP_SECONDS}, verbose)
     try:
-        network = pruned_network(task, progress)
-        integers = quantized_network(task, network, progress)
-        unfolded, teacher, quantized, rules = integers.unfolded, integers.teacher, integers.quantized, integers.rules
-        inputs = network.real.arrays
-        with progress.stage(_STAGE):
+        network = read_network(task, progress)
+        network = precondition_network(network, task, progress)
+        inputs = choose_inputs(network, task, progress)
+        network = prune_network(network, task, inputs, progress)
+        network, observed = pass_inputs(network, task, inputs, progress)
+        bits = choose_bits(network, task, observed, inputs, progress)
+        decision = quantize_network(network, task, bits, observed, inputs, progress)
+        with progress.stage(_STEP):
             if representative_data is None:
-                measured = make_inputs(teacher, images, network.ends, seed=seed + _MEASURING_SEED)
+                ends = network.input_range.ends
+                measured = make_inputs(network.reference, images, ends, seed=seed + _MEASURING_SEED)
             else:
-                measured = [array[:images] for array in inputs]
-            built = simulate(
-                quantized.graph, teacher, quantized.kernels, quantized.ranges, inputs, integers.options, rules=rules
-            )
-            bits = {key: kernel.quantizer.bits for key, kernel in quantized.kernels.items()}
-            damages, together = measure_damage(teacher, built.graph, bits, built.grids, measured)
+                measured = [array[:images] for array in inputs.arrays]
+            built = simulate(decision, inputs.arrays)
+            weight_bits = {key: kernel.grid.bits for key, kernel in decision.kernels.items()}
+            damages, together = measure_damage(network.reference, built.graph, weight_bits, built.grids, measured)
     finally:
         progress.close()
-    findings = channel_findings(unfolded)
+    findings = channel_findings(network.unfolded)
+    real = representative_data is not None
     return Diagnosis(
         model=network.source.name,
         recipe=recipe.name,
-        suspects=_suspects(teacher, damages, options, task.target, findings.caps, real=representative_data is not None),
+        suspects=_suspects(network.reference, damages, bits.options, task.target, findings.caps, real=real),
         error=together.error,
         output_discrepancy=together.output_discrepancy,
         agreement=together.agreement,
         dead=findings.dead,
         caps=findings.caps,
         images=len(measured[0]),
-        inputs="generated inputs" if representative_data is None else "of the inputs given",
+        inputs="of the inputs given" if real else "generated inputs",
         seconds=time.perf_counter() - started,
-        given=dict(rules.of),
+        given=dict(bits.rules.of),
     )
 
 

@@ -3,124 +3,118 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from tfdatafree.export.constants import Constant
 from tfdatafree.export.float_model import FloatModel, convert
 from tfdatafree.export.integer import IntegerModel, Spec, quantize_file
-from tfdatafree.export.kernels import Kernel
-from tfdatafree.export.layout import kernel_for
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, verify_content
 from tfdatafree.model.graph import Graph, Layer
-from tfdatafree.model.kernels import from_output_last, kernel_of, layout_of, with_kernel
+from tfdatafree.model.kernels import with_kernel
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.range import Range
+from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.headroom import widen_decisions
 from tfdatafree.quantization.integer_kernel import IntegerKernel
 from tfdatafree.quantization.placement import float_nodes, ruled_bits
-from tfdatafree.recipe.quantize import Quantize
-from tfdatafree.recipe.rules import NO_RULES, LayerRules
+from tfdatafree.recipe.rules import LayerRules
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS
 from tfdatafree.tflite.runtime import Runner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Built:
-    """An integer file that was read back and found to be what was decided.
+    """A file that was read back and found to be what was decided, or a simulation of what no file can hold.
 
     Attributes:
-        content: The file; None for a simulation of what no file can hold.
+        content: The file; None for a simulation.
         graph: The graph with the file's weights and biases, as floats.
-        grids: Graph tensor -> grid of the file's integers.
+        grids: Graph tensor -> grid of the file's integers; empty for a float file.
         checks: Graph tensor -> parity and SQNR on the probe inputs.
-        kernels: Layer key -> weight quantizer as written.
+        kernels: Layer -> integers of its kernel as written.
         kept_float: Operator -> why it computes in float.
         notes: Layer or tensor -> what a user should know about it.
         requantized: QUANTIZE operators between integers that were added.
         ranges: Graph tensor -> range, headroom included.
-        inner: The same, and those of tensors inside operations, by their names in the float file.
+        file_ranges: The same, and those of tensors inside operations, by their names in the float file.
     """
 
     content: bytes | None
     graph: Graph
-    grids: dict[str, Quantizer]
-    checks: dict[str, TensorCheck]
-    kernels: dict[str, Quantizer]
-    kept_float: dict[str, str]
-    notes: dict[str, str]
-    requantized: int
-    ranges: dict[str, Range]
-    inner: dict[str, Range]
+    grids: Mapping[str, Quantizer] = field(default_factory=dict)
+    checks: Mapping[str, TensorCheck] = field(default_factory=dict)
+    kernels: Mapping[str, IntegerKernel] = field(default_factory=dict)
+    kept_float: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    requantized: int = 0
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    file_ranges: Mapping[str, Range] = field(default_factory=dict)
 
 
-def build_integer_file(
-    graph: Graph,
-    teacher: Graph,
-    kernels: Mapping[str, IntegerKernel],
-    ranges: Mapping[str, Range],
-    inputs: Sequence[np.ndarray],
-    options: Quantize,
-    *,
-    probes: int = 2,
-    rules: LayerRules = NO_RULES,
-    input_grid: tuple[str, ...] = (),
-    inner: Mapping[str, Range] | None = None,
-) -> Built:
-    """Writes and verifies the integer file of `graph`.
+def build_integer_file(decision: Decision, inputs: Sequence[np.ndarray], *, probes: int = 2) -> Built:
+    """Writes and verifies the integer file of `decision`.
 
     Args:
-        graph: Kernels on their grids, biases corrected.
-        teacher: The float graph, for SQNR.
-        kernels: Layer key -> integers of its kernel.
-        ranges: Graph tensor -> range.
-        inputs: Generated inputs; the first `probes` verify the file.
-        rules: What single layers get.
-        input_grid: TFLite operators whose output gets the grid of its input (`Target.input_grid`).
-        inner: `Built.inner` of a file of the same graph with other weights: all grids become that file's. None: ranges
-            inside operations are measured, and decisions get headroom.
+        inputs: Generated (or given) inputs; the first `probes` verify the file.
 
     Raises:
         ExportError: The file would not be what was decided; names the tensor.
     """
-    float_model, file, spec = _decided(graph, kernels, ranges, inputs, options, rules, input_grid, inner)
-    layers_of = float_model.layer_of
-    exempt = _exempt(graph, float_model, file, layers_of)
-
-    def write(spec: Spec) -> tuple[IntegerModel, Graph, dict[str, Quantizer], dict[str, TensorCheck]]:
-        result = quantize_file(float_model.content, spec)
-        verify_content(result, spec)
-        student = _as_written(graph, file, result, layers_of)
-        held = {tensor: old for tensor, old in float_model.tensor_of.items() if old in result.index_of}
-        grids = {tensor: result.grids[old] for tensor, old in held.items()}
-        index_of = {tensor: result.index_of[old] for tensor, old in held.items()}
-        some = [array[:probes] for array in inputs]
-        checks = compare_tensors(result.content, student, teacher, grids, index_of, some)
-        check_parity(checks, grids, exempt, _table_lsb(float_model, file, grids))
-        return result, student, grids, checks
-
-    result, student, grids, checks = write(spec)
-    noise = {tensor: check.noise for tensor, check in checks.items()}
-    wider = widen_decisions(graph, ranges, noise, grids) if inner is None else {}
+    graph = decision.graph
+    float_model, file, spec = _file_decision(decision, inputs)
+    exempt = _exempt(graph, float_model, file, float_model.layer_of)
+    some = [array[:probes] for array in inputs]
+    written = _write(decision, float_model, file, spec, exempt, some)
+    wider: Mapping[str, Range] = {}
+    if decision.file_ranges is None:
+        noise = {tensor: check.noise for tensor, check in written.checks.items()}
+        wider = widen_decisions(graph, decision.ranges, noise, written.grids)
     if wider:
         more = {float_model.tensor_of[tensor]: range_ for tensor, range_ in wider.items()}
         spec = dataclasses.replace(spec, ranges={**spec.ranges, **more})
-        result, student, grids, checks = write(spec)
-    notes = dict(result.adjusted)
-    notes |= {tensor: reason for tensor, reason in exempt.items() if tensor in checks and checks[tensor].lsb > 1}
-    written = {key: result.kernel_of[old].quantizer for old, key in layers_of.items() if old in result.kernel_of}
-    return Built(
-        result.content,
-        student,
-        grids,
-        checks,
+        written = _write(decision, float_model, file, spec, exempt, some)
+    return dataclasses.replace(
         written,
-        result.kept_float,
-        notes,
-        result.requantized,
-        {**ranges, **wider},
-        {file.name(index): range_ for index, range_ in spec.ranges.items()},
+        ranges={**decision.ranges, **wider},
+        file_ranges={file.name(index): range_ for index, range_ in spec.ranges.items()},
+    )
+
+
+def _write(
+    decision: Decision,
+    float_model: FloatModel,
+    file: File,
+    spec: Spec,
+    exempt: Mapping[str, str],
+    probes: Sequence[np.ndarray],
+) -> Built:
+    """The file of `spec`, read back and compared on `probes`; its ranges are still to be told."""
+    result = quantize_file(float_model.content, spec)
+    verify_content(result, spec)
+    layers_of = float_model.layer_of
+    graph = _as_written(decision.graph, file, result, layers_of)
+    held = {tensor: old for tensor, old in float_model.tensor_of.items() if old in result.index_of}
+    grids = {tensor: result.grids[old] for tensor, old in held.items()}
+    index_of = {tensor: result.index_of[old] for tensor, old in held.items()}
+    checks = compare_tensors(result.content, graph, decision.reference, grids, index_of, probes)
+    check_parity(checks, grids, exempt, _table_lsb(float_model, file, grids))
+    imprecise = {tensor: reason for tensor, reason in exempt.items() if tensor in checks and checks[tensor].lsb > 1}
+    return Built(
+        content=result.content,
+        graph=graph,
+        grids=grids,
+        checks=checks,
+        kernels={
+            key: _kernel_of(graph.layers[key], result.kernel_of[old])
+            for old, key in layers_of.items()
+            if old in result.kernel_of
+        },
+        kept_float=result.kept_float,
+        notes=result.adjusted | imprecise,
+        requantized=result.requantized,
     )
 
 
@@ -141,16 +135,9 @@ class Storage:
     packed: frozenset[str]
 
 
-def storage(
-    graph: Graph,
-    kernels: Mapping[str, IntegerKernel],
-    ranges: Mapping[str, Range],
-    inputs: Sequence[np.ndarray],
-    options: Quantize,
-    rules: LayerRules = NO_RULES,
-) -> Storage:
+def storage(decision: Decision, inputs: Sequence[np.ndarray]) -> Storage:
     """Storage of the file that `build_integer_file` would write; the arguments are its, the file is not verified."""
-    float_model, _, spec = _decided(graph, kernels, ranges, inputs, options, rules)
+    float_model, _, spec = _file_decision(decision, inputs)
     whole, packed = (quantize_file(float_model.content, dataclasses.replace(spec, int4=int4)) for int4 in (False, True))
     file, weights, halved = File.parse(packed.content), {}, set()
     for old, key in float_model.layer_of.items():
@@ -161,26 +148,20 @@ def storage(
     return Storage(len(whole.content), len(packed.content), weights, frozenset(halved))
 
 
-def _decided(
-    graph: Graph,
-    kernels: Mapping[str, IntegerKernel],
-    ranges: Mapping[str, Range],
-    inputs: Sequence[np.ndarray],
-    options: Quantize,
-    rules: LayerRules,
-    input_grid: tuple[str, ...] = (),
-    inner: Mapping[str, Range] | None = None,
-) -> tuple[FloatModel, File, Spec]:
-    """The float file of `graph`, the same parsed, and how it is to be quantized."""
+def _file_decision(decision: Decision, inputs: Sequence[np.ndarray]) -> tuple[FloatModel, File, Spec]:
+    """The float file of the graph, the same parsed, and how it is to be quantized."""
+    graph, options, rules = decision.graph, decision.options, decision.rules
     float_model = convert(graph, [array[:1] for array in inputs])
     file = File.parse(float_model.content)
-    known = inner or {}
-    file_ranges = {index: known[name] for index in range(len(file.tensors)) if (name := file.name(index)) in known}
-    file_ranges |= {index: ranges[tensor] for tensor, index in float_model.tensor_of.items() if tensor in ranges}
-    file_ranges |= _measure_missing(float_model, file, file_ranges, inputs)
+    known = decision.file_ranges or {}
+    ranges = {index: known[name] for index in range(len(file.tensors)) if (name := file.name(index)) in known}
+    ranges |= {
+        index: decision.ranges[tensor] for tensor, index in float_model.tensor_of.items() if tensor in decision.ranges
+    }
+    ranges |= _measure_missing(float_model, file, ranges, inputs)
     spec = Spec(
-        file_ranges,
-        _file_kernels(graph, file, float_model.layer_of, kernels),
+        ranges,
+        _file_kernels(file, float_model.layer_of, decision.kernels),
         {index: tensor for tensor, index in float_model.tensor_of.items()},
         activation_bits=options.activation_bits,
         tensor_bits=_ruled_bits(graph, float_model, rules),
@@ -188,7 +169,7 @@ def _decided(
         kernel_bits=options.weight_bits,
         per_channel=options.one_step_per_channel(dense=False),
         dense_per_channel=options.one_step_per_channel(dense=True),
-        input_grid=input_grid,
+        input_grid=decision.target.input_grid,
         int4=bool(options.int4),
         edge_dtype=options.edge_dtype,
         input_names=tuple(graph.inputs),
@@ -198,17 +179,18 @@ def _decided(
 
 
 def _file_kernels(
-    graph: Graph, file: File, layers_of: Mapping[int, str], kernels: Mapping[str, IntegerKernel]
-) -> dict[int, Kernel]:
+    file: File, layers_of: Mapping[int, str], kernels: Mapping[str, IntegerKernel]
+) -> dict[int, Constant]:
     """The integers of `kernels` by weight tensor of the file, in its order of axes."""
-    found = {}
-    for index, key in layers_of.items():
-        layer = graph.layers[key]
-        if key not in kernels:
-            continue
-        keras_values = from_output_last(kernels[key].values, kernel_of(layer).shape, layout_of(layer))
-        found[index] = kernel_for(kernels[key], keras_values, layout_of(layer), file.constant(index))
-    return found
+    return {
+        index: Constant(*kernels[key].tflite(file.constant(index).shape))
+        for index, key in layers_of.items()
+        if key in kernels
+    }
+
+
+def _kernel_of(layer: Layer, constant: Constant) -> IntegerKernel:
+    return IntegerKernel.from_tflite(layer, constant.values, constant.quantizer)
 
 
 def _ruled_bits(graph: Graph, float_model: FloatModel, rules: LayerRules) -> dict[int, int]:
@@ -299,15 +281,10 @@ def _biases(file: File) -> dict[int, np.ndarray]:
     return found
 
 
-def _with_file_values(layer: Layer, kernel: Kernel, file: File, operator, rule, float_bias: np.ndarray | None) -> Layer:
-    layout, shape = layout_of(layer), kernel_of(layer).shape
-    values = kernel.quantizer.dequantize(kernel.values)
-    if layout.kind == "depthwise":
-        keras_kernel = values.reshape(shape)
-    else:
-        matrix = np.moveaxis(values, 0, -1).reshape(-1, values.shape[0])
-        keras_kernel = from_output_last(matrix, shape, layout)
-    layer = with_kernel(layer, keras_kernel)
+def _with_file_values(
+    layer: Layer, kernel: Constant, file: File, operator, rule, float_bias: np.ndarray | None
+) -> Layer:
+    layer = with_kernel(layer, _kernel_of(layer, kernel).float_kernel)
     if float_bias is not None and layer.weight("bias") is not None:
         index = operator.inputs[rule.bias]
         steps = np.asarray(file.tensors[index].quantization.scale, np.float64)

@@ -22,9 +22,8 @@ import tensorflow as tf
 from absl import logging as absl_logging
 
 from tfdatafree.errors import ExportError
-from tfdatafree.export.layout import to_tflite
 from tfdatafree.model.graph import Graph, Layer
-from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.kernels import kernel_of, layout_of, to_tflite
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS
 from tfdatafree.tflite.runtime import Runner

@@ -1,7 +1,7 @@
 """Turns a float TFLite file into an integer one, with the ranges and the integers that it is given.
 
 Activations get one grid per tensor (`grids.py`); kernels the integers that were chosen; biases the step S_input * S_kernel
-(`kernels.py`). Where a kernel wants a grid that its input does not have, a QUANTIZE operator goes between. Operators
+(`constants.py`). Where a kernel wants a grid that its input does not have, a QUANTIZE operator goes between. Operators
 without an integer kernel, and those that are to stay in float, compute between DEQUANTIZE and QUANTIZE, and say so.
 
 A tensor has one grid for all that follows. An operator that reads or writes a tensor of 16 bits computes in 16: tensors of 8
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfdatafree.errors import ExportError
+from tfdatafree.export.constants import Constant, fit_bias, integer_bias
 from tfdatafree.export.grids import choose_grids
-from tfdatafree.export.kernels import Kernel, fit_bias, integer_bias
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer, weight_quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.tflite.flatbuffer import DESCRIPTION, FLOAT32, File
@@ -43,7 +43,7 @@ class Spec:
     """
 
     ranges: Mapping[int, Range]
-    kernels: Mapping[int, Kernel] = field(default_factory=dict)
+    kernels: Mapping[int, Constant] = field(default_factory=dict)
     names: Mapping[int, str] = field(default_factory=dict)
     activation_bits: int = 8
     tensor_bits: Mapping[int, int] = field(default_factory=dict)
@@ -78,9 +78,9 @@ class IntegerModel:
     content: bytes
     grids: dict[int, Quantizer]
     index_of: dict[int, int]
-    kernel_of: dict[int, Kernel]
+    kernel_of: dict[int, Constant]
     index_of_kernel: dict[int, int]
-    constants: dict[int, Kernel]
+    constants: dict[int, Constant]
     kept_float: dict[str, str]
     adjusted: dict[str, str]
     requantized: int
@@ -109,9 +109,9 @@ class _Writer:
         self.file, self.spec, self.bits = file, spec, spec.activation_bits
         self.kept_float: dict[str, str] = {}
         self.adjusted: dict[str, str] = {}
-        self.kernel_of: dict[int, Kernel] = {}
+        self.kernel_of: dict[int, Constant] = {}
         self.kernel_index: dict[int, int] = {}
-        self.constants: dict[int, Kernel] = {}
+        self.constants: dict[int, Constant] = {}
         self.requantized = 0
         self.rules = [self.rule(operator) for operator in file.operators]
         self.float_tensors = {i for i, tensor in enumerate(file.tensors) if tensor.type == FLOAT32}
@@ -372,7 +372,7 @@ class _Writer:
         if grid is None:
             grid = activation_quantizer(value.min(), value.max(), bits, symmetric=bits == 16)
         new = self.file.add_tensor(self.file.name(index), index)
-        self.constants[new] = Kernel(grid.quantize(value), grid)
+        self.constants[new] = Constant(grid.quantize(value), grid)
         self.file.set_constant(new, self.constants[new].values)
         self.file.set_quantized(new, grid, integer_dtype(grid.bits))
         return new
@@ -434,10 +434,10 @@ class _Writer:
                 found[kernel] = min(scale, found.get(kernel, scale))
         return found
 
-    def nearest_kernel(self, index: int, axis: int | None) -> Kernel:
+    def nearest_kernel(self, index: int, axis: int | None) -> Constant:
         value = self.file.constant(index)
         quantizer = weight_quantizer(value, self.spec.kernel_bits, axis)
-        return Kernel(quantizer.quantize(value), quantizer)
+        return Constant(quantizer.quantize(value), quantizer)
 
     # Finishing --------------------------------------------------------------------------------------------------------
 

@@ -11,11 +11,9 @@ from tfdatafree.model.graph import Graph, Layer, Node, Ref
 from tfdatafree.model.quantizer_layer import Quantization
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.range import Range
+from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.headroom import widen_decisions
-from tfdatafree.quantization.integer_kernel import IntegerKernel
 from tfdatafree.quantization.placement import float_nodes, simulated_grids
-from tfdatafree.recipe.quantize import Quantize
-from tfdatafree.recipe.rules import NO_RULES, LayerRules
 
 
 def insert_quantizers(graph: Graph, grids: Mapping[str, Quantizer]) -> Graph:
@@ -28,14 +26,9 @@ def insert_quantizers(graph: Graph, grids: Mapping[str, Quantizer]) -> Graph:
         graph.redirect(tensor, name)
         graph.layers[name] = Layer(layer)
         graph.specs[name] = graph.specs[tensor]
-        at = graph.nodes.index(_current(graph, producers[tensor])) + 1 if tensor in producers else 0
+        at = graph.nodes.index(graph.node(producers[tensor].name)) + 1 if tensor in producers else 0
         graph.nodes.insert(at, Node(name, name, (Ref(tensor),), {}, (name,)))
     return graph
-
-
-def _current(graph: Graph, node: Node) -> Node:
-    """The node of that name as it stands now: redirecting rewrites nodes."""
-    return next(other for other in graph.nodes if other.name == node.name)
 
 
 def simulated_model(graph: Graph, grids: Mapping[str, Quantizer]) -> keras.Model:
@@ -43,34 +36,33 @@ def simulated_model(graph: Graph, grids: Mapping[str, Quantizer]) -> keras.Model
     return insert_quantizers(graph, grids).to_keras()
 
 
-def simulate(
-    graph: Graph,
-    teacher: Graph,
-    kernels: Mapping[str, IntegerKernel],
-    ranges: Mapping[str, Range],
-    inputs: Sequence[np.ndarray],
-    options: Quantize,
-    *,
-    probes: int = 2,
-    rules: LayerRules = NO_RULES,
-    widen: bool = True,
-) -> Built:
+def simulate(decision: Decision, inputs: Sequence[np.ndarray], *, probes: int = 2) -> Built:
     """What `export.build.build_integer_file` decides and measures, without a file: its arguments and its result.
 
     Grids stand where the file's would (`placement.py`); decisions get their headroom from the noise that this simulation
-    measures on the first `probes` inputs, unless `widen` is False. Biases stay in float: a file's have 32 bits.
+    measures on the first `probes` inputs, unless the ranges are those of a file. Biases stay in float: a file's have 32 bits.
     """
+    graph, reference, ranges = decision.graph, decision.reference, decision.ranges
+    bits, rules = decision.options.activation_bits, decision.rules
     some = [array[:probes] for array in inputs]
-    grids = simulated_grids(graph, ranges, options.activation_bits, rules)
-    checks = compare_simulation(graph, teacher, grids, some)
-    noise = {tensor: check.noise for tensor, check in checks.items()}
-    wider = widen_decisions(graph, ranges, noise, grids) if widen else {}
+    grids = simulated_grids(graph, ranges, bits, rules)
+    checks = compare_simulation(graph, reference, grids, some)
+    wider: Mapping[str, Range] = {}
+    if decision.file_ranges is None:
+        wider = widen_decisions(graph, ranges, {tensor: check.noise for tensor, check in checks.items()}, grids)
     ranges = {**ranges, **wider}
     if wider:
-        grids = simulated_grids(graph, ranges, options.activation_bits, rules)
-        checks = compare_simulation(graph, teacher, grids, some)
-    written = {key: kernel.quantizer for key, kernel in kernels.items()}
-    return Built(None, graph, grids, checks, written, float_nodes(graph, rules), {}, 0, ranges, {})
+        grids = simulated_grids(graph, ranges, bits, rules)
+        checks = compare_simulation(graph, reference, grids, some)
+    return Built(
+        content=None,
+        graph=graph,
+        grids=grids,
+        checks=checks,
+        kernels=decision.kernels,
+        kept_float=float_nodes(graph, rules),
+        ranges=ranges,
+    )
 
 
 def compare_simulation(

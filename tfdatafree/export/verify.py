@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfdatafree.errors import ExportError
+from tfdatafree.export.constants import Constant
 from tfdatafree.export.integer import IntegerModel, Spec
-from tfdatafree.export.kernels import Kernel
 from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.tflite.flatbuffer import FLOAT32, File
@@ -54,7 +54,7 @@ def verify_content(result: IntegerModel, spec: Spec) -> None:
             raise ExportError(f"edge '{file.name(index)}' has the dynamic shape {shape}.")
 
 
-def _check_constant(file: File, index: int, wanted: Kernel) -> None:
+def _check_constant(file: File, index: int, wanted: Constant) -> None:
     if not np.array_equal(file.constant(index), wanted.values):
         raise ExportError(f"the integers of '{file.name(index)}' are not those that were chosen.")
     found = file.tensors[index].quantization

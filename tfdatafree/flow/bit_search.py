@@ -11,7 +11,7 @@ Spearman correlation of 0.99, which running each of them on the same generated i
 import dataclasses
 import glob
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,13 +20,16 @@ from tfdatafree.export.build import storage
 from tfdatafree.measuring.damage import single_layer_damages
 from tfdatafree.measuring.observe import Observed
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.network import Network
+from tfdatafree.model.rule_match import apply_rules
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.bias import correct_biases
 from tfdatafree.quantization.bit_choice import Policy, choose_bits, smallest, total
+from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.quantize import round_weights
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import Recipe, Search
-from tfdatafree.recipe.rules import NO_RULES, LayerRules, Rule
+from tfdatafree.recipe.rules import LayerRules, Rule
 
 WIDE, NARROW = 8, 4
 # A buffer starts at a multiple of 16 bytes, so that one twice as long may take up to 15 bytes more than that; and a file that
@@ -34,34 +37,69 @@ WIDE, NARROW = 8, 4
 _PER_LAYER, _PER_FILE = 16, 256
 
 
-def search_bits(
-    teacher: Graph,
-    masks: Mapping[str, np.ndarray],
-    observed: Observed,
-    inputs: list[np.ndarray],
-    options: Quantize,
-    search: Search,
-    rules: LayerRules = NO_RULES,
-) -> Policy:
-    """The widths whose file takes at most `search.size` of the 8-bit file's bytes.
+@dataclass(frozen=True, kw_only=True)
+class Bits:
+    """How many bits everything gets.
+
+    Attributes:
+        options: How to quantize.
+        rules: What single layers get instead.
+        policy: What a search found; None where nothing was searched.
+        replay: The recipe that makes the same file without a search.
+    """
+
+    options: Quantize
+    rules: LayerRules
+    policy: Policy | None
+    replay: Recipe
+
+
+def find_bits(network: Network, recipe: Recipe, asked: Recipe, observed: Observed, inputs: list[np.ndarray]) -> Bits:
+    """The bits that the policy of `recipe` finds.
 
     Args:
-        teacher: The folded float graph, pruned or not.
-        masks: Pruned layers: which weights stay.
+        recipe: As it is carried out; `asked` as the user gave it.
         observed: What was seen of the tensors without data.
-        inputs: Generated (or representative) inputs.
-        rules: What single layers get; one whose rule says its bits keeps them.
+        inputs: Generated (or given) inputs.
 
     Raises:
         ValueError: The size cannot be reached; says the smallest that can.
     """
-    narrow = dataclasses.replace(options, weight_bits=NARROW)
-    student, kernels, _ = round_weights(teacher, masks, observed, narrow, rules)
+    options = packed_unless_told(recipe.quantize)
+    policy = search_bits(network, observed, inputs, options, recipe.policy)
+    replay = with_policy(asked, policy, network.rules, network.current, int4=options.int4)
+    rules = apply_rules(replay.rules, network.source, network.reference)
+    return Bits(options=options, rules=rules, policy=policy, replay=replay)
+
+
+def search_bits(
+    network: Network, observed: Observed, inputs: list[np.ndarray], options: Quantize, search: Search
+) -> Policy:
+    """The widths whose file takes at most `search.size` of the 8-bit file's bytes.
+
+    Args:
+        network: A layer whose rule says its bits keeps them.
+        observed: What was seen of the tensors without data.
+        inputs: Generated (or given) inputs.
+
+    Raises:
+        ValueError: The size cannot be reached; says the smallest that can.
+    """
+    current, rules = network.current, network.rules
+    rounded = round_weights(network, observed, dataclasses.replace(options, weight_bits=NARROW))
+    graph = rounded.graph
     if options.bias_correction:
-        student, _ = correct_biases(student, teacher, observed.means)
-    # Of the file only its size matters here, and that does not depend on ranges.
-    ranges = {tensor: Range(s.low, s.high) for tensor, s in observed.images.items()}
-    held = storage(student, kernels, ranges, inputs, options, rules)
+        graph, _ = correct_biases(graph, current, observed.means)
+    decision = Decision(
+        graph=graph,
+        reference=network.reference,
+        kernels=rounded.kernels,
+        # Of the file only its size matters here, and that does not depend on ranges.
+        ranges={tensor: Range(s.low, s.high) for tensor, s in observed.images.items()},
+        options=options,
+        rules=rules,
+    )
+    held = storage(decision, inputs)
     budget = math.floor(search.size * held.bytes)
     if held.packed_bytes > budget:
         raise ValueError(
@@ -75,7 +113,7 @@ def search_bits(
         for key, count in held.weights.items()
         if key in held.packed and key not in ruled
     }
-    damages = single_layer_damages(teacher, student, list(sizes), [array[: search.images] for array in inputs])
+    damages = single_layer_damages(current, graph, list(sizes), [array[: search.images] for array in inputs])
     finer = ((2 ** (NARROW - 1) - 1) / (2 ** (WIDE - 1) - 1)) ** 2
     harm = {key: {NARROW: damages[key], WIDE: damages[key] * finer} for key in sizes}
     if budget >= held.bytes:

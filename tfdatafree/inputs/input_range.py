@@ -6,14 +6,13 @@ taken whose procedural images reproduce these statistics best (smallest Kullback
 if none does, of all [-2^k, 2^k] and [0, 2^k].
 """
 
-from dataclasses import dataclass
-
 import keras
 import numpy as np
 
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.network import InputRange
 
 # Ranges that image and audio pipelines feed networks with: [0, 1], [-1, 1], 8-bit, 8-bit less its mean, and
 # (x - mean) / sd of ImageNet.
@@ -22,15 +21,6 @@ COMMON_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 128.0), (-2.12,
 _FITS = 1.0
 _OTHER_ENDS = 2.0 ** np.arange(-4, 11)
 _IMAGES = 8
-
-
-@dataclass(frozen=True)
-class InputRange:
-    """Ends of the real inputs' range, and where they are from."""
-
-    low: float
-    high: float
-    origin: str
 
 
 def check_input_range(input_range) -> InputRange:

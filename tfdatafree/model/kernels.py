@@ -69,6 +69,24 @@ def from_output_last(matrix: np.ndarray, shape: tuple[int, ...], layout: Layout)
     return matrix.reshape(shape)
 
 
+def to_tflite(kernel: np.ndarray, layout: Layout) -> np.ndarray:
+    """The Keras kernel with its axes in TFLite's order, axes of length one aside.
+
+    conv (*spatial, in, out) -> (out, *spatial, in);  depthwise (*spatial, in, m) -> (*spatial, in * m);
+    transpose (*spatial, out, in) -> (out, *spatial, in);  dense (in, out) -> (out, in).
+    """
+    if layout.kind == "depthwise":
+        return kernel.reshape(*kernel.shape[:-2], -1)
+    return np.moveaxis(kernel, -2 if layout.kind == "transpose" else -1, 0)
+
+
+def from_tflite(values: np.ndarray, shape: tuple[int, ...], layout: Layout) -> np.ndarray:
+    """The kernel of Keras shape `shape` that `to_tflite` turned into `values`, which may have further axes of length one."""
+    if layout.kind == "depthwise":
+        return values.reshape(shape)
+    return from_output_last(np.moveaxis(values, 0, -1).reshape(-1, values.shape[0]), shape, layout)
+
+
 def scale_inputs(kernel: np.ndarray, layout: Layout, factor: np.ndarray) -> np.ndarray:
     """The kernel that acts on x as `kernel` acts on x * factor; factor: (in,), of all groups of a grouped kernel."""
     if layout.kind == "transpose":

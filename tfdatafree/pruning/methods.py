@@ -142,7 +142,7 @@ def _harm(problem: Problem, masks: Mapping[str, np.ndarray]) -> dict[str, float]
     weights = restored(problem, refitted(problem, masks))
     pruned, _ = student(problem, weights)
     others = [key for key in weights if key not in problem.classifiers]
-    found = single_layer_damages(problem.teacher, pruned, others, problem.images)
+    found = single_layer_damages(problem.reference, pruned, others, problem.images)
     for key in problem.classifiers & weights.keys():
         found[key] = output_change(problem.matrices[key], weights[key], problem.covariances[key])
     return found

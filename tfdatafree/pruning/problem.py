@@ -16,6 +16,7 @@ from tfdatafree.measuring.sensitivity import channel_sensitivities
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.kernels import kernel_of, layout_of, output_last
+from tfdatafree.model.network import Network
 from tfdatafree.pruning.support import with_class_means
 from tfdatafree.recipe.pattern import Pattern, parse_pattern, refuse
 from tfdatafree.recipe.prune import Prune
@@ -25,112 +26,138 @@ _MEASURING_IMAGES, _FEWEST_IMAGES, _MEASURING_PASSES, _MEASURING_SEED = 16, 2, 6
 _SENSITIVITY_SEED = 250_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """What the methods work on, by layer key.
 
     Attributes:
-        teacher: The folded graph.
-        matrices: Weights (rows, outputs) in the order of `linear.output_last`.
+        reference: The folded float graph.
+        matrices: Weights (rows, outputs) in the order of `model.kernels.output_last`.
         unfolded: The same before BatchNorm was folded; as `matrices` where a layer has no such counterpart.
-        shapes: Of the kernels as the layers have them.
         covariances: Of what each layer reads, (groups, inputs, inputs); not of every layer.
         sensitivities: What an error of each output channel costs the model's results, (outputs,); not of every layer.
         means: Tensor -> mean per channel on real inputs.
         fixed: Sparsity of layers that is not the methods' to choose.
         classifiers: Layers whose covariance has the means of their classes in it.
         images: Inputs of the graph on which single layers are measured.
+        reasons: Why a kernel stays as it is, or is pruned with less knowledge than others.
     """
 
-    teacher: Graph
+    reference: Graph
     options: Prune
     matrices: dict[str, np.ndarray]
     unfolded: dict[str, np.ndarray]
-    shapes: dict[str, tuple[int, ...]]
     covariances: dict[str, np.ndarray]
     sensitivities: dict[str, np.ndarray]
     means: Mapping[str, np.ndarray]
     fixed: dict[str, float]
     classifiers: frozenset[str]
     images: list[np.ndarray]
+    reasons: dict[str, str]
 
     @property
     def pattern(self) -> Pattern | None:
         return None if self.options.pattern is None else parse_pattern(self.options.pattern)
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the kernels as the layers have them."""
+        return {key: kernel_of(self.reference.layers[key]).shape for key in self.matrices}
+
+    @property
     def sizes(self) -> dict[str, int]:
         return {key: matrix.size for key, matrix in self.matrices.items()}
 
 
-def pose(
-    teacher: Graph,
-    unfolded: Graph,
-    options: Prune,
-    input_range: tuple[float, float],
-    means: Mapping,
-    seed: int,
-    fixed: Mapping[str, float] | None = None,
-) -> tuple[Problem, dict[str, str]]:
-    """The problem, and {layer key: why its kernel stays as it is, or is pruned with less knowledge than others}."""
-    keys = {node.layer: None for node in teacher.nodes if layout_of(teacher.layer_of(node))}
-    fixed = fixed or {}
-    kept, matrices, shapes, before = {}, {}, {}, {}
-    for key in keys:
-        layer = teacher.layers[key]
-        layout = layout_of(layer)
-        if fixed.get(key) == 0 and options.pattern is not None:
-            kept[key] = "not pruned: a rule keeps it dense"
-            continue
-        if layout.kind == "depthwise" and not options.depthwise and key not in fixed:
-            kept[key] = "not pruned: depthwise kernels stay dense"
-            continue
-        kernel = kernel_of(layer)
-        refused = _refuse(layer, options)
-        if refused is not None:
-            kept[key] = f"not pruned: {refused}"
-            continue
-        matrices[key], shapes[key] = output_last(kernel, layout), kernel.shape
-        former = unfolded.layers.get(key)
-        same = former is not None and layout_of(former) == layout and kernel_of(former).shape == kernel.shape
-        before[key] = output_last(kernel_of(former), layout) if same else matrices[key]
-    needs_inputs = options.method in ("auto", "obs", "str", "budget", "energy") or options.refit or options.restore
-    covariances: dict[str, np.ndarray] = {}
-    if needs_inputs and matrices:
-        covariances = input_covariances(
-            unfolded,
-            teacher,
-            input_range,
-            inputs=options.inputs,
-            activations=options.activations,
-            images=options.images,
-            seed=seed,
-        )
-    results, classifiers = decision_tensors(teacher), set()
+def pose(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], seed: int) -> Problem:
+    """What is known of the kernels of `network.reference` that `options` can prune.
+
+    Args:
+        means: Tensor -> mean per channel on real inputs, for the bias correction.
+    """
+    fixed = network.rules.setting("sparsity")
+    matrices, reasons = _prunable(network.reference, options, fixed)
+    covariances = _covariances(network, options, seed) if matrices and _needs_inputs(options) else {}
+    results = decision_tensors(network.reference)
+    classifiers = set()
     if options.inputs == "normalized":
-        for key in _classifiers(teacher, results) & covariances.keys() & matrices.keys():
+        for key in _classifiers(network.reference, results) & covariances.keys() & matrices.keys():
             if covariances[key].shape[:2] == (1, len(matrices[key])):
                 covariances[key] = with_class_means(covariances[key], matrices[key])
                 classifiers.add(key)
     for key in matrices:
-        if needs_inputs and key not in covariances:
-            kept[key] = "pruned by magnitude: the covariance of its input is too large or not known"
-    found = {key: values for key, values in covariances.items() if key in matrices}
+        if _needs_inputs(options) and key not in covariances:
+            reasons[key] = "pruned by magnitude: the covariance of its input is too large or not known"
     sensitivities: dict[str, np.ndarray] = {}
     if options.method in ("auto", "obs") and options.inputs == "normalized" and matrices:
-        results = results or list(teacher.outputs)
-        if set(results) <= unfolded.specs.keys():
+        results = results or list(network.reference.outputs)
+        if set(results) <= network.unfolded.specs.keys():
             sensitivities = channel_sensitivities(
-                unfolded, teacher, results, input_range, seed=seed + _SENSITIVITY_SEED
+                network.unfolded, network.reference, results, network.input_range.ends, seed=seed + _SENSITIVITY_SEED
             )
-    kept |= {key: "not pruned: a rule keeps it dense" for key in matrices if fixed.get(key) == 0}
-    fixed = {key: part for key, part in fixed.items() if key in matrices}
+    reasons |= {key: "not pruned: a rule keeps it dense" for key in matrices if fixed.get(key) == 0}
     count = int(np.clip(_MEASURING_PASSES // max(len(matrices), 1), _FEWEST_IMAGES, _MEASURING_IMAGES))
-    images = make_inputs(teacher, count, input_range, seed=seed + _MEASURING_SEED)
-    problem = Problem(
-        teacher, options, matrices, before, shapes, found, sensitivities, means, fixed, frozenset(classifiers), images
+    return Problem(
+        reference=network.reference,
+        options=options,
+        matrices=matrices,
+        unfolded=_before_folding(network.unfolded, network.reference, matrices),
+        covariances={key: values for key, values in covariances.items() if key in matrices},
+        sensitivities=sensitivities,
+        means=means,
+        fixed={key: part for key, part in fixed.items() if key in matrices},
+        classifiers=frozenset(classifiers),
+        images=make_inputs(network.reference, count, network.input_range.ends, seed=seed + _MEASURING_SEED),
+        reasons=reasons,
     )
-    return problem, kept
+
+
+def _needs_inputs(options: Prune) -> bool:
+    """Whether the method looks at what layers read."""
+    by_inputs = options.method in ("auto", "obs", "str", "budget", "energy")
+    return bool(by_inputs or options.refit or options.restore)
+
+
+def _prunable(graph: Graph, options: Prune, fixed: Mapping[str, float]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(kernels that can be pruned, as matrices; layer -> why its kernel stays as it is)."""
+    matrices, reasons = {}, {}
+    for key in graph.first_calls():
+        layer = graph.layers[key]
+        layout = layout_of(layer)
+        if layout is None:
+            continue
+        if fixed.get(key) == 0 and options.pattern is not None:
+            reasons[key] = "not pruned: a rule keeps it dense"
+        elif layout.kind == "depthwise" and not options.depthwise and key not in fixed:
+            reasons[key] = "not pruned: depthwise kernels stay dense"
+        elif (refused := _refuse(layer, options)) is not None:
+            reasons[key] = f"not pruned: {refused}"
+        else:
+            matrices[key] = output_last(kernel_of(layer), layout)
+    return matrices, reasons
+
+
+def _before_folding(unfolded: Graph, folded: Graph, matrices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The matrices before BatchNorm was folded; as they are where a layer has no such counterpart."""
+    found = {}
+    for key, matrix in matrices.items():
+        former, layer = unfolded.layers.get(key), folded.layers[key]
+        layout = layout_of(layer)
+        same = former is not None and layout_of(former) == layout and kernel_of(former).shape == kernel_of(layer).shape
+        found[key] = output_last(kernel_of(former), layout) if same else matrix
+    return found
+
+
+def _covariances(network: Network, options: Prune, seed: int) -> dict[str, np.ndarray]:
+    return input_covariances(
+        network.unfolded,
+        network.reference,
+        network.input_range.ends,
+        inputs=options.inputs,
+        activations=options.activations,
+        images=options.images,
+        seed=seed,
+    )
 
 
 def _refuse(layer: Layer, options: Prune) -> str | None:

@@ -23,8 +23,8 @@ factorization, so that where one is misled the other is, too; and it takes longe
 long and keeps the untrained weights. Under a pattern only "obs" and "energy" are tried: the policies per layer have no use there.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of, output_last
+from tfdatafree.model.network import Network, Pruning
 from tfdatafree.numerics.metrics import output_discrepancy
 from tfdatafree.pruning.methods import METHODS
 from tfdatafree.pruning.problem import pose
@@ -45,65 +46,24 @@ _CANDIDATES = ("obs", "energy", "global", "global_unfolded", "uniform", "erk")
 _CANDIDATES_IN_PATTERNS = ("obs", "energy")
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """A pruned graph.
-
-    Attributes:
-        graph: The student; equal to the teacher but for kernels and biases.
-        masks: Layer key -> which weights stay, bool (rows, outputs) in the order of `linear.output_last`.
-        method: The method taken, "obs" for example where "auto" was asked for.
-        kept: Layer key -> why its kernel or its bias was left alone.
-        discrepancies: Candidate -> Output Discrepancy on generated images; empty where there was only one.
-    """
-
-    graph: Graph
-    masks: dict[str, np.ndarray]
-    method: str
-    kept: dict[str, str]
-    discrepancies: dict[str, float]
-
-    @property
-    def sparsity(self) -> float:
-        """Part of the weights of all pruned kernels that is zero."""
-        total = sum(mask.size for mask in self.masks.values())
-        return 1 - sum(int(np.count_nonzero(mask)) for mask in self.masks.values()) / total if total else 0.0
-
-    @property
-    def by_layer(self) -> dict[str, float]:
-        return {key: 1 - int(np.count_nonzero(mask)) / mask.size for key, mask in self.masks.items()}
-
-
-def prune(
-    teacher: Graph,
-    unfolded: Graph,
-    options: Prune,
-    *,
-    input_range: tuple[float, float],
-    means: Mapping[str, np.ndarray],
-    seed: int = 0,
-    fixed: Mapping[str, float] | None = None,
-) -> Pruned:
-    """Prunes the convolution and dense kernels of `teacher`.
+def prune(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], seed: int = 0) -> Network:
+    """`network` with zeros in the convolution and dense kernels of `current`, its masks and what pruning did.
 
     Args:
-        teacher: The folded graph.
-        unfolded: The separated graph with its BatchNorms; tensors of equal name hold equal values.
-        input_range: (low, high) of the model's inputs.
         means: Tensor -> mean per channel on real inputs, for the bias correction.
-        fixed: Layer key -> sparsity of its kernel, whatever the method would choose; depthwise ones included.
 
     Raises:
-        ValueError: With the `fixed` ones the other layers cannot meet the sparsity of them all.
+        ValueError: With the sparsity that rules give single layers the others cannot meet the sparsity of them all.
     """
-    problem, kept = pose(teacher, unfolded, options, input_range, means, seed, fixed)
+    problem = pose(network, options, means=means, seed=seed)
     if not problem.matrices:
-        return Pruned(teacher, {}, options.method, kept, {})
+        return network.logged(reasons=problem.reasons)
     several = _CANDIDATES if options.pattern is None else _CANDIDATES_IN_PATTERNS
     names = several if options.method == "auto" else (options.method,)
     judge = None
     if len(names) > 1:
-        judge = _Judge(teacher, make_inputs(teacher, _JUDGING_IMAGES, input_range, seed=seed + _JUDGING_SEED))
+        reference, ends = network.reference, network.input_range.ends
+        judge = _Judge(reference, make_inputs(reference, _JUDGING_IMAGES, ends, seed=seed + _JUDGING_SEED))
     discrepancies: dict[str, float] = {}
     best: tuple[str, Graph, dict[str, str]] | None = None
     for at, name in enumerate(names):
@@ -116,10 +76,22 @@ def prune(
             discrepancies[name] = judge(graph)
         if best is None or discrepancies[name] < discrepancies[best[0]]:
             best = name, graph, reasons
-    taken, graph, uncorrected = best
+    method, graph, uncorrected = best
     masks = {key: output_last(kernel_of(graph.layers[key]), layout_of(graph.layers[key])) != 0 for key in problem.sizes}
-    kept |= {key: f"bias not corrected after pruning: {reason}" for key, reason in uncorrected.items() if key in masks}
-    return Pruned(graph, masks, taken, kept, discrepancies)
+    reasons = {key: f"bias not corrected after pruning: {why}" for key, why in uncorrected.items() if key in masks}
+    pruned = dataclasses.replace(network, current=graph, masks=masks, pruning=_record(method, masks, discrepancies))
+    return pruned.logged(reasons=problem.reasons | reasons)
+
+
+def _record(method: str, masks: Mapping[str, np.ndarray], discrepancies: Mapping[str, float]) -> Pruning:
+    left = {key: int(np.count_nonzero(mask)) for key, mask in masks.items()}
+    total = sum(mask.size for mask in masks.values())
+    return Pruning(
+        method=method,
+        sparsity=1 - sum(left.values()) / total if total else 0.0,
+        layers={key: 1 - left[key] / mask.size for key, mask in masks.items()},
+        discrepancies=discrepancies,
+    )
 
 
 def _repairs(options: Prune, method: str) -> bool:
@@ -132,9 +104,9 @@ def _repairs(options: Prune, method: str) -> bool:
 class _Judge:
     """Output Discrepancy of a student's results, before softmax and the like, on given images; of several results the sum."""
 
-    def __init__(self, teacher: Graph, images: Sequence[np.ndarray]):
+    def __init__(self, reference: Graph, images: Sequence[np.ndarray]):
         self.images = images
-        self.reference = self.results(teacher)
+        self.reference = self.results(reference)
 
     def __call__(self, graph: Graph) -> float:
         pairs = zip(self.results(graph), self.reference, strict=True)

@@ -2,7 +2,7 @@
 
     refitted   the weights that stay change the layer's output least                     (`second_order.refit`)
     restored   every output channel has the variance of the float layer's again, within a factor of 2
-    student    the teacher with these kernels, and biases that take the shift of the means back
+    student    the reference with these kernels, and biases that take the shift of the means back
 
 Zeros stay zeros in all of them.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import from_output_last, layout_of, with_kernel
+from tfdatafree.model.kernels import from_output_last, kernel_of, layout_of, with_kernel
 from tfdatafree.numerics.second_moment import output_variance, refit
 from tfdatafree.pruning.problem import Problem
 from tfdatafree.quantization.bias import correct_biases
@@ -47,11 +47,11 @@ def restored(problem: Problem, weights: Mapping[str, np.ndarray]) -> dict[str, n
 
 
 def student(problem: Problem, weights: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
-    """The teacher with these kernels and, if asked for, corrected biases; and why which bias was not."""
-    graph = problem.teacher.copy()
+    """The reference with these kernels and, if asked for, corrected biases; and why which bias was not."""
+    graph = problem.reference.copy()
     for key, values in weights.items():
         layer = graph.layers[key]
-        graph.layers[key] = with_kernel(layer, from_output_last(values, problem.shapes[key], layout_of(layer)))
+        graph.layers[key] = with_kernel(layer, from_output_last(values, kernel_of(layer).shape, layout_of(layer)))
     if not problem.options.correct:
         return graph, {}
-    return correct_biases(graph, problem.teacher, problem.means)
+    return correct_biases(graph, problem.reference, problem.means)

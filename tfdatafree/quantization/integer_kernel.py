@@ -1,4 +1,4 @@
-"""The integers of a kernel and their grid."""
+"""The integers of a layer's kernel, in every order of axes that somebody reads."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,35 +6,84 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.graph import Graph, Layer
+from tfdatafree.model.kernels import Layout, from_output_last, from_tflite, kernel_of, layout_of, output_last, to_tflite
 from tfdatafree.numerics.affine import Quantizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IntegerKernel:
-    """Integers of a layer's kernel as (anything, output channel) with the quantizer along axis 1 (or per tensor)."""
+    """Integers of one kernel and their grid.
 
-    values: np.ndarray
-    quantizer: Quantizer
+    Holds for every instance: `matrix` has the order of `model.kernels.output_last`, and `grid` runs along its axis 1 or has
+    one scale for all weights.
+
+    Attributes:
+        matrix: Integers (rows, output channels).
+        grid: Their scale and zero point.
+        layout: Layout of the layer's kernel.
+        shape: The kernel's shape in Keras.
+    """
+
+    matrix: np.ndarray
+    grid: Quantizer
+    layout: Layout
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, layer: Layer, matrix: np.ndarray, grid: Quantizer) -> "IntegerKernel":
+        """Integers (rows, output channels) of the kernel of `layer`."""
+        return cls(matrix, grid, layout_of(layer), kernel_of(layer).shape)
+
+    @classmethod
+    def from_float(cls, layer: Layer, grid: Quantizer) -> "IntegerKernel":
+        """Integers of a float kernel that lies on `grid`, whose axis is one of the Keras kernel."""
+        along_outputs = dataclasses.replace(grid, channel_axis=None if grid.channel_axis is None else 1)
+        return cls.of(layer, along_outputs.quantize(output_last(kernel_of(layer), layout_of(layer))), along_outputs)
+
+    @classmethod
+    def from_tflite(cls, layer: Layer, values: np.ndarray, grid: Quantizer) -> "IntegerKernel":
+        """Integers of the layer's kernel as a file holds them, with the axis of `grid` as in the file."""
+        along_outputs = dataclasses.replace(grid, channel_axis=None if grid.channel_axis is None else 1)
+        keras_values = from_tflite(values, kernel_of(layer).shape, layout_of(layer))
+        return cls.of(layer, output_last(keras_values, layout_of(layer)), along_outputs)
+
+    @property
+    def keras(self) -> np.ndarray:
+        """The integers in the Keras kernel's shape."""
+        return from_output_last(self.matrix, self.shape, self.layout)
+
+    @property
+    def float_kernel(self) -> np.ndarray:
+        """The float32 values of the integers, in the Keras kernel's shape."""
+        return from_output_last(self.grid.dequantize(self.matrix), self.shape, self.layout)
+
+    @property
+    def keras_grid(self) -> Quantizer | None:
+        """The grid along an axis of the Keras kernel; None where steps run along two (a depthwise kernel with several
+        inputs and a multiplier)."""
+        if self.grid.channel_axis is None:
+            return self.grid
+        axis = {"transpose": -2, "depthwise": -1 if self.shape[-2] == 1 else -2}.get(self.layout.kind, -1)
+        if self.shape[axis] != np.size(self.grid.scale):
+            return None
+        return dataclasses.replace(self.grid, channel_axis=axis % len(self.shape))
+
+    def tflite(self, shape: tuple[int, ...]) -> tuple[np.ndarray, Quantizer]:
+        """(integers of the file's `shape`, grid along the file's axis); symmetric, as TFLite wants."""
+        values = to_tflite(self.keras, self.layout).reshape(shape)
+        axis = len(shape) - 1 if self.layout.kind == "depthwise" else 0
+        axis = None if self.grid.channel_axis is None else axis
+        return values, Quantizer(self.grid.scale, 0, self.grid.bits, axis, narrow_range=True)
 
 
-def kernel_grids(
-    graph: Graph, kernels: Mapping[str, IntegerKernel], written: Mapping[str, Quantizer]
-) -> dict[str, Quantizer | None]:
-    """Layer key -> the grid that its kernel in `graph` lies on, along the axes that Keras has; None where no single axis
-    does: several steps per input channel of a depthwise kernel, or factors on both sides of an equalized one.
+def kernel_grids(graph: Graph, kernels: Mapping[str, IntegerKernel]) -> dict[str, Quantizer | None]:
+    """Layer -> the grid that its kernel in `graph` lies on, along an axis of the Keras kernel.
 
-    Args:
-        written: Layer key -> the grid along the file's axes, where steps may have been raised to hold a bias.
+    None where no single axis does: steps along two axes, or factors on both sides of an equalized kernel.
     """
     found: dict[str, Quantizer | None] = {}
     for key, integers in kernels.items():
-        layout, kernel = layout_of(graph.layers[key]), kernel_of(graph.layers[key])
-        grid = dataclasses.replace(integers.quantizer, scale=written.get(key, integers.quantizer).scale)
-        if grid.channel_axis is not None:
-            axis = {"transpose": -2, "depthwise": -1 if kernel.shape[-2] == 1 else -2}.get(layout.kind, -1)
-            grid = dataclasses.replace(grid, channel_axis=axis % kernel.ndim)
-        fits = grid.channel_axis is None or kernel.shape[grid.channel_axis] == np.size(grid.scale)
-        found[key] = grid if fits and np.array_equal(grid(kernel), kernel) else None
+        grid, kernel = integers.keras_grid, kernel_of(graph.layers[key])
+        found[key] = grid if grid is not None and np.array_equal(grid(kernel), kernel) else None
     return found

@@ -3,109 +3,89 @@
 import functools
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from tfdatafree.inputs.input_range import InputRange
 from tfdatafree.measuring.observe import Observed
 from tfdatafree.measuring.walks import normalized_walk
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.network import Network
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.activation_ranges import between, choose_ranges, widest, within_caps
 from tfdatafree.quantization.activation_shift import activation_shifts, correct_activation_shifts
 from tfdatafree.quantization.bias import correct_biases
+from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.empirical_bias import correct_biases_on_inputs
-from tfdatafree.quantization.integer_kernel import IntegerKernel
 from tfdatafree.quantization.placement import layers_in_float, simulated_grids
 from tfdatafree.quantization.ranges import of_levels
-from tfdatafree.quantization.rounding import quantize_equalized_weights, quantize_weights
+from tfdatafree.quantization.rounding import Rounded, Rounding, round_equalized, round_graph
 from tfdatafree.recipe.quantize import Quantize
-from tfdatafree.recipe.rules import NO_RULES, LayerRules
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """A graph that is ready to be written.
-
-    Attributes:
-        graph: Kernels on their grids, biases corrected.
-        kernels: Layer key -> integers of its kernel.
-        ranges: Tensor -> range.
-        kept: Layer -> what was not done to it, and why.
-    """
-
-    graph: Graph
-    kernels: dict[str, IntegerKernel]
-    ranges: dict[str, Range]
-    kept: dict[str, str]
+from tfdatafree.targets.registry import GENERIC
+from tfdatafree.targets.target import Target
 
 
 def quantize(
-    teacher: Graph,
-    unfolded: Graph,
-    masks: Mapping[str, np.ndarray],
+    network: Network,
     observed: Observed,
     inputs: list[np.ndarray],
-    given: dict[str, Range],
     options: Quantize,
+    *,
+    given: Mapping[str, Range],
+    target: Target = GENERIC,
     executor: Executor | None = None,
-    rules: LayerRules = NO_RULES,
-) -> Quantized:
-    """Rounds the weights of `teacher`, takes the shifts out of its biases, and chooses ranges.
+) -> Decision:
+    """Rounds the weights of `network.current`, takes the shifts out of its biases, and chooses ranges.
 
     Args:
-        teacher: The folded float graph, pruned or not.
-        unfolded: The same with its BatchNorms.
-        masks: Pruned layers: which weights stay.
         observed: What was seen of the tensors without data.
-        inputs: Generated (or representative) inputs.
+        inputs: Generated (or given) inputs.
         given: Ranges that are known: those of the inputs.
-        rules: What single layers get.
     """
-    student, kernels, apart = round_weights(teacher, masks, observed, options, rules)
-    kept = {name: f"not equalized: {reason}" for name, reason in apart.items()}
+    current, rules = network.current, network.rules
+    rounded = round_weights(network, observed, options)
+    graph, reasons = rounded.graph, {name: f"not equalized: {reason}" for name, reason in rounded.reasons.items()}
     if options.bias_correction:
         if options.bias_correction == "empirical":
-            student, uncorrected = correct_biases_on_inputs(student, teacher, inputs)
+            graph, uncorrected = correct_biases_on_inputs(graph, current, inputs)
         else:
-            student, uncorrected = correct_biases(student, teacher, observed.means)
-        kept |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
-    ranges = tensor_ranges(teacher, observed, options, executor) | given
+            graph, uncorrected = correct_biases(graph, current, observed.means)
+        reasons |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
+    ranges = tensor_ranges(current, observed, options, executor) | dict(given)
     if options.activation_correction:
-        grids = simulated_grids(student, ranges, options.activation_bits, rules)
-        shifts = activation_shifts(normalized_walk(unfolded, inputs), grids)
-        student, uncorrected = correct_activation_shifts(student, shifts)
-        kept |= {key: f"activation shift not corrected: {reason}" for key, reason in uncorrected.items()}
-    return Quantized(student, kernels, ranges, kept)
+        grids = simulated_grids(graph, ranges, options.activation_bits, rules)
+        shifts = activation_shifts(normalized_walk(network.unfolded, inputs), grids)
+        graph, uncorrected = correct_activation_shifts(graph, shifts)
+        reasons |= {key: f"activation shift not corrected: {reason}" for key, reason in uncorrected.items()}
+    return Decision(
+        graph=graph,
+        reference=network.reference,
+        kernels=rounded.kernels,
+        ranges=ranges,
+        options=options,
+        rules=rules,
+        target=target,
+        reasons=reasons,
+    )
 
 
-def round_weights(
-    teacher: Graph,
-    masks: Mapping[str, np.ndarray],
-    observed: Observed,
-    options: Quantize,
-    rules: LayerRules = NO_RULES,
-) -> tuple[Graph, dict[str, IntegerKernel], dict[str, str]]:
-    """(the graph with rounded kernels, their integers, why layers were not equalized before rounding)."""
-    how: dict[str, Any] = {
-        "bits": options.weight_bits,
-        "per_channel": options.one_step_per_channel(dense=False),
-        "dense_per_channel": options.one_step_per_channel(dense=True),
-        "symmetric": options.symmetric_weights,
-        "covariances": None if options.rounding == "nearest" else observed.covariances,
-        "adaptive": options.rounding == "adaround",
-        "masks": masks,
-        "search": options.weight_ranges == "search",
-        "layer_bits": rules.setting("weight_bits"),
-        "in_float": layers_in_float(teacher, rules),
-        "variances": {tensor: s.variance for tensor, s in observed.normalized.items()},
-    }
-    if options.equalized_rounding:
-        return quantize_equalized_weights(teacher, **how)
-    return *quantize_weights(teacher, **how), {}
+def round_weights(network: Network, observed: Observed, options: Quantize) -> Rounded:
+    """`network.current` with every kernel on its grid."""
+    graph, rules = network.current, network.rules
+    rounding = Rounding(
+        bits=options.weight_bits,
+        per_channel=options.one_step_per_channel(dense=False),
+        dense_per_channel=options.one_step_per_channel(dense=True),
+        symmetric=options.symmetric_weights,
+        adaptive=options.rounding == "adaround",
+        search=options.weight_ranges == "search",
+        layer_bits=rules.setting("weight_bits"),
+        in_float=layers_in_float(graph, rules),
+        masks=network.masks,
+        covariances={} if options.rounding == "nearest" else observed.covariances,
+        variances={tensor: s.variance for tensor, s in observed.normalized.items()},
+    )
+    return round_equalized(graph, rounding) if options.equalized_rounding else round_graph(graph, rounding)
 
 
 def tensor_ranges(graph: Graph, observed: Observed, options: Quantize, executor: Executor | None) -> dict[str, Range]:
@@ -124,11 +104,9 @@ def tensor_ranges(graph: Graph, observed: Observed, options: Quantize, executor:
     return within_caps(graph, ranges)
 
 
-def input_ranges(
-    graph: Graph, found: InputRange, observed: Observed, options: Quantize, from_user: bool
-) -> dict[str, Range]:
+def input_ranges(network: Network, observed: Observed, options: Quantize, *, from_user: bool) -> dict[str, Range]:
     """The input tensors' ranges: what the user or the model says, or the extremes of the user's own inputs."""
-    if from_user and found.origin != "given":
-        return {tensor: Range(observed.images[tensor].low, observed.images[tensor].high) for tensor in graph.inputs}
-    given = of_levels(found.low, found.high) if options.activation_bits == 8 else Range(found.low, found.high)
-    return dict.fromkeys(graph.inputs, given)
+    known, names = network.input_range, network.reference.inputs
+    if from_user and known.origin != "given":
+        return {tensor: Range(observed.images[tensor].low, observed.images[tensor].high) for tensor in names}
+    return dict.fromkeys(names, of_levels(*known.ends) if options.activation_bits == 8 else Range(*known.ends))

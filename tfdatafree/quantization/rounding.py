@@ -7,14 +7,16 @@ b  -= (W_q - W) E[x]                                                        (Nag
 so that the mean of every output channel over inputs of mean E[x] is that of the float layer.
 """
 
+import dataclasses
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tfdatafree.activity import report_layer
 from tfdatafree.measuring.importance import channel_importance
 from tfdatafree.model.graph import Graph, Layer
-from tfdatafree.model.kernels import from_output_last, kernel_of, layout_of, output_last, with_kernel
+from tfdatafree.model.kernels import kernel_of, layout_of, output_last, with_kernel
 from tfdatafree.numerics.affine import asymmetric_weight_quantizer, weight_quantizer
 from tfdatafree.numerics.second_moment import covariance_of_scaled
 from tfdatafree.preconditioning.assumption_free import equalize_assumption_free, fold_buffers
@@ -28,111 +30,107 @@ from tfdatafree.quantization.weight_steps import search_scale
 _FINE = 8
 
 
-def round_kernel(
-    layer: Layer,
-    *,
-    bits: int,
-    per_channel: bool,
-    symmetric: bool = True,
-    covariance: np.ndarray | None = None,
-    adaptive: bool = False,
-    kept: np.ndarray | None = None,
-    search: bool = False,
-    importance: np.ndarray | None = None,
-) -> IntegerKernel:
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """How the kernels of a graph are rounded.
+
+    Attributes:
+        bits: Of every kernel that `layer_bits` does not list.
+        per_channel: One step per output channel.
+        dense_per_channel: The same for dense layers; None: as the others.
+        symmetric: Zero point 0, as TFLite wants; False for simulations of grids from the smallest to the largest weight.
+        adaptive: Learn the rounding (AdaRound) in place of error feedback.
+        search: Choose steps by the error in the layer's output, where its input's covariance is known.
+        layer_bits: Layer -> bits of its kernel.
+        in_float: Layers whose kernels stay as they are.
+        masks: Pruned layer -> which weights stay, (rows, outputs) as in `model.kernels.output_last`; the others stay 0.
+        covariances: Layer -> covariance of its input patches, (groups, inputs, inputs); these layers are rounded with error
+            feedback, the others to nearest.
+        variances: Tensor -> variance per channel; tells a search for one step per tensor which outputs matter.
+    """
+
+    bits: int = 8
+    per_channel: bool = True
+    dense_per_channel: bool | None = None
+    symmetric: bool = True
+    adaptive: bool = False
+    search: bool = False
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
+    in_float: Collection[str] = ()
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    covariances: Mapping[str, np.ndarray] = field(default_factory=dict)
+    variances: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def steps_per_channel(self, kind: str) -> bool:
+        """Whether a kernel of that kind of layout has one step per output channel."""
+        return self.per_channel if kind != "dense" or self.dense_per_channel is None else self.dense_per_channel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounded:
+    """A graph with kernels on their grids.
+
+    Attributes:
+        graph: The graph.
+        kernels: Layer -> integers of its kernel.
+        reasons: Layer -> why it was not equalized before.
+    """
+
+    graph: Graph
+    kernels: dict[str, IntegerKernel]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+def round_graph(graph: Graph, rounding: Rounding) -> Rounded:
+    """The graph with every kernel on its grid, and the integers."""
+    importance: Mapping[str, np.ndarray] = {}
+    if rounding.search and not (rounding.per_channel and rounding.steps_per_channel("dense")):
+        importance = channel_importance(graph, rounding.variances)
+    first, graph, kernels = graph.first_calls(), graph.copy(), {}
+    for at, (key, layer) in enumerate(graph.layers.items()):
+        if layout_of(layer) is None or key in rounding.in_float:
+            continue
+        report_layer(key, at / len(graph.layers))
+        kernels[key] = round_kernel(key, layer, rounding, importance.get(first[key].output))
+        graph.layers[key] = with_kernel(layer, kernels[key].float_kernel)
+    return Rounded(graph=graph, kernels=kernels)
+
+
+def round_kernel(key: str, layer: Layer, rounding: Rounding, importance: np.ndarray | None = None) -> IntegerKernel:
     """Integers of the layer's kernel: the nearest, or where the input's covariance is known with regard to it.
 
     Args:
-        adaptive: Learn the rounding (AdaRound) in place of error feedback.
-        kept: Pruned kernels: False where the weight has to be 0, shape of `output_last`. (Rounding to nearest keeps
-            zeros by itself.)
-        search: Choose the step by the error in the layer's output, not by the largest weight.
+        key: The layer's name in the graph.
         importance: Weight of each output's error, (outputs,), in a search for one step per tensor.
     """
+    bits = rounding.layer_bits.get(key, rounding.bits)
+    per_channel = rounding.steps_per_channel(layout_of(layer).kind)
+    covariance, mask = rounding.covariances.get(key), rounding.masks.get(key)
     matrix = output_last(kernel_of(layer), layout_of(layer))
-    quantizer = (weight_quantizer if symmetric else asymmetric_weight_quantizer)(
-        matrix, bits, 1 if per_channel else None
-    )
+    make_grid = weight_quantizer if rounding.symmetric else asymmetric_weight_quantizer
+    grid = make_grid(matrix, bits, 1 if per_channel else None)
     if covariance is None:
-        return IntegerKernel(quantizer.quantize(matrix), quantizer)
-    if search:
-        quantizer = search_scale(matrix, covariance, quantizer, importance)
-    if adaptive:
-        rounded = round_adaptively(matrix, covariance, quantizer)
-        rounded = rounded if kept is None else np.where(kept, rounded, quantizer.zero_point).astype(rounded.dtype)
+        return IntegerKernel.of(layer, grid.quantize(matrix), grid)  # zeros stay zeros by themselves
+    if rounding.search:
+        grid = search_scale(matrix, covariance, grid, importance)
+    if rounding.adaptive:
+        integers = round_adaptively(matrix, covariance, grid)
+        integers = integers if mask is None else np.where(mask, integers, grid.zero_point).astype(integers.dtype)
     else:
-        rounded = round_with_feedback(matrix, covariance, quantizer, kept=kept)
+        integers = round_with_feedback(matrix, covariance, grid, kept=mask)
         if bits < _FINE:
-            rounded, quantizer = descend(rounded, matrix, covariance, quantizer, kept=kept, new_steps=per_channel)
-    return IntegerKernel(rounded, quantizer)
+            integers, grid = descend(integers, matrix, covariance, grid, kept=mask, new_steps=per_channel)
+    return IntegerKernel.of(layer, integers, grid)
 
 
-def quantize_weights(
-    graph: Graph,
-    *,
-    bits: int,
-    per_channel: bool,
-    dense_per_channel: bool | None = None,
-    symmetric: bool = True,
-    covariances: Mapping[str, np.ndarray] | None = None,
-    adaptive: bool = False,
-    masks: Mapping[str, np.ndarray] | None = None,
-    search: bool = False,
-    variances: Mapping[str, np.ndarray] | None = None,
-    layer_bits: Mapping[str, int] | None = None,
-    in_float: Collection[str] = (),
-) -> tuple[Graph, dict[str, IntegerKernel]]:
-    """The graph with every kernel on its grid, and the integers by layer key.
+def round_equalized(graph: Graph, rounding: Rounding) -> Rounded:
+    """`round_graph` between the buffers of assumption-free equalization, which are folded back in afterwards.
 
-    Args:
-        bits: Of every kernel that `layer_bits` does not list.
-        per_channel: One step per output channel; `dense_per_channel`: the same for dense layers, None: as the others.
-        symmetric: Zero point 0, as TFLite wants; False for simulations of grids from the smallest to the largest weight.
-        covariances: Layer key -> covariance of its input patches, (groups, inputs, inputs); these layers are rounded
-            with error feedback, the others to nearest.
-        adaptive: Learn the rounding (AdaRound) in place of error feedback.
-        masks: Pruned layers: which weights stay, (rows, outputs) as in `linear.output_last`; the others stay 0.
-        search: Choose steps by the error in the layer's output, where its input's covariance is known.
-        variances: Tensor -> variance per channel; tells a search for one step per tensor which outputs matter.
-        layer_bits: Layer key -> bits of its kernel.
-        in_float: Layers whose kernels stay as they are.
+    Each kernel is v_o W_q v_i: one step per tensor times a factor per channel. The integers are those of W_q.
     """
-    layer_bits = layer_bits or {}
-    covariances, masks = covariances or {}, masks or {}
-    dense_per_channel = per_channel if dense_per_channel is None else dense_per_channel
-    ahead = channel_importance(graph, variances or {}) if search and not (per_channel and dense_per_channel) else {}
-    outputs = {node.layer: node.output for node in reversed(graph.nodes)}
-    graph, kernels = graph.copy(), {}
-    for at, (key, layer) in enumerate(graph.layers.items()):
-        layout = layout_of(layer)
-        if layout is None or key in in_float:
-            continue
-        report_layer(key, at / len(graph.layers))
-        kernels[key] = round_kernel(
-            layer,
-            bits=layer_bits.get(key, bits),
-            per_channel=dense_per_channel if layout.kind == "dense" else per_channel,
-            symmetric=symmetric,
-            covariance=covariances.get(key),
-            adaptive=adaptive,
-            kept=masks.get(key),
-            search=search,
-            importance=ahead.get(outputs[key]),
-        )
-        rounded = kernels[key].quantizer.dequantize(kernels[key].values)
-        graph.layers[key] = with_kernel(layer, from_output_last(rounded, kernel_of(layer).shape, layout))
-    return graph, kernels
-
-
-def quantize_equalized_weights(
-    graph: Graph, *, covariances: Mapping[str, np.ndarray] | None = None, **options
-) -> tuple[Graph, dict[str, IntegerKernel], dict[str, str]]:
-    """`quantize_weights` between the buffers of assumption-free equalization, which are folded back in afterwards.
-
-    Each kernel is v_o W_q v_i: one step per tensor times a factor per channel. (graph, integers of W_q, why pairs of layers
-    were not equalized.)
-    """
-    equalized, buffers, _, kept = equalize_assumption_free(graph)
-    scaled = {key: covariance_of_scaled(covariance, buffers[key][0]) for key, covariance in (covariances or {}).items()}
-    student, kernels = quantize_weights(equalized, covariances=scaled, **options)
-    return fold_buffers(student, buffers), kernels, kept
+    equalized, buffers, _, reasons = equalize_assumption_free(graph)
+    scaled = {
+        key: covariance_of_scaled(covariance, buffers[key][0]) for key, covariance in rounding.covariances.items()
+    }
+    rounded = round_graph(equalized, dataclasses.replace(rounding, covariances=scaled))
+    return Rounded(graph=fold_buffers(rounded.graph, buffers), kernels=rounded.kernels, reasons=reasons)

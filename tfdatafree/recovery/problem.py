@@ -154,7 +154,7 @@ def _step(grid: Quantizer, rank: int) -> np.ndarray:
 
 def _alike(teacher: Graph, student: Compressed) -> Graph:
     """The teacher, with its channels scaled, and its high biases moved, as those of the student were."""
-    target = GENERIC if student._writing is None else student._writing.target
+    target = GENERIC if student.decision is None else student.decision.target
     scaled = scale_alike(compressible(teacher, target), student.channel_scales)
     return absorb_biases(scaled)[0] if student.recipe.absorb_bias else scaled
 

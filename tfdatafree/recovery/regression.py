@@ -26,7 +26,6 @@ from tfdatafree.progress import Progress
 from tfdatafree.recovery.blocks import cut_into_blocks
 from tfdatafree.recovery.problem import Judge, Problem, kernels_before_rounding, pose
 from tfdatafree.recovery.reestimate_batchnorm import reestimate_batchnorm
-from tfdatafree.recovery.rewrite import rewrite
 from tfdatafree.recovery.solve import solve_in_order
 from tfdatafree.recovery.train import Images, Regression, regress
 
@@ -145,8 +144,13 @@ def feature_regression(
         how = "trained" if steps else "solved"
         note = f"{how} on {len(problem.inputs[0])} images: Output Discrepancy {before:.4g} -> {after:.4g} on those held out"
         try:
-            weights, on = _rebuilt(student._graph, best), {**problem.written, **settled}
-            compressed = rewrite(student, weights, on, problem.whole, note=note, seconds=time.perf_counter() - begun)
+            compressed = student.rewritten(
+                _rebuilt(student.built.graph, best),
+                {**problem.written, **settled},
+                reference=problem.whole,
+                note=note,
+                seconds=time.perf_counter() - begun,
+            )
         except ExportError as error:
             kept[problem.source.name] = f"no file was written: {error}"
     return Recovered(

@@ -1,23 +1,21 @@
 """The report of a compression, from what its stages found."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfdatafree.export.build import Built
 from tfdatafree.export.run import predict_as_written
-from tfdatafree.inputs.input_range import InputRange
+from tfdatafree.inputs.given import Inputs
 from tfdatafree.model.graph import Graph
-from tfdatafree.numerics.affine import Quantizer
-from tfdatafree.pruning.channels import Smaller
-from tfdatafree.pruning.prune import Pruned
+from tfdatafree.model.network import Network
 from tfdatafree.quantization.bit_choice import Policy
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.report.evidence import Evidence
 from tfdatafree.report.outputs import compare_outputs
-from tfdatafree.report.report import LayerRow, Pruning, Report
+from tfdatafree.report.report import LayerRow, Report
 from tfdatafree.targets.check import check_target
 from tfdatafree.targets.registry import GENERIC
 from tfdatafree.targets.target import Target
@@ -30,42 +28,101 @@ _PRUNED_FROM = "procedural images and BatchNorm statistics; no data"
 COMPARED_OUTPUTS = 32
 
 
-def _float_bytes(graph: Graph) -> int:
-    """Bytes of the model's weights in float32."""
-    return sum(4 * values.size for layer in graph.layers.values() for values in layer.weights)
+def make_report(
+    network: Network,
+    built: Built,
+    evidence: Evidence,
+    inputs: Inputs,
+    *,
+    recipe: Recipe,
+    target: Target,
+    notes: Mapping[str, str],
+    policy: Policy | None = None,
+) -> Report:
+    """The report of one compression; what it was called with and how long it took are for the caller to add.
+
+    Args:
+        inputs: What the layers were exercised with.
+        recipe: As it was carried out.
+        notes: Layer or tensor -> what a user should know, besides the network's notes and the file's.
+        policy: What a search for bits found.
+
+    Raises:
+        ExportError: The target can do nothing with the file.
+    """
+    source, low, high = network.source, *network.input_range.ends
+    quantized = recipe.quantize is not None
+    weights = [values.astype(np.float32) for layer in source.layers.values() for values in layer.weights]
+    return Report(
+        model=source.name,
+        recipe=recipe.name,
+        simulated=recipe.quantize.simulated if quantized else None,
+        input_range=f"[{low:g}, {high:g}], {network.input_range.origin}",
+        generated=inputs.described if quantized else _float_source(recipe),
+        float_bytes=sum(values.nbytes for values in weights),
+        float_gzip_bytes=gzip_bytes(values.tobytes() for values in weights),
+        seconds=0.0,
+        kept={**network.reasons, **built.kept_float},
+        notes={**network.notes, **built.notes, **notes},
+        pruning=network.pruning,
+        policy=policy,
+        **_of_file(built, evidence, quantized),
+        **_compared(source, built, inputs.arrays),
+        **_on_target(built.content, target),
+    )
 
 
-def measured_on(
-    source: Graph,
-    content: bytes | None,
-    graph: Graph,
-    grids: Mapping[str, Quantizer],
-    inputs: list[np.ndarray],
-) -> dict[str, Any]:
-    """Fields of the report that compare the result with the user's model, on generated inputs."""
-    weights = (values.astype(np.float32) for layer in source.layers.values() for values in layer.weights)
-    packed = {"float_gzip_bytes": gzip_bytes(values.tobytes() for values in weights)}
-    return packed | compared_on(source, content, graph, grids, inputs)
-
-
-def compared_on(
+def rewritten_report(
+    report: Report,
     reference: Graph,
-    content: bytes | None,
-    graph: Graph,
-    grids: Mapping[str, Quantizer],
-    inputs: list[np.ndarray],
-) -> dict[str, Any]:
-    """The same without what is the reference's alone."""
-    some = [array[:COMPARED_OUTPUTS] for array in inputs]
-    wanted, found = reference.run_in_batches(some), predict_as_written(content, graph, grids, some)
+    built: Built,
+    evidence: Evidence,
+    inputs: Sequence[np.ndarray],
+    *,
+    target: Target,
+    note: str,
+    seconds: float,
+) -> Report:
+    """The report of the same compression after other weights were written.
+
+    Args:
+        reference: What the outputs are compared with.
+        inputs: On these.
+        note: What was done to the weights.
+        seconds: How much longer it took.
+    """
+    return dataclasses.replace(
+        report,
+        seconds=report.seconds + seconds,
+        notes={**report.notes, **built.notes, "feature regression": note},
+        call={**report.call, "recovered": True},
+        **_of_file(built, evidence, True),
+        **_compared(reference, built, inputs),
+        **_on_target(built.content, target),
+    )
+
+
+def _of_file(built: Built, evidence: Evidence, quantized: bool) -> dict[str, Any]:
+    """Fields of the report that say what is in the file."""
     return {
-        "outputs": compare_outputs(reference.output_names, wanted, found),
-        "compared": len(some[0]),
-        "gzip_bytes": gzip_bytes([content]) if content else 0,
+        "bytes": len(built.content or b""),
+        "gzip_bytes": gzip_bytes([built.content]) if built.content else 0,
+        "zeros": kernel_zeros(built.content) if built.content else None,
+        "integer_only": quantized and not built.kept_float,
+        "requantized": built.requantized,
+        "layers": tuple(_rows(built, evidence)) if quantized else (),
     }
 
 
-def targeted_on(content: bytes | None, target: Target) -> dict[str, Any]:
+def _compared(reference: Graph, built: Built, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Fields of the report that compare the result with the user's model."""
+    some = [array[:COMPARED_OUTPUTS] for array in inputs]
+    wanted = reference.run_in_batches(some)
+    found = predict_as_written(built.content, built.graph, built.grids, some)
+    return {"outputs": compare_outputs(reference.output_names, wanted, found), "compared": len(some[0])}
+
+
+def _on_target(content: bytes | None, target: Target) -> dict[str, Any]:
     """Fields of the report about the target; the device's own compiler decides where it is installed.
 
     Raises:
@@ -80,104 +137,9 @@ def targeted_on(content: bytes | None, target: Target) -> dict[str, Any]:
     return {"on_target": check, "npu_bytes": None if compiled is None else compiled.bytes}
 
 
-def report_of(
-    source: Graph,
-    recipe: Recipe,
-    found: InputRange,
-    generated: str,
-    content: bytes | None,
-    *,
-    kept: dict[str, str],
-    notes: dict[str, str],
-    pruning: Pruning | None,
-    call: Mapping[str, Any],
-    measured: Mapping[str, Any],
-    seconds: float,
-    integers: tuple[Built, Evidence] | None = None,
-    policy: Policy | None = None,
-) -> Report:
-    """The report of one compression.
-
-    Args:
-        source: The user's model.
-        recipe: As it was carried out.
-        generated: What the layers were exercised with.
-        content: The file, if one was written.
-        measured: Further fields: `measured_on`, `targeted_on`.
-        integers: What was built, and what speaks for it; None for a float file.
-    """
-    fields: dict[str, Any] = {"integer_only": False, "requantized": 0, "kept": kept}
-    if integers is not None:
-        built, evidence = integers
-        fields = _of_integers(built, evidence) | {
-            "simulated": recipe.quantize.simulated,
-            "kept": kept | built.kept_float,
-        }
-    return Report(
-        model=source.name,
-        recipe=recipe.name,
-        input_range=f"[{found.low:g}, {found.high:g}], {found.origin}",
-        generated=generated,
-        float_bytes=_float_bytes(source),
-        bytes=len(content or b""),
-        zeros=kernel_zeros(content) if content else None,
-        seconds=seconds,
-        notes=notes,
-        pruning=pruning,
-        policy=policy,
-        call=dict(call),
-        **fields,
-        **measured,
-    )
-
-
-def rewritten_report(
-    report: Report, built: Built, evidence: Evidence, *, measured: Mapping[str, Any], note: str, seconds: float
-) -> Report:
-    """The report of the same compression after other weights were written.
-
-    Args:
-        measured: `compared_on`, `targeted_on`.
-        note: What was done to the weights.
-        seconds: How much longer it took.
-    """
-    return dataclasses.replace(
-        report,
-        bytes=len(built.content or b""),
-        zeros=kernel_zeros(built.content) if built.content else None,
-        seconds=report.seconds + seconds,
-        notes={**report.notes, **built.notes, "feature regression": note},
-        call={**report.call, "recovered": True},
-        **_of_integers(built, evidence),
-        **measured,
-    )
-
-
-def _of_integers(built: Built, evidence: Evidence) -> dict[str, Any]:
-    """Fields of the report that say what is in an integer file."""
-    return {
-        "integer_only": not built.kept_float,
-        "requantized": built.requantized,
-        "layers": tuple(_rows(built, evidence)),
-    }
-
-
-def float_source(recipe: Recipe) -> str:
+def _float_source(recipe: Recipe) -> str:
     """What a float file is made from."""
     return "the weights alone; no data" if recipe.prune is None else _PRUNED_FROM
-
-
-def pruning_of(pruned: Pruned, smaller: Smaller | None) -> Pruning | None:
-    if smaller is not None:
-        return Pruning(method="channel", sparsity=smaller.sparsity, layers=smaller.layers, discrepancies={})
-    if not pruned.masks:
-        return None
-    return Pruning(
-        method=pruned.method,
-        sparsity=pruned.sparsity,
-        layers=pruned.by_layer,
-        discrepancies=pruned.discrepancies,
-    )
 
 
 def _rows(built: Built, evidence: Evidence) -> Iterable[LayerRow]:
@@ -217,8 +179,8 @@ def _row(
     return LayerRow(
         name=tensor,
         operation=operation,
-        weight_bits=None if kernel is None else kernel.bits,
-        weight_scales=None if kernel is None else int(np.size(kernel.scale)),
+        weight_bits=None if kernel is None else kernel.grid.bits,
+        weight_scales=None if kernel is None else int(np.size(kernel.grid.scale)),
         activation_bits=grid.bits,
         low=float(grid.low),
         high=float(grid.high),

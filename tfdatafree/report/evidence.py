@@ -11,9 +11,8 @@ import numpy as np
 
 from tfdatafree.export.build import Built
 from tfdatafree.measuring.statistics import Statistics
-from tfdatafree.model.graph import Layer
-from tfdatafree.model.kernels import kernel_of, layout_of, output_last
 from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.quantization.integer_kernel import IntegerKernel
 
 BINS = 64
 # Inputs that are kept to be looked at, and the sides they are averaged down to.
@@ -63,7 +62,7 @@ class Values:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class KernelSummary:
     """A kernel as written.
 
     Attributes:
@@ -100,19 +99,19 @@ class Evidence:
     """
 
     values: Mapping[str, Values] = field(default_factory=dict)
-    kernels: Mapping[str, Kernel] = field(default_factory=dict)
+    kernels: Mapping[str, KernelSummary] = field(default_factory=dict)
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def gather(built: Built, seen: Mapping[str, Statistics], inputs: Sequence[np.ndarray]) -> Evidence:
-    """What is kept of an integer compression; `seen` are the statistics over `inputs` in float."""
+    """What is kept of a compression; `seen` are the statistics over `inputs` in float, empty for a float file."""
     values = {tensor: _values(seen[tensor], grid) for tensor, grid in built.grids.items() if tensor in seen}
-    return Evidence(values, kernels_of(built), shown_inputs(built.graph.inputs, inputs))
+    return Evidence(values, summaries(built), shown_inputs(built.graph.inputs, inputs))
 
 
-def kernels_of(built: Built) -> dict[str, Kernel]:
-    """Layer key -> its integers as written."""
-    return {key: _kernel(built.graph.layers[key], quantizer) for key, quantizer in built.kernels.items()}
+def summaries(built: Built) -> dict[str, KernelSummary]:
+    """Layer -> its integers as written."""
+    return {key: _summary(kernel) for key, kernel in built.kernels.items()}
 
 
 def _values(seen: Statistics, grid: Quantizer) -> Values:
@@ -121,18 +120,15 @@ def _values(seen: Statistics, grid: Quantizer) -> Values:
     return Values(seen.low, seen.high, float(clipped), Histogram.of(seen.samples, seen.low, seen.high))
 
 
-def _kernel(layer: Layer, quantizer: Quantizer) -> Kernel:
-    matrix = output_last(kernel_of(layer), layout_of(layer))
-    # The axis of channels is another one in the file than here, where it comes last.
-    scale, zero_point = np.asarray(quantizer.scale, np.float64), np.asarray(quantizer.zero_point)
-    integers = np.rint(matrix / scale).astype(np.int64) + zero_point
-    lowest, highest = min(quantizer.qmin, int(integers.min())), max(quantizer.qmax, int(integers.max()))
+def _summary(kernel: IntegerKernel) -> KernelSummary:
+    integers, grid = kernel.matrix.astype(np.int64), kernel.grid
+    lowest, highest = min(grid.qmin, int(integers.min())), max(grid.qmax, int(integers.max()))
     counts = np.bincount((integers - lowest).reshape(-1), minlength=highest - lowest + 1)
-    zeros = np.unique(zero_point)
-    return Kernel(
+    zeros = np.unique(grid.zero_point)
+    return KernelSummary(
         Histogram(lowest - 0.5, highest + 0.5, counts),
         int(zeros[0]) if len(zeros) == 1 else None,
-        (float(scale.min()), float(scale.max())),
+        (float(np.min(grid.scale)), float(np.max(grid.scale))),
     )
 
 

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tfdatafree.model.network import Pruning
 from tfdatafree.quantization.bit_choice import Policy
 from tfdatafree.report.outputs import OutputComparison
 from tfdatafree.targets.target import TargetCheck
@@ -55,23 +56,6 @@ class LayerRow:
     def step(self) -> float:
         """Distance between neighbouring reals of the tensor."""
         return (self.high - self.low) / (2**self.activation_bits - 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pruning:
-    """Zeros among the weights of convolution and dense kernels; for the method "channel" weights that are gone.
-
-    Attributes:
-        method: The method taken.
-        sparsity: Part of all these weights that is zero, or gone.
-        layers: The same by layer.
-        discrepancies: What "auto" tried -> Output Discrepancy against the float model on generated inputs.
-    """
-
-    method: str
-    sparsity: float
-    layers: dict[str, float]
-    discrepancies: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)

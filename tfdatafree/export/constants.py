@@ -13,14 +13,14 @@ _BIAS_ONLY_STEPS = 2**20
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Constant:
     """Integers of a constant tensor in TFLite's layout, and their grid."""
 
     values: np.ndarray
     quantizer: Quantizer
 
 
-def fit_bias(kernel: Kernel, bias: np.ndarray, input_scale: float) -> tuple[Kernel, int]:
+def fit_bias(kernel: Constant, bias: np.ndarray, input_scale: float) -> tuple[Constant, int]:
     """`kernel` with steps so large that the bias fits into 32 bits, and fine enough where only a bias is left.
 
     Args:
@@ -46,13 +46,13 @@ def fit_bias(kernel: Kernel, bias: np.ndarray, input_scale: float) -> tuple[Kern
         return kernel, 0
     new_scale = float(wanted[0]) if quantizer.channel_axis is None else wanted
     fitted = Quantizer(new_scale, 0, quantizer.bits, quantizer.channel_axis, narrow_range=True)
-    return Kernel(fitted.quantize(quantizer.dequantize(values)), fitted), int((overflow & ~empty).sum())
+    return Constant(fitted.quantize(quantizer.dequantize(values)), fitted), int((overflow & ~empty).sum())
 
 
-def integer_bias(bias: np.ndarray, kernel: Kernel, input_scale: float, activation_bits: int) -> Kernel:
+def integer_bias(bias: np.ndarray, kernel: Constant, input_scale: float, activation_bits: int) -> Constant:
     """The bias in steps of input_scale * kernel scale: int32, or int64 beside 16-bit activations."""
     step = np.float64(input_scale) * np.asarray(kernel.quantizer.scale, np.float64)
     dtype = "int32" if activation_bits == 8 else "int64"
     limits = np.iinfo(dtype)
     integers = np.clip(np.rint(bias / step), limits.min, limits.max).astype(dtype)
-    return Kernel(integers, Quantizer(step, 0, 32, None if step.ndim == 0 else 0))
+    return Constant(integers, Quantizer(step, 0, 32, None if step.ndim == 0 else 0))

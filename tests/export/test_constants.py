@@ -4,13 +4,13 @@ import pytest
 from keras import layers as L
 from tiny_models import export, randomized
 
-from tfdatafree.export.kernels import Kernel, fit_bias, integer_bias
+from tfdatafree.export.constants import Constant, fit_bias, integer_bias
 from tfdatafree.numerics.affine import weight_quantizer
 
 
 def kernel_of(values, axis=0):
     quantizer = weight_quantizer(values, 8, axis)
-    return Kernel(quantizer.quantize(values), quantizer)
+    return Constant(quantizer.quantize(values), quantizer)
 
 
 @pytest.mark.parametrize("axis", [0, None])

@@ -1,0 +1,22 @@
+"""A decision turned into a verified file or, where no file can hold it, into its simulation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfdatafree.export.build import Built, build_integer_file
+from tfdatafree.export.simulate import simulate
+from tfdatafree.quantization.decision import Decision
+
+
+def write(decision: Decision, inputs: Sequence[np.ndarray]) -> Built:
+    """The verified integer file of `decision`, or its simulation.
+
+    Args:
+        inputs: Generated (or given) inputs, one array (n, *shape) per graph input.
+
+    Raises:
+        ExportError: The file would not be what was decided.
+    """
+    make = simulate if decision.options.simulated else build_integer_file
+    return make(decision, inputs)

@@ -1,0 +1,29 @@
+"""Whether images can be generated for a model, asked before the work that comes before they are needed."""
+
+from tfdatafree.canonical.resize import resize
+from tfdatafree.errors import UnsupportedModelError
+from tfdatafree.inputs.generate import input_specs
+from tfdatafree.model.batchnorm import is_batchnorm
+from tfdatafree.model.graph import Graph
+from tfdatafree.recipe.recipe import Recover
+
+
+def require_recoverable(source: Graph, graph: Graph, options: Recover) -> None:
+    """Raises what recovery would raise.
+
+    Args:
+        source: The user's model.
+        graph: Its canonical form.
+
+    Raises:
+        UnsupportedModelError: No BatchNorm, or a layer or an input that allows no such images.
+        ValueError: `image_size` cannot be for this model.
+    """
+    if not any(is_batchnorm(layer) for layer in source.layers.values()):
+        raise UnsupportedModelError(
+            f"'{source.name}' has no BatchNormalization, by whose statistics recover could make images; leave recover out, "
+            "and pass images of your own to feature_regression(compressed, model, images)."
+        )
+    specs = input_specs(graph, options.image_size)
+    if options.image_size is not None:
+        resize(graph, specs[0].shape[1:])
