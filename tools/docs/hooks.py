@@ -1,8 +1,8 @@
-"""What the documentation site takes from elsewhere, so that it stands in one place only.
+"""Inserts into the documentation site what stands elsewhere, so that nothing is written twice.
 
-- `<!-- README: Measured -->` in a page becomes that section of the README, and `<!-- README: Presets, table 2 -->` its second
-  table.
-- command_line.md is what the commands print when asked for --help.
+- `<!-- README: Measured -->` in a page becomes that section of the README. `<!-- README: Presets, table 1 -->` becomes the first
+  table of that section.
+- command_line.md is the output of each command's --help.
 """
 
 import re
