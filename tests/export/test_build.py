@@ -12,8 +12,9 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.compress import compress
 from tfdatafree.errors import ExportError
 from tfdatafree.export.build import _resize_lsb
+from tfdatafree.export.emit import IntegerModel, quantize_file
 from tfdatafree.export.float_model import convert
-from tfdatafree.export.integer import IntegerModel, Spec, quantize_file
+from tfdatafree.export.plan import Spec
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, verify_content
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph

@@ -13,7 +13,7 @@ from tiny_models import Exported, build, exported, image, outputs_of, randomized
 from tfdatafree import ExportError, Generate, Prune, Quantize, Recipe, Rule, compress
 from tfdatafree.compressed import Compressed
 from tfdatafree.export.build import Built, build_integer_file
-from tfdatafree.export.integer import holding
+from tfdatafree.export.plan import holding
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.rule_match import apply_rules

@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 
 from tfdatafree.export import integer
-from tfdatafree.export.integer import Spec, quantize_file
+from tfdatafree.export.emit import quantize_file
+from tfdatafree.export.plan import Spec
 from tfdatafree.numerics.range import Range
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS

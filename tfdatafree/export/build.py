@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfdatafree.export.constants import Constant
+from tfdatafree.export.emit import IntegerModel, quantize_file
 from tfdatafree.export.float_model import FloatModel, convert
-from tfdatafree.export.integer import IntegerModel, Spec, quantize_file
+from tfdatafree.export.plan import Spec
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, verify_content
 from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.kernels import with_kernel

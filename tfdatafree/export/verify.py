@@ -7,7 +7,8 @@ import numpy as np
 
 from tfdatafree.errors import ExportError
 from tfdatafree.export.constants import Constant
-from tfdatafree.export.integer import IntegerModel, Spec
+from tfdatafree.export.emit import IntegerModel
+from tfdatafree.export.plan import Spec
 from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.tflite.flatbuffer import FLOAT32, File

@@ -121,6 +121,12 @@ class File:
             return unpack(np.frombuffer(content, np.uint8), math.prod(shape)).reshape(shape)
         return np.frombuffer(content, DTYPE_OF_TYPE[tensor.type]).reshape(self.shape(index))
 
+    def bias(self, operator: Any, position: int | None) -> np.ndarray | None:
+        """Constant bias of the operator, which reads it at `position`; None where it has none."""
+        if position is None or len(operator.inputs) <= position or operator.inputs[position] < 0:
+            return None
+        return self.constant(operator.inputs[position])
+
     def quantizer(self, index: int) -> Quantizer | None:
         """The tensor's scale and zero point as the file holds them; None for tensors without."""
         tensor = self.tensors[index]
