@@ -17,7 +17,7 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of, output_last
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recovery import solve as layer_by_layer
-from tfdatafree.recovery.solve import solve_in_order
+from tfdatafree.recovery.solve import Constraints, solve_in_order
 from tfdatafree.recovery.train import feature_pairs, zeros_of
 
 IMAGES = procedural_images(64, (8, 8, 3), -1, 1, seed=3)
@@ -37,14 +37,15 @@ def pruned(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) >= np.quantile(np.abs(values), 0.5), values, 0)
 
 
-def solved(student, teacher, *, grids=None, latent=None, **options) -> tuple[Graph, dict[str, Quantizer]]:
+def solved(
+    student, teacher, *, grids=None, latent=None, only=None, seed=0, **options
+) -> tuple[Graph, dict[str, Quantizer]]:
     ours, theirs = (separate(Graph.from_keras(model)) for model in (student, teacher))
     masks = {} if grids else zeros_of(ours)
     inputs = [IMAGES]
-    return solve_in_order(
-        ours, theirs, feature_pairs(ours, theirs)[0], inputs, inputs,
-        masks=masks, grids=grids or {}, latent=latent or {}, **options,
-    )  # fmt: skip
+    fixed = set() if only is None else ours.layers.keys() - {only}
+    constraints = Constraints(masks=masks, grids=grids or {}, latent=latent or {}, fixed=fixed, **options)
+    return solve_in_order(ours, theirs, feature_pairs(ours, theirs)[0], (inputs, inputs), constraints, seed=seed)
 
 
 def far(graph: Graph, teacher: keras.Model) -> float:
@@ -132,7 +133,7 @@ def test_what_went_wrong_beside_a_layer_is_made_good_in_the_sum(monkeypatch):
         return float(np.linalg.norm(a - b))
 
     def off_when_solved() -> float:
-        return off(solved(student, teacher, trained=lambda key: key == "c")[0].to_keras())
+        return off(solved(student, teacher, only="c")[0].to_keras())
 
     with_it = off_when_solved()
     monkeypatch.setattr(layer_by_layer, "_sums", lambda *graphs: {})
@@ -219,7 +220,7 @@ def test_weights_that_read_next_to_nothing_do_not_blow_up():
         values[..., 0] *= 1e-3
         values[..., 1] *= 0.5
         variable.assign(values)
-    found, _ = solved(student, teacher, trained=lambda key: key == "b")
+    found, _ = solved(student, teacher, only="b")
     before, after = (np.linalg.norm(kernel[..., 0], axis=(0, 1)) for kernel in (
         kernel_of(separate(Graph.from_keras(student)).layers["b"]), kernel_of(found.layers["b"])
     ))  # fmt: skip

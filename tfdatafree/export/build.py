@@ -65,7 +65,9 @@ def build_integer_file(decision: Decision, inputs: Sequence[np.ndarray], *, prob
         ExportError: The file would not be what was decided; names the tensor.
     """
     graph = decision.graph
-    float_model, file, spec = _file_decision(decision, inputs)
+    float_model = convert(graph, [array[:1] for array in inputs])
+    file = File.parse(float_model.content)
+    spec = _spec(decision, float_model, file, inputs)
     exempt = _exempt(graph, float_model, file, float_model.layer_of)
     some = [array[:probes] for array in inputs]
     written = _write(decision, float_model, file, spec, exempt, some)
@@ -138,7 +140,8 @@ class Storage:
 
 def storage(decision: Decision, inputs: Sequence[np.ndarray]) -> Storage:
     """Storage of the file that `build_integer_file` would write; the arguments are its, the file is not verified."""
-    float_model, _, spec = _file_decision(decision, inputs)
+    float_model = convert(decision.graph, [array[:1] for array in inputs])
+    spec = _spec(decision, float_model, File.parse(float_model.content), inputs)
     whole, packed = (quantize_file(float_model.content, dataclasses.replace(spec, int4=int4)) for int4 in (False, True))
     file, weights, halved = File.parse(packed.content), {}, set()
     for old, key in float_model.layer_of.items():
@@ -149,18 +152,16 @@ def storage(decision: Decision, inputs: Sequence[np.ndarray]) -> Storage:
     return Storage(len(whole.content), len(packed.content), weights, frozenset(halved))
 
 
-def _file_decision(decision: Decision, inputs: Sequence[np.ndarray]) -> tuple[FloatModel, File, Spec]:
-    """The float file of the graph, the same parsed, and how it is to be quantized."""
+def _spec(decision: Decision, float_model: FloatModel, file: File, inputs: Sequence[np.ndarray]) -> Spec:
+    """How the float file of the graph is to be quantized."""
     graph, options, rules = decision.graph, decision.options, decision.rules
-    float_model = convert(graph, [array[:1] for array in inputs])
-    file = File.parse(float_model.content)
     known = decision.file_ranges or {}
     ranges = {index: known[name] for index in range(len(file.tensors)) if (name := file.name(index)) in known}
     ranges |= {
         index: decision.ranges[tensor] for tensor, index in float_model.tensor_of.items() if tensor in decision.ranges
     }
     ranges |= _measure_missing(float_model, file, ranges, inputs)
-    spec = Spec(
+    return Spec(
         ranges,
         _file_kernels(file, float_model.layer_of, decision.kernels),
         {index: tensor for tensor, index in float_model.tensor_of.items()},
@@ -176,7 +177,6 @@ def _file_decision(decision: Decision, inputs: Sequence[np.ndarray]) -> tuple[Fl
         input_names=tuple(graph.inputs),
         output_names=tuple(graph.output_names),
     )
-    return float_model, file, spec
 
 
 def _file_kernels(

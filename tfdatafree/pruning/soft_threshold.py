@@ -39,18 +39,19 @@ _SCHEDULED_PART = 0.6
 _FIRST_S = -5.0
 
 _MATRIX = tf.TensorSpec([None, None, None], tf.float32)
-_SCALAR = tf.TensorSpec([], tf.float32)
 
 
-@tf.function(input_signature=[_MATRIX] * 5 + [tf.TensorSpec([3], tf.float32)] + [_SCALAR] * 6)
-def _several_steps(h, teacher, weights, first, second, threshold_state, step, total, rate, decay, fixed, learned):
+@tf.function(input_signature=[_MATRIX] * 5 + [tf.TensorSpec([3], tf.float32), tf.TensorSpec([6], tf.float32)])
+def _several_steps(h, teacher, weights, first, second, threshold_state, schedule):
     """`_STEPS_PER_CALL` Adam steps on `weights` and, where `learned` is 1, on s = threshold_state[0].
 
-    `fixed` is the threshold where `learned` is 0; all weights take steps by one second moment then.
+    `schedule` is (steps done, steps in all, rate, weight decay of s, fixed threshold, learned): the fixed threshold counts
+    where `learned` is 0; all weights take steps by one second moment then.
     Shapes (groups, inputs, outputs); h (groups, inputs, inputs).
     """
     outputs = tf.cast(tf.shape(weights)[-1] * tf.shape(weights)[0], tf.float32)
     s, s_first, s_second = tf.unstack(threshold_state)
+    step, total, rate, decay, fixed, learned = tf.unstack(schedule)
     for _ in tf.range(_STEPS_PER_CALL):
         sigmoid = tf.sigmoid(s)
         threshold = learned * sigmoid + (1 - learned) * fixed
@@ -128,10 +129,8 @@ def _train(
             progress = (step + _STEPS_PER_CALL) / (_SCHEDULED_PART * _STEPS)
             dropped = int((matrix.size - kept) * (1 - (1 - min(progress, 1.0)) ** 3))
             threshold = float(np.partition(np.abs(weights.numpy()).reshape(-1), dropped)[dropped])
-        weights, first, second, state = _several_steps(
-            moments, teacher, weights, first, second, state,
-            *(tf.constant(value, tf.float32) for value in (step, _STEPS, rate, strength, threshold, not scheduled)),
-        )  # fmt: skip
+        schedule = tf.constant([step, _STEPS, rate, strength, threshold, not scheduled], tf.float32)
+        weights, first, second, state = _several_steps(moments, teacher, weights, first, second, state, schedule)
     if not scheduled:
         threshold = float(tf.sigmoid(state[0]))
     trained = weights.numpy()

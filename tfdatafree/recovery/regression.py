@@ -26,7 +26,7 @@ from tfdatafree.progress import Progress
 from tfdatafree.recovery.blocks import cut_into_blocks
 from tfdatafree.recovery.problem import Judge, Problem, kernels_before_rounding, pose
 from tfdatafree.recovery.reestimate_batchnorm import reestimate_batchnorm
-from tfdatafree.recovery.solve import solve_in_order
+from tfdatafree.recovery.solve import Constraints, solve_in_order
 from tfdatafree.recovery.train import Images, Regression, regress
 
 _MOST_PER_BATCH = 32
@@ -170,19 +170,14 @@ def _reestimated(problem: Problem) -> Graph:
 
 def _solved(problem: Problem, graph: Graph, seed: int) -> tuple[Graph, dict[str, Quantizer]]:
     some = one_batch(problem.student, problem.images.student, _SOLVED_BYTES)
-    return solve_in_order(
-        graph,
-        problem.teacher,
-        problem.pairs,
-        some,
-        some,
+    constraints = Constraints(
         masks=problem.masks,
         grids=problem.grids,
         latent=kernels_before_rounding(graph, problem.teacher, problem.grids),
-        trained=lambda key: key not in problem.fixed,
+        fixed=problem.fixed,
         new_steps=bool(problem.written),
-        seed=seed,
     )
+    return solve_in_order(graph, problem.teacher, problem.pairs, (some, some), constraints, seed=seed)
 
 
 # Training ---------------------------------------------------------------------------------------------------------------

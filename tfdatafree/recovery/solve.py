@@ -6,7 +6,7 @@ that the layers before it, already solved, give it now.
 x is the layer's input in the student, t its output in the teacher, W its weights (of rounded ones what was rounded, where that
 is known). What the layers before it got wrong is known here, and partly made good. With H = cov x + h I and
 M = W + H^-1 cov(x, t - W^T x) the sum is tr (V - M)^T H (V - M) and a constant: so the weights that are left of a pruned kernel
-are those of `second_order.refit` for M, and a kernel on a grid is M rounded with error feedback. Then
+are those of `second_moment.refit` for M, and a kernel on a grid is M rounded with error feedback. Then
 
     b = E t - V^T E x
 
@@ -19,7 +19,7 @@ seen, a kernel on a grid keeps its weights, and only its bias is solved for.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -53,18 +53,32 @@ _OFF = 1e-4
 _MOST_GROWTH = 10.0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constraints:
+    """What holds for the kernels that are solved for, by layer.
+
+    Attributes:
+        masks: Layer -> bool in its kernel's shape, False for weights that stay zero.
+        grids: Layer -> grid of its kernel.
+        latent: Layer -> kernel before it was put on its grid.
+        fixed: Layers that do not change. Layers called twice and transposed convolutions do not either.
+        new_steps: Whether grids may get other steps.
+    """
+
+    masks: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    grids: Mapping[str, Quantizer] = dataclasses.field(default_factory=dict)
+    latent: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    fixed: Collection[str] = ()
+    new_steps: bool = False
+
+
 def solve_in_order(
     student: Graph,
     teacher: Graph,
     pairs: Mapping[str, tuple[str, str]],
-    student_inputs: Sequence[Any],
-    teacher_inputs: Sequence[Any],
+    inputs: tuple[Sequence[Any], Sequence[Any]],
+    constraints: Constraints,
     *,
-    masks: Mapping[str, np.ndarray],
-    grids: Mapping[str, Quantizer],
-    latent: Mapping[str, np.ndarray],
-    trained: Callable[[str], bool] = lambda key: True,
-    new_steps: bool = False,
     seed: int = 0,
 ) -> tuple[Graph, dict[str, Quantizer]]:
     """(the student with the kernels and biases of its dense and convolution layers solved for, in order of execution; the
@@ -74,13 +88,10 @@ def solve_in_order(
         student, teacher: Separated graphs.
         pairs: Node -> (tensor of the student, of the teacher) that are to be equal: its output, or that of the BatchNorm
             right behind it.
-        student_inputs, teacher_inputs: One batch.
-        masks: Layer -> bool in its kernel's shape, False for weights that stay zero.
-        grids: Layer -> grid of its kernel.
-        latent: Layer -> kernel before it was put on its grid.
-        trained: Whether the layer of this key may change. Layers called twice and transposed convolutions do not.
-        new_steps: Whether grids may get other steps.
+        inputs: One batch, as the student and as the teacher reads it.
     """
+    student_inputs, teacher_inputs = inputs
+    grids = constraints.grids
     solved, calls, random = student.copy(), student.calls(), np.random.default_rng(seed)
     readers, found = student.consumers(), dict(grids)
 
@@ -89,7 +100,7 @@ def solve_in_order(
         return None if pairs[node.name][0] == node.output else readers[node.output][0].layer
 
     def can_be_solved(node: Node) -> bool:
-        if node.name not in pairs or calls[node.layer] > 1 or not trained(node.layer):
+        if node.name not in pairs or calls[node.layer] > 1 or node.layer in constraints.fixed:
             return False
         reader = behind(node)
         if reader is not None and not _on_channels(solved.layers[reader], len(student.specs[node.output].shape)):
@@ -111,22 +122,13 @@ def solve_in_order(
             key, layer = node.layer, solved.layer_of(node)
             reader = behind(node)
             batchnorm = None if reader is None else solved.layers[reader]
-            layer, batchnorm, grid = _solved(
-                layer,
-                batchnorm,
-                np.asarray(live[node.inputs[0]]),
-                wanted(node.name, live),
-                mask=masks.get(key),
-                grid=grids.get(key),
-                latent=latent.get(key),
-                new_steps=new_steps,
-                random=random,
-            )
-            solved.layers[key] = layer
+            x = np.asarray(live[node.inputs[0]])
+            result = _solved(key, layer, batchnorm, x, wanted(node.name, live), constraints, random)
+            solved.layers[key] = result.layer
             if reader is not None:
-                solved.layers[reader] = batchnorm
-            if grid is not None:
-                found[key] = grid
+                solved.layers[reader] = result.batchnorm
+            if result.grid is not None:
+                found[key] = result.grid
         return solved.call(node, live)
 
     for _ in solved.walk(student_inputs, call):
@@ -184,19 +186,26 @@ class _Ahead:
         return self._found.pop(tensor)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Solved:
+    """A layer, the BatchNorm behind it, if its output is compared, and the grid of its kernel, if it has one."""
+
+    layer: Layer
+    batchnorm: Layer | None
+    grid: Quantizer | None
+
+
 def _solved(
+    key: str,
     layer: Layer,
     batchnorm: Layer | None,
     x: np.ndarray,
     wanted: np.ndarray,
-    *,
-    mask: np.ndarray | None,
-    grid: Quantizer | None,
-    latent: np.ndarray | None,
-    new_steps: bool,
+    constraints: Constraints,
     random: np.random.Generator,
-) -> tuple[Layer, Layer | None, Quantizer | None]:
-    """The layer, the BatchNorm behind it and the kernel's grid, such that what they write of `x` is near `wanted`."""
+) -> _Solved:
+    """Layer and BatchNorm such that what they write of `x` is near `wanted`."""
+    mask, grid, latent = constraints.masks.get(key), constraints.grids.get(key), constraints.latent.get(key)
     layout, kernel, bias = layout_of(layer), kernel_of(layer), layer.weight("bias")
     old = output_last(kernel, layout).astype(np.float64)
     start = old if latent is None else output_last(latent, layout).astype(np.float64)
@@ -216,20 +225,20 @@ def _solved(
     elif seen.different < _FEWEST_PER_INPUT * inputs:
         values = old
     else:
-        values, flat = _rounded(best, trusted, grid, keep, new_steps)
+        values, flat = _rounded(best, trusted, grid, keep, constraints.new_steps)
         if grid.channel_axis is not None:
             flat = dataclasses.replace(flat, scale=np.where(solved, flat.scale, grid.scale))
         grid, old = dataclasses.replace(grid, scale=flat.scale), flat(old).astype(np.float64)
     values = np.where(solved, values, old)
     layer = with_kernel(layer, from_output_last(values, kernel.shape, layout).astype(kernel.dtype))
     if not movable:
-        return layer, batchnorm, grid
+        return _Solved(layer, batchnorm, grid)
     response = np.einsum("gi,gio->go", seen.mean, by_group(values, groups, inputs)).reshape(-1)
     shift = seen.wanted_mean - response
     if bias is not None:
-        return layer.with_weights(bias=np.where(on, shift, bias)), batchnorm, grid
+        return _Solved(layer.with_weights(bias=np.where(on, shift, bias)), batchnorm, grid)
     moved = batchnorm.weight("moving_mean") - np.where(on, shift, 0.0)
-    return layer, batchnorm.with_weights(moving_mean=moved), grid
+    return _Solved(layer, batchnorm.with_weights(moving_mean=moved), grid)
 
 
 def _rounded(
