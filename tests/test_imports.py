@@ -1,7 +1,9 @@
 """The shape of the house: who imports whom, read from the source."""
 
 import ast
+import inspect
 import sys
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -144,3 +146,65 @@ def test_nothing_prints_and_nothing_draws_from_global_chance():
                 assert node.func.id not in ("print", "hash", "eval", "exec"), f"{module}:{node.lineno}"
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("np.random", "numpy.random"):
                 assert node.attr in ("default_rng", "Generator"), f"{module}:{node.lineno}"
+
+
+# Size -----------------------------------------------------------------------------------------------------------------
+
+MOST_FOLDERS, MOST_LINES, MOST_PARAMETERS, MOST_RETURNED = 8, 400, 8, 2
+# A file may be longer if its docstring says why.
+LONG = "Long because"
+PUBLIC = {name for name in tfdatafree.__all__ if inspect.isfunction(getattr(tfdatafree, name))} | {"load_demo"}
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name not in PUBLIC:
+                yield f"{module}.{node.name}", node
+
+
+def longest_chain(graph: dict[str, set[str]]) -> list[str]:
+    """The longest way down from importer to imported."""
+    chains: dict[str, list[str]] = {}
+    for name in TopologicalSorter(graph).static_order():
+        below = max((chains[other] for other in graph.get(name, ())), key=len, default=[])
+        chains[name] = [name, *below]
+    return max(chains.values(), key=len)
+
+
+def parameters(function: ast.FunctionDef) -> int:
+    given = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    return len([name for name in given if name not in ("self", "cls")])
+
+
+def returned(function: ast.FunctionDef) -> int:
+    """Number of values that the annotation of a returned tuple lists."""
+    hint = function.returns
+    if isinstance(hint, ast.Constant) and isinstance(hint.value, str):
+        hint = ast.parse(hint.value, mode="eval").body
+    if isinstance(hint, ast.Subscript) and ast.unparse(hint.value) == "tuple" and isinstance(hint.slice, ast.Tuple):
+        return len([part for part in hint.slice.elts if not (isinstance(part, ast.Constant) and part.value is ...)])
+    return 1
+
+
+def test_the_house_has_few_floors():
+    """Modules at the top of the package (errors, files, progress ...) are rooms of no folder, and pass imports on."""
+    chain = [name for name in longest_chain(folder_graph()) if not name.startswith("tfdatafree.")]
+    assert len(chain) <= MOST_FOLDERS, chain
+
+
+def test_a_long_file_says_why():
+    for module, path in MODULES.items():
+        source = path.read_text()
+        if len(source.splitlines()) > MOST_LINES:
+            assert LONG in (ast.get_docstring(ast.parse(source)) or ""), module
+
+
+def test_functions_take_few_parameters_outside_the_public_interface():
+    assert {name: parameters(node) for name, node in functions() if parameters(node) > MOST_PARAMETERS} == {}
+
+
+def test_functions_return_at_most_a_pair():
+    assert [name for name, node in functions() if returned(node) > MOST_RETURNED] == []
+    tree = ast.parse("def f() -> tuple[int, str, bool]: ...")
+    assert returned(tree.body[0]) == 3, "a longer tuple would be found"
