@@ -1,13 +1,21 @@
 """What to do to a model: frozen options, each default in one place, and named presets."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tfdatafree.recipe.check import is_number, require_choice
-from tfdatafree.recipe.parse import parse_rules, parse_section, require_known, require_mapping, require_rules
+from tfdatafree.recipe.check import is_number, require_choice, require_name
+from tfdatafree.recipe.parse import (
+    FIRST_FORMAT_VERSION,
+    FORMAT_VERSION,
+    parse_rules,
+    parse_section,
+    require_format,
+    require_known,
+    require_mapping,
+    require_rules,
+)
 from tfdatafree.recipe.pattern import parse_pattern
 from tfdatafree.recipe.prune import Prune
 from tfdatafree.recipe.quantize import Quantize
@@ -191,25 +199,28 @@ class Recipe:
             )
 
     def to_dict(self) -> dict:
-        """Plain values, as in the JSON record and in recipe files; of rules only what they set."""
-        values = dataclasses.asdict(self)
+        """Plain values, as in the JSON record and in recipe files: all options, the settings of each rule, the format version."""
+        values = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
         values["rules"] = [{"pattern": rule.pattern, **rule.settings} for rule in self.rules]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """The recipe that `to_dict` made these values of; or one that says only what is to be different.
+        """The recipe that `to_dict` gave as these values, or a recipe that names only the options that differ from a preset.
 
         Args:
-            values: Options by name, those of `quantize`, `policy`, `prune`, `recover` and `generate` in mappings of their own,
-                rules in a list. What is left out is as in the preset that "base" names; without "base", as in Recipe().
+            values: Options by name. Those of `quantize`, `policy`, `prune`, `recover` and `generate` are mappings of their own;
+                rules are a list. An option that is missing is that of the preset that "base" names; without "base", that of
+                Recipe(). "format_version" tells how to read the values; without it they are read as version 1.
 
         Raises:
-            ValueError: An option is unknown (names the nearest) or has a wrong value.
+            ValueError: An option is unknown (suggests the most similar one) or has a wrong value, or the values are of a newer
+                format than this version of tfdatafree reads.
         """
         values = dict(require_mapping("the recipe", values))
+        require_format(values.pop("format_version", FIRST_FORMAT_VERSION))
         base = get_recipe(values.pop("base")) if "base" in values else cls()
-        require_known("the recipe", values, cls, also=("base",))
+        require_known("the recipe", values, cls, also=("base", "format_version"))
         for name, section in _SECTIONS.items():
             if values.get(name) is not None:
                 values[name] = parse_section(name, section, getattr(base, name), values[name])
@@ -258,12 +269,9 @@ def get_recipe(recipe: "str | Recipe") -> Recipe:
     """The preset of that name, or the Recipe itself.
 
     Raises:
-        ValueError: No preset has this name; says the nearest one.
+        ValueError: No preset has this name; suggests the most similar one.
     """
     if isinstance(recipe, Recipe):
         return recipe
-    if recipe in PRESETS:
-        return PRESETS[recipe]
-    near = difflib.get_close_matches(str(recipe), PRESETS, n=1)
-    hint = f" did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"recipe is {recipe!r};{hint} choose one of {', '.join(PRESETS)}, or pass a Recipe.")
+    require_name("recipe", recipe, PRESETS, also=", or pass a Recipe")
+    return PRESETS[recipe]

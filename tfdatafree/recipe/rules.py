@@ -8,11 +8,12 @@ is an exception from. A rule that no layer matches is an error, because a typing
 be found; one whose layers all follow earlier rules is reported.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any
+
+from tfdatafree.recipe.check import is_number, nearest, suggestion
 
 WEIGHT_BITS = (4, 5, 6, 7, 8)
 ACTIVATION_BITS = (8, 16)
@@ -50,9 +51,7 @@ class Rule:
         self._choose("weight_bits", (None, *WEIGHT_BITS))
         self._choose("activation_bits", (None, *ACTIVATION_BITS))
         self._choose("keep_float", (False, True))
-        if self.sparsity is not None and not (
-            isinstance(self.sparsity, (int, float)) and not isinstance(self.sparsity, bool) and 0 <= self.sparsity < 1
-        ):
+        if self.sparsity is not None and not (is_number(self.sparsity) and 0 <= self.sparsity < 1):
             raise ValueError(
                 f"sparsity of rule {self.pattern!r} is {self.sparsity!r}; give the part of zeros, at least 0 and less "
                 "than 1."
@@ -149,9 +148,7 @@ def _unmatched(rule: Rule, layers: Mapping[str, Sequence[str]], merged: Mapping[
             "other layers or does nothing at inference; name the layer beside it."
         )
     known = list(dict.fromkeys(name for names in (*layers.values(), *merged.values()) for name in names))
-    by_lower = {name.lower(): name for name in known}
     bare = rule.pattern.strip("*?").lower()
-    near = [by_lower[name] for name in difflib.get_close_matches(bare, by_lower, n=3, cutoff=0.5)]
-    near = near or [name for name in known if bare and bare in name.lower()][:3]
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; its layers are {listed(list(layers))}."
-    return f"no layer of the model has a name or type that rule {rule.pattern!r} matches{hint}"
+    near = nearest(bare, known, most=3, cutoff=0.5) or [name for name in known if bare and bare in name.lower()][:3]
+    hint = suggestion(near) or f"its layers are {listed(list(layers))}."
+    return f"no layer of the model has a name or type that rule {rule.pattern!r} matches; {hint}"
