@@ -15,6 +15,7 @@ from tfdatafree.export.run import predict_as_written
 from tfdatafree.export.settings import Writing
 from tfdatafree.export.simulate import simulated_model
 from tfdatafree.files import write_atomically
+from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recipe.recipe import Recipe
@@ -77,11 +78,14 @@ class Compressed:
         """A plain Keras model that simulates the file's arithmetic: `predict` and `save` work on it."""
         return simulated_model(self._graph, self._grids)
 
-    def predict(self, x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> np.ndarray | list[np.ndarray]:
+    def predict(
+        self, x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray] | GeneratedImages
+    ) -> np.ndarray | list[np.ndarray]:
         """Runs the file through LiteRT on real inputs, one at a time; where there is none, the model that simulates it.
 
         Args:
-            x: Reals of shape (n, *input shape); for several inputs a list in the model's order or a dict by name.
+            x: Reals of shape (n, *input shape); for several inputs a list in the model's order or a dict by name; or what
+                `generate_images` returned.
 
         Returns:
             Dequantized outputs (n, ...): an array, or a list for several outputs.
@@ -91,6 +95,8 @@ class Compressed:
 
     def _as_list(self, x) -> list[np.ndarray]:
         names = self._graph.inputs
+        if isinstance(x, GeneratedImages) and len(names) > 1:
+            x = x.inputs
         if isinstance(x, Mapping):
             missing = [name for name in names if name not in x]
             if missing:

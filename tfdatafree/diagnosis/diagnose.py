@@ -17,6 +17,7 @@ from tfdatafree.diagnosis.diagnosis import Diagnosis, Suspect, advise
 from tfdatafree.diagnosis.quantizer_damage import Damage, measure_damage
 from tfdatafree.export.simulate import simulate
 from tfdatafree.flow.pipeline import expected_work, pruned_network, quantized_network
+from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import layout_of
@@ -107,10 +108,11 @@ def diagnose(
     finally:
         progress.close()
     findings = channel_findings(unfolded)
+    real = representative_data is not None and not isinstance(representative_data, GeneratedImages)
     return Diagnosis(
         model=network.source.name,
         recipe=recipe.name,
-        suspects=_suspects(teacher, damages, options, task.target, findings.caps, real=representative_data is not None),
+        suspects=_suspects(teacher, damages, options, task.target, findings.caps, real=real),
         error=together.error,
         output_discrepancy=together.output_discrepancy,
         agreement=together.agreement,
