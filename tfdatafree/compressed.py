@@ -78,9 +78,7 @@ class Compressed:
         """A plain Keras model that simulates the file's arithmetic: `predict` and `save` work on it."""
         return simulated_model(self._graph, self._grids)
 
-    def predict(
-        self, x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray] | GeneratedImages
-    ) -> np.ndarray | list[np.ndarray]:
+    def predict(self, x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> np.ndarray | list[np.ndarray]:
         """Runs the file through LiteRT on real inputs, one at a time; where there is none, the model that simulates it.
 
         Args:
@@ -95,8 +93,6 @@ class Compressed:
 
     def _as_list(self, x) -> list[np.ndarray]:
         names = self._graph.inputs
-        if isinstance(x, GeneratedImages) and len(names) > 1:
-            x = x.inputs
         if isinstance(x, Mapping):
             missing = [name for name in names if name not in x]
             if missing:
@@ -109,6 +105,8 @@ class Compressed:
                 isinstance(x, (list, tuple)) and len(x) == 1 and np.ndim(x[0]) == len(self._graph.specs[names[0]].shape)
             )
             arrays = [np.asarray(x[0] if alone else x)]
+        elif isinstance(x, GeneratedImages):
+            return self._as_list(x.inputs)
         else:
             arrays = [np.asarray(array) for array in x]
         for name, array in zip(names, arrays, strict=True):

@@ -1,5 +1,7 @@
 """GeneratedImages work wherever an array does, with the same result."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -88,6 +90,16 @@ def test_diagnose_measures_on_them(plain, images):
     found, wanted = (diagnose(plain, representative_data=data, images=4, **OPTIONS) for data in (images, images.images))
     assert [(s.name, s.error) for s in found.suspects] == [(s.name, s.error) for s in wanted.suspects]
     assert found.error == wanted.error != diagnose(plain, images=4, **OPTIONS).error
+
+
+def test_advice_does_not_take_them_for_real_inputs(plain, images, monkeypatch):
+    told = []
+    module = sys.modules["tfdatafree.diagnosis.diagnose"]  # as an attribute of the package it is the function
+    monkeypatch.setattr(module, "advise", lambda suspect, **known: told.append(known["real"]) or suspect)
+    for data, real in ((images, False), (images.images, True), (None, False)):
+        told.clear()
+        diagnose(plain, representative_data=data, images=2, **OPTIONS)
+        assert set(told) == {real}
 
 
 def test_models_are_compared_on_them(plain, images, tmp_path):
