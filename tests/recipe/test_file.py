@@ -132,7 +132,7 @@ def test_what_followed_from_an_option_of_the_base_follows_the_new_one():
         ({"bass": "int8"}, "the recipe has no option 'bass'; did you mean 'base'?"),
         ({"format_verson": 1}, "the recipe has no option 'format_verson'; did you mean 'format_version'?"),
         ({"quantize": {"weigth_bits": 4}}, "quantize has no option 'weigth_bits'; did you mean 'weight_bits'?"),
-        ({"prune": {"zzz": 4}}, "prune has no option 'zzz'; its options are sparsity, strength"),
+        ({"prune": {"zzz": 4}}, "prune has no option 'zzz'; its options are sparsity, method"),
         ({"rules": [{"patern": "x"}]}, "rule 1 has no option 'patern'; did you mean 'pattern'?"),
         ({"rules": [{"pattern": "x"}, {"weight_bits": 4}]}, "rule 2 has no 'pattern'"),
         ({"rules": {"x": 4}}, "rules is {'x': 4}; give a list"),
