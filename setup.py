@@ -25,7 +25,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["tfdatafree", "tfdatafree.*"]),
-    package_data={"tfdatafree.demo": ["digits.keras"], "tfdatafree.report": ["*.html", "*.css", "*.js"]},
+    package_data={
+        "tfdatafree": ["py.typed"],
+        "tfdatafree.demo": ["digits.keras"],
+        "tfdatafree.report": ["*.html", "*.css", "*.js"],
+    },
     entry_points={"console_scripts": ["tfdatafree = tfdatafree.cli:main"]},
     install_requires=[
         "absl-py",

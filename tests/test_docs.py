@@ -32,7 +32,7 @@ from documents import (
 )
 
 import tfdatafree
-from tfdatafree.recipe import recipe as recipes
+from tfdatafree.recipe.prune import PRUNE_METHODS
 
 # Docstrings -------------------------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ def test_help_tells_the_defaults_and_the_choices_of_the_function():
             assert told[1] == str(default), name
         else:
             assert not default or name == "verbose", f"--help does not tell that {name} is {default}"
-    assert set(recipes.PRUNE_METHODS) <= set(re.findall(r"\w+", flags_of("compress")["prune"][1]))
+    assert set(PRUNE_METHODS) <= set(re.findall(r"\w+", flags_of("compress")["prune"][1]))
 
 
 @pytest.mark.parametrize("command", commands())

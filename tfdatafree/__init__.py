@@ -14,21 +14,29 @@ from tfdatafree.recipe.prune import Prune
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import PRESETS, Generate, Recipe, Recover, Search
 from tfdatafree.recipe.rules import Rule
+from tfdatafree.targets.registry import TARGETS
+from tfdatafree.targets.target import Target
 from tfdatafree.version import __version__
 
 __all__ = [
     "PRESETS",
+    "TARGETS",
     "Compressed",
+    "Diagnosis",
     "ExportError",
     "Generate",
+    "GeneratedImages",
     "LoadError",
     "MissingPackageError",
     "Prune",
     "Quantize",
     "Recipe",
     "Recover",
+    "Recovered",
+    "Report",
     "Rule",
     "Search",
+    "Target",
     "TfdatafreeError",
     "UnsupportedModelError",
     "__version__",
@@ -36,29 +44,36 @@ __all__ = [
     "compress",
     "diagnose",
     "equalize",
+    "export_tflite",
     "feature_regression",
     "fold_batchnorm",
     "generate_images",
     "layer_inputs",
     "output_discrepancy",
+    "prune",
+    "quantize",
     "response_discrepancy",
 ]
 
 
 def _is_command_line() -> bool:
-    """Whether this process runs `tfdatafree ...` or `python -m tfdatafree ...` and not somebody's own program."""
+    """Whether this process runs `tfdatafree ...` or `python -m tfdatafree ...`, and not a program of the user's."""
     return Path(sys.argv[0]).stem == "tfdatafree" or ("-m", "tfdatafree") in pairwise(sys.orig_argv)
 
 
-# TensorFlow takes seconds to import, and the command line does without it for help and for mistyped options.
+# Importing TensorFlow takes seconds, and the command line needs it neither for its help nor to refuse wrong options.
 if not _is_command_line():
     from tfdatafree.canonical.fold_batchnorm import fold_batchnorm
     from tfdatafree.compare import output_discrepancy, response_discrepancy
     from tfdatafree.compress import compress
     from tfdatafree.compressed import Compressed
     from tfdatafree.diagnosis.diagnose import diagnose
+    from tfdatafree.diagnosis.diagnosis import Diagnosis
     from tfdatafree.inputs.generate import generate_images
+    from tfdatafree.inputs.generated_images import GeneratedImages
     from tfdatafree.measuring.observe import layer_inputs
     from tfdatafree.preconditioning.absorb_bias import absorb_bias
     from tfdatafree.preconditioning.equalize import equalize
-    from tfdatafree.recovery.regression import feature_regression
+    from tfdatafree.recovery.regression import Recovered, feature_regression
+    from tfdatafree.report.report import Report
+    from tfdatafree.stages import export_tflite, prune, quantize

@@ -1,4 +1,4 @@
-"""How alike two models are, on inputs that need no labels."""
+"""How similar the outputs of two models are, on inputs that need no labels."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -29,12 +29,12 @@ from tfdatafree.tflite.runtime import Runner
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two models side by side; `print` it.
+    """What `compare` found; `print` it.
 
     Attributes:
         n: Number of inputs.
-        inputs: What they were.
-        outputs: In the models' order.
+        inputs: What the inputs were.
+        outputs: One comparison per output, in the models' order.
     """
 
     n: int
@@ -63,10 +63,10 @@ class _Subject:
 
     Attributes:
         names, shapes, dtypes: Of each input; shapes without the batch.
-        outputs: Names.
+        outputs: Names of the outputs.
         predict: Real inputs (n, *shape) -> real outputs (n, ...).
-        grid: Range of the first input's integers; None for a float input.
-        model: The Keras model, None for a file.
+        grid: Range of the reals that the first input's integers stand for; None for a float input.
+        model: The Keras model; None for a file.
     """
 
     names: tuple[str, ...]
@@ -82,7 +82,7 @@ def compare(
     a: str | os.PathLike,
     b: str | os.PathLike,
     *,
-    data: str | os.PathLike | None = None,
+    data: Any = None,
     n: int | None = None,
     input_range: tuple[float, float] | None = None,
     input_shape: tuple[int, ...] | None = None,
@@ -93,13 +93,14 @@ def compare(
 
     Args:
         a, b: Paths of .keras, .h5 or .tflite files; `a` is the reference.
-        data: An .npz with the real inputs, preprocessed as the models want them: one array (or one called `x`), or for
-            several inputs arrays with the inputs' names. None: procedural images.
-        n: Number of inputs: of `data` the first, None for all; without `data` None stands for 32.
-        input_range: (low, high) of the generated inputs; None takes the range that an integer file's input covers,
-            else what the Keras model tells.
+        data: Inputs to run both models on, preprocessed as the models expect them. As for `output_discrepancy`; or the path
+            of an .npz or .npy file with one array (or one called `x`), for several inputs with one per input name. None:
+            procedural images.
+        n: Number of inputs. Of `data` the first `n` are taken, None takes all. Of procedural images None stands for 32.
+        input_range: (low, high) of the procedural images. None takes the range of an integer file's input, else the range
+            that the Keras model tells.
         input_shape, unsafe_load: As for `compress`.
-        seed: Of the generated inputs.
+        seed: Seed of the procedural images.
 
     Raises:
         LoadError: A file is missing, damaged or of another kind.
@@ -117,24 +118,28 @@ def compare(
             for at, (shape, dtype) in enumerate(zip(first.shapes, first.dtypes, strict=True))
         ]
         described = f"procedural images in [{found.low:g}, {found.high:g}] ({found.origin})"
-    else:
+    elif isinstance(data, (str, os.PathLike)):
         inputs = _read_inputs(data, first, n)
         described = f"inputs of '{data}'"
+    else:
+        inputs = [array[:n] for array in _given_inputs(data, first, "data")]
+        described = "generated images" if isinstance(data, GeneratedImages) else "inputs given"
     outputs = compare_outputs(first.outputs, first.predict(inputs), second.predict(inputs))
     return Comparison(n=len(inputs[0]), inputs=described, outputs=outputs)
 
 
 def output_discrepancy(a: Any, b: Any, images: Any, *, unsafe_load: bool = False) -> float:
-    """How far the directions of two models' outputs lie apart: mean || F/|F| - F'/|F'| || over the inputs, in [0, 2].
+    """Distance between the directions of two models' outputs: mean || F/|F| - F'/|F'| || over the inputs, in [0, 2].
 
-    Lower is better; it needs no labels, and ranks compressed models much as their accuracy does. Of several outputs the
-    mean.
+    Lower is better. It needs no labels, and ranks compressed models much as their accuracy does. For several outputs it is
+    their mean.
 
     Args:
-        a, b: Keras models, results of `compress` (their file runs, where there is one), `.tflite` bytes, or paths of
+        a, b: Keras models, results of `compress` (their file runs if there is one), `.tflite` bytes, or paths of
             .keras, .h5 or .tflite files.
-        images: Real values (n, *shape), as the models want them; for several inputs a list in the models' order or a
-            dict by the first model's input names; or what `generate_images` returned.
+        images: Real values (n, *shape), as the models expect them. For several inputs a list in the models' order, or a
+            dict by the input names of `a`. Or the result of `generate_images`, by these names where `a` has them, else in
+            order.
         unsafe_load: As for `compress`.
 
     Raises:
@@ -146,13 +151,13 @@ def output_discrepancy(a: Any, b: Any, images: Any, *, unsafe_load: bool = False
 
 
 def response_discrepancy(a: Any, b: Any, images: Any, *, unsafe_load: bool = False) -> float:
-    """How far two models' responses lie apart, in [0, 2]: `output_discrepancy` of what each input has of its own.
+    """Distance between two models' responses, in [0, 2]: `output_discrepancy` of centred outputs.
 
-    That is the output less its mean over the inputs, and over the classes. Generated inputs have much in common, and what
-    they have in common moves all outputs of a compressed model alike; real inputs do not share it. Without it, procedural
-    images rank models more as real ones do; on images of `generate_images` both figures do about alike. An error that is
-    the same for every input is not seen: `output_discrepancy` sees it. `numerics/metrics.py` has the formula and what it
-    bounds. Of several outputs the mean.
+    Outputs are centred by subtracting their mean over the inputs and over the classes. Generated inputs have much in common,
+    which moves all outputs of a compressed model in the same way; real inputs do not share it. Without this common part
+    procedural images rank models more as real images do. On images of `generate_images` both figures rank about equally
+    well. An error that is the same for every input does not count here; `output_discrepancy` counts it.
+    `numerics/metrics.py` has the formula and its bounds. For several outputs the result is their mean.
 
     Args:
         a, b, images, unsafe_load: As for `output_discrepancy`; at least 2 inputs, better dozens.
@@ -167,25 +172,26 @@ def response_discrepancy(a: Any, b: Any, images: Any, *, unsafe_load: bool = Fal
 def _both(a: Any, b: Any, images: Any, unsafe: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """Both models' outputs (n, ...), in pairs."""
     first, second = _pair(a, b, None, unsafe)
-    inputs = _given_inputs(images, first)
+    inputs = _given_inputs(images, first, "images")
     return list(zip(first.predict(inputs), second.predict(inputs), strict=True))
 
 
-def _given_inputs(images: Any, subject: _Subject) -> list[np.ndarray]:
-    """One array per input, checked against the model."""
-    if isinstance(images, GeneratedImages):
-        images = list(images.inputs.values())
-    elif isinstance(images, Mapping):
-        if missing := [name for name in subject.names if name not in images]:
-            raise ValueError(f"images lack {', '.join(missing)}; the inputs are {', '.join(subject.names)}.")
-        images = [images[name] for name in subject.names]
-    elif len(subject.names) == 1 and not isinstance(images, (list, tuple)):
-        images = [images]
-    if len(images) != len(subject.names):
-        raise ValueError(f"images are {len(images)} arrays; give one per input: {', '.join(subject.names)}.")
+def _given_inputs(given: Any, subject: _Subject, source: str) -> list[np.ndarray]:
+    """One array per input, checked against the model; `source` is what errors call them."""
+    if isinstance(given, GeneratedImages):
+        named = given.inputs.keys() >= set(subject.names)  # a file may have names of its own
+        given = given.inputs if named else list(given.inputs.values())
+    if isinstance(given, Mapping):
+        if missing := [name for name in subject.names if name not in given]:
+            raise ValueError(f"{source} lack {', '.join(missing)}; the inputs are {', '.join(subject.names)}.")
+        given = [given[name] for name in subject.names]
+    elif len(subject.names) == 1 and not isinstance(given, (list, tuple)):
+        given = [given]
+    if len(given) != len(subject.names):
+        raise ValueError(f"{source} are {len(given)} arrays; give one per input: {', '.join(subject.names)}.")
     return [
-        _fitted(name, np.asarray(values), shape, dtype, len(images[0]), "images")
-        for name, values, shape, dtype in zip(subject.names, images, subject.shapes, subject.dtypes, strict=True)
+        _fitted(name, np.asarray(values), shape, dtype, len(given[0]), source)
+        for name, values, shape, dtype in zip(subject.names, given, subject.shapes, subject.dtypes, strict=True)
     ]
 
 
@@ -282,14 +288,16 @@ def _open_content(content: bytes, name: str, short: str) -> _Subject:
 
 
 def _range_of(first: _Subject, second: _Subject, seed: int) -> InputRange:
-    """Range of the generated inputs. What a file was made for comes before what can be guessed from a Keras model."""
+    """Range of the procedural images: that of a file's input, else what can be estimated from a Keras model."""
     for subject in (first, second):
         if subject.grid is not None:
             return subject.grid
     for subject in (first, second):
         if subject.model is not None:
             return find_input_range(separate(Graph.from_keras(subject.model)), seed)
-    raise ValueError("no model tells the range of its inputs; give input_range (command line: --input_range=-1,1).")
+    raise ValueError(
+        "neither model tells the range of its inputs; give input_range (command line: --input_range=-1,1)."
+    )
 
 
 def _drawn(n: int, shape: tuple[int, ...], dtype: str, found: InputRange, seed: int) -> np.ndarray:

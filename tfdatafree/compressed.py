@@ -18,6 +18,7 @@ from tfdatafree.export.run import predict_as_written
 from tfdatafree.export.simulate import simulated_model
 from tfdatafree.export.write import write
 from tfdatafree.files import write_atomically
+from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.probes import Probes
 from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
@@ -117,7 +118,8 @@ class Compressed:
         """Runs the file through LiteRT on real inputs, one at a time; where there is none, the model that simulates it.
 
         Args:
-            x: Reals of shape (n, *input shape); for several inputs a list in the model's order or a dict by name.
+            x: Reals of shape (n, *input shape); for several inputs a list in the model's order or a dict by name; or what
+                `generate_images` returned.
 
         Returns:
             Dequantized outputs (n, ...): an array, or a list for several outputs.
@@ -141,6 +143,8 @@ class Compressed:
                 and np.ndim(x[0]) == len(self.built.graph.specs[names[0]].shape)
             )
             arrays = [np.asarray(x[0] if alone else x)]
+        elif isinstance(x, GeneratedImages):
+            return self._as_list(x.inputs)
         else:
             arrays = [np.asarray(array) for array in x]
         for name, array in zip(names, arrays, strict=True):

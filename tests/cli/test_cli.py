@@ -188,7 +188,7 @@ def test_version(capsys):
         (("compare", MODEL, "missing.tflite"), "'missing.tflite' does not exist"),
         (("compare", MODEL, "short.tflite"), "'short.tflite' cannot be run"),
         (("compare", MODEL, MODEL, "--n=0"), "n is 0"),
-        (("compare", MODEL, MODEL, "--data=text.keras"), "'text.keras' is no .npz"),
+        (("compare", MODEL, MODEL, "--data=text.keras"), "'text.keras' is not an .npz"),
         (("compare", MODEL, MODEL, "--data=wrong.npz"), r"shape \(3, 9, 9, 1\); give \(n, 8, 8, 1\)"),
         (("compare", MODEL, "plain.keras"), r"\(8, 8, 1\).*\(4, 4, 1\)"),
     ],

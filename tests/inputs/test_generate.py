@@ -194,6 +194,14 @@ def test_no_step_is_no_change_and_a_start_can_be_given():
         generated("plain", 5, start=x)
 
 
+@pytest.mark.parametrize("name", ["plain", "two_inputs"])
+def test_an_earlier_result_can_be_the_start(name):
+    first = generated(name, 4, steps=2)
+    further = generated(name, 4, start=first, steps=1, learning_rate=1e-6)
+    for key, array in first.inputs.items():
+        np.testing.assert_allclose(further.inputs[key], array, atol=1e-4)
+
+
 @pytest.mark.parametrize(("size", "shape"), [(6, (6, 6)), ((10, 7), (10, 7))])
 def test_other_sizes_where_all_is_convolution(size, shape):
     found = generated("plain", 4, image_size=size)
@@ -324,5 +332,5 @@ def test_other_channels_and_signals():
     assert generated("one_channel", 4, steps=1).sheet().shape[-1] == 1
     with pytest.raises(ValueError, match="only .height, width, channels. can be shown"):
         generated("conv1d", 4, steps=1).sheet()
-    with pytest.raises(ValueError, match="the model has 2 inputs"):
+    with pytest.raises(ValueError, match=r"the images are for the 2 inputs \w+, \w+, and one array was wanted"):
         _ = generated("shared_layer", 4, steps=1).images

@@ -113,7 +113,7 @@ def test_a_folder_is_as_good_as_an_array(tmp_path):
     assert generated.tflite != results[0].tflite, "real inputs make a difference"
     assert [result.report.generated for result in results] == [
         f"6 representative {what}, and BatchNorm statistics"
-        for what in ("inputs given by the user", f"images from '{tmp_path / 'images'}', brought into [-1, 1]",
+        for what in ("inputs given by the user", f"images from '{tmp_path / 'images'}', scaled to [-1, 1]",
                      f"inputs from '{tmp_path / 'x.npy'}'", f"inputs from '{tmp_path / 'x.npz'}'")
     ]  # fmt: skip
 
@@ -148,17 +148,17 @@ def test_files_that_cannot_be_used_are_named(tmp_path):
         ("empty", plain, ValueError, r"there are no images in '.*empty': no file there ends in .bmp, .gif"),
         ("text", plain, ValueError, "there are no images in '.*text'"),
         ("text/x/notes.txt", plain, LoadError, "neither a folder of images nor a file that ends in .npz or .npy"),
-        ("broken", plain, ValueError, r"broken.a.png' is no image that can be read; mend it, or take it out"),
+        ("broken", plain, ValueError, r"broken.a.png' cannot be read as an image; repair it, or take it out"),
         ("good", two, ValueError, "is a folder of images, but the model has the inputs left, right; give an .npz"),
         (
             "good",
             vector,
             ValueError,
-            r"input has shape \(\d+\), which is no grey or RGB image; give its inputs as an array",
+            r"input has shape \(\d+\), which is not a grey or RGB image; give its inputs as an array",
         ),
         ("two.npz", plain, ValueError, "holds a, b; it lacks x"),
         ("small.npy", plain, ValueError, r"small.npy' for 'image' has shape \(3, 4, 4, 3\); give \(n, 8, 8, 3\)"),
-        ("text.npz", plain, LoadError, "text.npz' is no .npz file of arrays"),
+        ("text.npz", plain, LoadError, "text.npz' is not an .npz or .npy file of arrays"),
     ):
         with pytest.raises(error, match=message):
             given_inputs(tmp_path / name, graph, (0, 1))
@@ -190,7 +190,7 @@ def test_the_command_line_takes_a_folder_and_says_so(tmp_path, monkeypatch, caps
         save(tmp_path / "images" / f"{at}.png", flat(90 * at))
     arguments = ["compress", "plain.keras", "-o", "a.tflite", "--input_range=-1,1", "--representative_data=images"]
     assert main([*arguments, "--report=a.json"]) == 0
-    assert "made from   3 representative images from 'images', brought into [-1, 1]" in capsys.readouterr().out
+    assert "made from   3 representative images from 'images', scaled to [-1, 1]" in capsys.readouterr().out
     assert json.loads(Path("a.json").read_text())["report"]["call"]["representative_data"] == "images"
     expected = tfdatafree.compress(build("plain"), input_range=(-1, 1), representative_data="images", verbose=0)
     assert Path("a.tflite").read_bytes() == expected.tflite

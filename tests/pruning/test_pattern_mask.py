@@ -56,8 +56,8 @@ def test_what_is_no_pattern_is_told(text):
 
 
 def test_layers_that_do_not_divide_say_so():
-    assert "3 input channels are no multiple of the 4" in refuse(parse_pattern("2:4"), 3, 8)
-    assert "6 output channels are no multiple of the 4" in refuse(parse_pattern("1x4"), 3, 6)
+    assert "3 input channels are not a multiple of the 4" in refuse(parse_pattern("2:4"), 3, 8)
+    assert "6 output channels are not a multiple of the 4" in refuse(parse_pattern("1x4"), 3, 6)
     assert refuse(parse_pattern("2:4"), 8, 3) is None
 
 
@@ -89,4 +89,4 @@ def test_the_files_integers_keep_the_pattern(method):
     # TFLite has the input channels last: (outputs, height, width, inputs).
     assert np.all((kernel.reshape(-1, 4) != 0).sum(axis=1) == 2)
     assert result.report.pruning.sparsity == 0.5
-    assert "3 input channels are no multiple" in result.report.kept["a_conv"]
+    assert "3 input channels are not a multiple" in result.report.kept["a_conv"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfdatafree
-from tfdatafree import PRESETS, Generate, LoadError, MissingPackageError, Prune, Quantize, Recipe, Rule, Search
+from tfdatafree import PRESETS, Generate, LoadError, MissingPackageError, Prune, Quantize, Recipe, Recover, Rule, Search
 from tfdatafree.cli import main
 from tfdatafree.demo import MODEL_PATH
 from tfdatafree.recipe.file import is_recipe_file, read_recipe, recipe_text
@@ -36,6 +36,64 @@ def test_what_is_written_is_read(name, ending, tmp_path):
     assert read_recipe(path) == recipe
     changed = dataclasses.replace(recipe, absorb_bias=not recipe.absorb_bias)
     assert read_recipe(path) != changed
+
+
+# As tfdatafree wrote it before recipes had a format version.
+UNVERSIONED = """
+{"name": "mine", "quantize": {"weight_bits": 4, "int4": true, "activation_bits": 8, "per_channel": true,
+ "dense_per_channel": null, "symmetric_weights": true, "weight_ranges": "max", "rounding": "feedback",
+ "equalized_rounding": false, "ranges": "min_max", "range_source": "images", "bias_correction": "analytic",
+ "activation_correction": false, "edge_dtype": "uint8"}, "policy": null, "prune": {"sparsity": 0.5, "strength": null,
+ "method": "obs", "pattern": "2:4", "multiple": 1, "correct": true, "refit": null, "restore": true, "inputs": "normalized",
+ "activations": true, "images": 256, "depthwise": false}, "recover": {"images": 64, "image_size": null, "steps": 0},
+ "float16": false, "equalize": false, "equalize_power": 1.0, "equalize_caps": "keep", "scale_outliers": false,
+ "level_activations": true, "absorb_bias": false, "generate": {"images": 32, "samples": 2000},
+ "rules": [{"pattern": "Dense", "keep_float": true}]}
+"""
+
+
+def test_a_file_without_a_version_reads_as_it_always_did(tmp_path):
+    (tmp_path / "old.json").write_text(UNVERSIONED)
+    assert read_recipe(tmp_path / "old.json") == Recipe(
+        name="mine",
+        quantize=Quantize(weight_bits=4, int4=True, edge_dtype="uint8"),
+        prune=Prune(pattern="2:4", method="obs"),
+        recover=Recover(images=64),
+        rules=(Rule("Dense", keep_float=True),),
+    )
+    assert Recipe.from_dict({**json.loads(UNVERSIONED), "format_version": 1}) == read_recipe(tmp_path / "old.json")
+
+
+@pytest.mark.parametrize("ending", ["json", "yaml"])
+def test_a_file_tells_the_version_of_its_format(ending):
+    text = recipe_text(PRESETS["int8"], f"a.{ending}")
+    assert re.match(r'\{?\s*"?format_version"?: 1\b', text), "a reader meets the version first"
+
+
+def test_a_record_tells_the_version_of_its_recipes(tmp_path):
+    compressed = tfdatafree.compress(MODEL_PATH, Recipe(policy=Search(size=0.9)), input_range=(0, 1), verbose=0)
+    record = json.loads(compressed.save(tmp_path / "record.json").read_text())
+    assert [record[part]["format_version"] for part in ("recipe", "replay")] == [1, 1]
+
+
+def test_a_newer_format_is_refused_before_anything_in_it_is_judged(tmp_path):
+    values = {"format_version": 2, "base": "int2", "quantise": {}}
+    message = (
+        rf"format_version is 2, but tfdatafree {tfdatafree.__version__} reads versions up to 1; install the tfdatafree"
+    )
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Recipe.from_dict(values)
+    (tmp_path / "new.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"^recipe '.*new.json': {message}"):
+        read_recipe(tmp_path / "new.json")
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", 1.0, True, None])
+def test_a_version_is_a_whole_number(version):
+    with pytest.raises(
+        ValueError, match=rf"format_version is {version!r}; give a whole number of at least 1, or leave it out"
+    ):
+        Recipe.from_dict({"format_version": version})
 
 
 @given(st.lists(st.builds(
@@ -72,8 +130,9 @@ def test_what_followed_from_an_option_of_the_base_follows_the_new_one():
     [
         ({"quantise": {}}, "the recipe has no option 'quantise'; did you mean 'quantize'?"),
         ({"bass": "int8"}, "the recipe has no option 'bass'; did you mean 'base'?"),
+        ({"format_verson": 1}, "the recipe has no option 'format_verson'; did you mean 'format_version'?"),
         ({"quantize": {"weigth_bits": 4}}, "quantize has no option 'weigth_bits'; did you mean 'weight_bits'?"),
-        ({"prune": {"zzz": 4}}, "prune has no option 'zzz'; its options are sparsity, strength"),
+        ({"prune": {"zzz": 4}}, "prune has no option 'zzz'; its options are sparsity, method"),
         ({"rules": [{"patern": "x"}]}, "rule 1 has no option 'patern'; did you mean 'pattern'?"),
         ({"rules": [{"pattern": "x"}, {"weight_bits": 4}]}, "rule 2 has no 'pattern'"),
         ({"rules": {"x": 4}}, "rules is {'x': 4}; give a list"),
@@ -98,10 +157,10 @@ def test_a_wrong_option_is_named_with_its_neighbour(values, message, tmp_path):
 @pytest.mark.parametrize(
     "name, text, message",
     [
-        ("a.json", '{"base": "int8",\n}', r"a.json' is no JSON: .* in line 2"),
-        ("a.yaml", "base: [int8", r"a.yaml' is no YAML: .* in line"),
+        ("a.json", '{"base": "int8",\n}', r"a.json' is not JSON: .* in line 2"),
+        ("a.yaml", "base: [int8", r"a.yaml' is not YAML: .* in line"),
         ("a.json", None, r"a.json' cannot be read: No such file"),
-        ("a.json", b"\xff\xfe\x00", r"a.json' is no text"),
+        ("a.json", b"\xff\xfe\x00", r"a.json' is not a text file"),
     ],
 )
 def test_a_damaged_file_says_where(name, text, message, tmp_path):

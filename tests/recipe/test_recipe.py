@@ -2,7 +2,9 @@ import dataclasses
 import json
 
 import pytest
+from documents import entries
 
+from tfdatafree.recipe.prune import Prune
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import PRESETS, Generate, Recipe, get_recipe
 
@@ -23,6 +25,26 @@ from tfdatafree.recipe.recipe import PRESETS, Generate, Recipe, get_recipe
 def test_a_wrong_option_says_what_came_and_what_was_wanted(options, message):
     with pytest.raises(ValueError, match=message):
         Quantize(**options)
+
+
+@pytest.mark.parametrize("options", [Quantize, Prune])
+def test_options_for_papers_say_so_and_stand_last(options):
+    told = {name: text.split(":", 1)[1].strip() for name, text in entries(options.__doc__, "Attributes").items()}
+    marked = [name for name, text in told.items() if text.startswith("For reproducing papers only.")]
+    partly = [name for name, text in told.items() if "For reproducing papers only:" in text]
+    assert marked and partly and not set(marked) & set(partly)
+    users = list(told).index(marked[0])
+    assert not [name for name in list(told)[users:] if name not in (*marked, *partly)], "an option for users among them"
+
+
+@pytest.mark.parametrize(
+    "options", [{"activation_bits": 5}, {"symmetric_weights": False}, {"equalized_rounding": True}]
+)
+def test_what_no_file_can_hold_is_for_papers_only(options):
+    (name,) = options
+    assert Quantize(**options).simulated and not Quantize().simulated
+    text = entries(Quantize.__doc__, "Attributes")[name]
+    assert "For reproducing papers only" in text and "imulated" in text
 
 
 def test_a_misspelt_option_is_an_error_now():

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from absl import flags
 
-from tfdatafree.cli.command import NAME, Command, Flags, require_choice
+from tfdatafree.cli.command import NAME, Command, Flags
 from tfdatafree.cli.compare import COMMAND as COMPARE
 from tfdatafree.cli.compress import COMMAND as COMPRESS
 from tfdatafree.cli.demo import COMMAND as DEMO
@@ -21,6 +21,7 @@ from tfdatafree.cli.diagnose import COMMAND as DIAGNOSE
 from tfdatafree.cli.inspect import COMMAND as INSPECT
 from tfdatafree.cli.messages import quiet, talkative
 from tfdatafree.errors import TfdatafreeError
+from tfdatafree.recipe.check import require_name
 from tfdatafree.version import __version__
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -66,7 +67,7 @@ def _dispatch(arguments: list[str], debug: bool) -> None:
     elif name.startswith("-"):
         raise ValueError(f"{name!r} comes before any command; usage: {NAME} {'|'.join(_COMMANDS)} [flags].")
     else:
-        require_choice("command", name, _COMMANDS)
+        require_name("command", name, _COMMANDS)
         _run(name, rest, debug)
 
 

@@ -3,10 +3,9 @@
 What needs TensorFlow is imported by the command that uses it, so that `--help` and mistyped options answer at once.
 """
 
-import difflib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from absl import flags
 
 from tfdatafree.errors import LoadError
 from tfdatafree.inputs.input_files import require_readable
+from tfdatafree.recipe.check import require_name
 from tfdatafree.recipe.file import ENDINGS as RECIPE_ENDINGS
 from tfdatafree.recipe.file import is_recipe_file, read_recipe, recipe_text
 from tfdatafree.recipe.recipe import PRESETS, Recipe
@@ -116,7 +116,7 @@ def find_recipe(text: str) -> Recipe:
     """The preset of that name, or the recipe in that file."""
     if is_recipe_file(text):
         return read_recipe(text)
-    require_choice("recipe", text, PRESETS)
+    require_name("recipe", text, PRESETS)
     return PRESETS[text]
 
 
@@ -127,14 +127,6 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------
-
-
-def require_choice(what: str, given: str, choices: Iterable[str]) -> None:
-    if given in choices:
-        return
-    near = difflib.get_close_matches(given, choices, n=1)
-    hint = f" did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{what} is {given!r};{hint} choose one of {', '.join(choices)}.")
 
 
 def require_file(path: str) -> None:

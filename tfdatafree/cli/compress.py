@@ -14,12 +14,12 @@ from tfdatafree.cli.command import (
     find_recipe,
     model_arguments,
     numbers,
-    require_choice,
     require_file,
     require_inputs,
     require_writable,
     write_recipe,
 )
+from tfdatafree.recipe.check import require_name
 from tfdatafree.recipe.prune import PRUNE_METHODS, Prune, PruneMethod
 from tfdatafree.recipe.recipe import PRESETS, Recipe, Recover, Search
 from tfdatafree.report.plots import require_bokeh
@@ -125,7 +125,7 @@ def _prune(sparsity: str | None, method: str | None, pattern: str | None) -> Pru
         if method is not None:
             raise ValueError(f"prune is {method!r}, but there is no sparsity; add --sparsity=0.6.")
         return None
-    require_choice("prune", method or "auto", PRUNE_METHODS)
+    require_name("prune", method or "auto", PRUNE_METHODS)
     parts = [None] if sparsity is None else numbers("sparsity", sparsity, float, "0.6")
     if len(parts) != 1:
         raise ValueError(f"sparsity is {sparsity!r}; give one number, e.g. --sparsity=0.6.")

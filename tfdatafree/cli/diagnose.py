@@ -13,7 +13,6 @@ from tfdatafree.cli.command import (
     add_inputs,
     find_recipe,
     model_arguments,
-    require_choice,
     require_file,
     require_inputs,
     write_recipe,
@@ -37,7 +36,6 @@ def _define(options: Flags) -> None:
 
 def _run(values: flags.FlagValues, model: str) -> None:
     recipe = find_recipe(values.recipe)
-    require_choice("target", values.target, TARGETS)
     fit_recipe(recipe, get_target(values.target))
     arguments = model_arguments(values)
     require_file(model)

@@ -26,6 +26,7 @@ from tfdatafree.flow.steps import (
     quantize_network,
     read_network,
 )
+from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import layout_of
@@ -118,7 +119,7 @@ def diagnose(
     finally:
         progress.close()
     findings = channel_findings(network.unfolded)
-    real = representative_data is not None
+    real = representative_data is not None and not isinstance(representative_data, GeneratedImages)
     return Diagnosis(
         model=network.source.name,
         recipe=recipe.name,

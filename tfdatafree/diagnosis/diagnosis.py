@@ -54,14 +54,15 @@ class Diagnosis:
     """What `tfdatafree.diagnose` returns. `print` it.
 
     Attributes:
-        model, recipe: Names.
+        model, recipe: Names of the model and of the recipe.
         suspects: Every quantizer, the most damaging first.
-        error, output_discrepancy, agreement: Of all quantizers together.
-        dead, caps: Layer -> what BatchNorm statistics say of its channels: that some carry nothing, how often a cap (of
-            ReLU6 and its kind) is reached.
-        images: Inputs that it was measured on; `inputs` says what they were.
-        given: Rules that the recipe has already.
-        seconds: It took.
+        error, output_discrepancy, agreement: As in a Suspect, for all quantizers together.
+        dead, caps: Layer -> what BatchNorm statistics tell about its channels. `dead`: that some carry nothing. `caps`: how
+            often the cap of a ReLU6 or the like is reached.
+        images: Number of inputs that the damage was measured on.
+        inputs: What these inputs were.
+        seconds: Duration of the diagnosis.
+        given: Layer -> the rule that the recipe already has for it.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Unfinished images in a file, from which `generate_images` goes on where it was cut short."""
+"""Unfinished images in a file, from which `generate_images` continues an interrupted run."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from tfdatafree.model.graph import Graph
 
 
 def fingerprint(graph: Graph, options: Matching, begin, targets, ends, batch: int, seed: int) -> str:
-    """Tells runs apart that make different images."""
+    """A text that is the same for two runs only if they make the same images."""
     digest = hashlib.sha256(repr((options, ends, batch, seed, [array.shape for array in begin])).encode())
     arrays = [*begin, *([] if targets is None else [targets])]
     for key in sorted(graph.layers):
@@ -27,6 +27,7 @@ def fingerprint(graph: Graph, options: Matching, begin, targets, ends, batch: in
 
 
 def require_npz(path) -> Path:
+    """`path` as a Path. Raises ValueError unless it ends in .npz."""
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"path is '{path}'; give one that ends in .npz.")
@@ -34,29 +35,36 @@ def require_npz(path) -> Path:
 
 
 def read_checkpoint(path: Path, identity: str) -> dict[str, np.ndarray] | None:
-    """What an earlier run with the same outcome left; None if nothing did."""
+    """The arrays that an earlier run of the same fingerprint `identity` wrote; None without a file.
+
+    Raises:
+        LoadError: The file is damaged.
+        ValueError: The file is from another model or from other options.
+    """
     if not path.exists():
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files}
     except (AttributeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise LoadError(f"'{path}' is damaged and cannot be continued: delete it, or give another path.") from error
+        raise LoadError(f"'{path}' is damaged and cannot be continued; delete it, or give another path.") from error
     if str(kept.get("identity")) != identity:
         raise ValueError(
-            f"'{path}' was made from another model or with other options, so it cannot be continued: delete it, or give "
+            f"'{path}' was made from another model or with other options, and cannot be continued; delete it, or give "
             "another path."
         )
     return kept
 
 
 def finished_images(kept: Mapping[str, np.ndarray], names: list[str], ends: tuple[float, float]) -> GeneratedImages:
+    """The result in the arrays of a finished run; `names` are the inputs."""
     inputs = {name: kept["x" if len(names) == 1 else name] for name in names}
     divergence = json.loads(str(kept["divergence"]))
     return GeneratedImages(inputs=inputs, input_range=ends, loss=kept["loss"], divergence=divergence)
 
 
 def state_arrays(state: State) -> dict[str, np.ndarray]:
+    """The state of an unfinished run as arrays, which `parse_state` reads."""
     arrays = {"state_done": np.array(state.done), "state_loss": state.loss, "state_moments": state.moments}
     for part in ("images", "first", "second"):
         arrays |= {f"state_{part}_{at}": array for at, array in enumerate(getattr(state, part))}
@@ -64,6 +72,7 @@ def state_arrays(state: State) -> dict[str, np.ndarray]:
 
 
 def parse_state(kept: Mapping[str, np.ndarray], inputs: int) -> State:
+    """The state of an unfinished run for a model with so many `inputs`."""
     images, first, second = (
         [kept[f"state_{part}_{at}"] for at in range(inputs)] for part in ("images", "first", "second")
     )

@@ -1,6 +1,6 @@
-"""generate_images(): inputs without data, made to look to the model as its training data did.
+"""generate_images(): inputs without data, whose statistics inside the model are those of its training data.
 
-    load -> separate -> start (procedural images) -> match BatchNorm statistics, batch after batch -> images
+    load -> separate -> start (procedural images) -> match BatchNorm statistics, batch by batch -> images
 
 The optimisation itself is in matching.py.
 """
@@ -37,7 +37,7 @@ def generate_images(
     *,
     image_size: int | tuple[int, ...] | None = None,
     input_range: tuple[float, float] | None = None,
-    start: "Literal['procedural', 'noise'] | np.ndarray" = "procedural",
+    start: "Literal['procedural', 'noise'] | np.ndarray | GeneratedImages" = "procedural",
     steps: int = 100,
     learning_rate: float = 0.03,
     statistics: Literal["batch", "set"] = "batch",
@@ -55,33 +55,33 @@ def generate_images(
     """Makes `n` inputs whose statistics at every BatchNorm come close to the stored ones. The model is not changed.
 
     Args:
-        model: As for `compress`, with its BatchNorms, in nested models, too.
+        model: As for `compress`, but with its BatchNorms. They may be in nested models.
         n: Number of images.
-        image_size: Height and width (or one number for both) other than the model's own: smaller is faster. The model up
-            to its last BatchNorm must be convolutional; with `targets`, all of it.
-        input_range: As for `compress`. All values stay within.
-        start: "procedural": images with the statistics of natural ones, which get there several times sooner than
-            "noise"; or an array (n, *shape) of values within the range.
-        steps: Of Adam, for each image.
-        learning_rate: The first step's length as a part of the input range; cosine decay to 0.
-        statistics: "batch": each batch has the stored statistics, as ZeroQ and FRanDI do; "set": all images together
-            have them, which leaves single batches the variety that real ones have; the same as "batch" unless `n` is
-            larger than the batch size, so give one, e.g. 32.
-        total_variation, l2: Weights of these priors (Yin et al. 2020): smooth and grey images.
-        targets: Class labels, int (n,), that the images are to be taken for; or outputs, float (n, ...), that the model
-            is to give.
-        target_weight: Weight of that term.
-        swing: Move the input of each strided convolution by a random part of its stride (Jeon et al. 2023), so that all
-            pixels count alike.
+        image_size: Height and width (or one number for both), if other than the model's own. Smaller images take less time.
+            The model must be convolutional up to its last BatchNorm; with `targets`, up to its outputs.
+        input_range: As for `compress`. All values stay within it.
+        start: Images to start from. "procedural": images with the statistics of natural ones, which need several times fewer
+            steps than "noise". Or an array (n, *shape) of values within the range, or the result of an earlier call.
+        steps: Steps of Adam for each image.
+        learning_rate: Length of the first step as a part of the input range; it decays to 0 as a cosine.
+        statistics: "batch": each batch has the stored statistics, as in ZeroQ and FRanDI. "set": all images together have
+            them, so that batches differ as real ones do. The two are the same unless `n` is larger than the batch size, so
+            give `batch_size`, too, e.g. 32.
+        total_variation, l2: Weights of these priors (Yin et al. 2020), which make images smooth, and grey.
+        targets: Class labels, int (n,), that the model shall assign to the images; or outputs, float (n, ...), that it shall
+            give for them.
+        target_weight: Weight of the term for `targets`.
+        swing: Shift the input of each strided convolution by a random part of its stride (Jeon et al. 2023), so that all
+            pixels have the same influence.
         batch_size: Images optimised together; None: as many as about 2 GB of memory allow.
-        path: An .npz file that keeps what is finished; a run that was cut short goes on from there, and gives the same
-            bytes as if it had not been.
+        path: An .npz file for finished and unfinished images. An interrupted run continues from it, and gives the same bytes
+            as an uninterrupted one.
         seed: The same seed gives the same bytes.
         unsafe_load: As for `compress`.
         verbose: 0 hides the progress bar, which shows the loss.
 
     Raises:
-        UnsupportedModelError: No BatchNorm, or a layer that cannot work at `image_size`; says what to do.
+        UnsupportedModelError: The model has no BatchNorm, or a layer does not work at `image_size`; says what to do.
         ValueError: An option is wrong, or `path` holds images of another model or of other options.
         LoadError: `path` is damaged, or as for `compress`.
     Source: Sobolev et al., FRanDI, eq. 1.
@@ -146,7 +146,7 @@ def generate_images(
 
 
 def _read(model, image_size, unsafe: bool) -> Graph:
-    """The separated graph; sizes that the model leaves open are those of `image_size`."""
+    """The separated graph. Where the model's input size is not static, it is `image_size`."""
     shape = None
     if isinstance(model, keras.Model) and image_size is not None and getattr(model, "inputs", None):
         sizes = tuple(model.inputs[0].shape[1:])
@@ -173,8 +173,8 @@ def input_specs(graph: Graph, image_size: int | tuple[int, ...] | None) -> list[
         spec = graph.specs[tensor]
         if "float" not in spec.dtype and spec.dtype != "uint8":
             raise UnsupportedModelError(
-                f"input '{tensor}' takes {spec.dtype}, which no gradient can move; only images of floats or of 8 bits "
-                "can be matched to BatchNorm statistics."
+                f"input '{tensor}' takes {spec.dtype}, which has no gradient; only inputs of floats or of uint8 can be "
+                "matched to BatchNorm statistics."
             )
         if image_size is not None:
             if len(graph.inputs) > 1:
@@ -185,12 +185,14 @@ def input_specs(graph: Graph, image_size: int | tuple[int, ...] | None) -> list[
 
 
 def _start(graph: Graph, specs, start, n: int, ends: tuple[float, float], seed: int) -> list[np.ndarray]:
+    """The first images, one array per input."""
     low, high = ends
-    if isinstance(start, np.ndarray):
-        if len(specs) != 1 or start.shape != (n, *specs[0].shape[1:]):
-            wanted = ", ".join(str((n, *spec.shape[1:])) for spec in specs)
-            raise ValueError(f"start has shape {start.shape}; give {wanted}.")
-        return [np.clip(start, low, high).astype(np.float32)]
+    if isinstance(start, (np.ndarray, GeneratedImages)):
+        given = list(start.inputs.values()) if isinstance(start, GeneratedImages) else [start]
+        shapes, wanted = [array.shape for array in given], [(n, *spec.shape[1:]) for spec in specs]
+        if shapes != wanted:
+            raise ValueError(f"start has shape {_listed(shapes)}; give {_listed(wanted)}.")
+        return [np.clip(array, low, high).astype(np.float32) for array in given]
     if start == "procedural":
         resized = graph.copy()
         resized.specs |= {
@@ -204,13 +206,15 @@ def _start(graph: Graph, specs, start, n: int, ends: tuple[float, float], seed: 
     raise ValueError(f"start is {start!r}; choose 'procedural' or 'noise', or give an array.")
 
 
+def _listed(shapes: list[tuple]) -> str:
+    return ", ".join(map(str, shapes))
+
+
 def _checked_targets(targets, n: int) -> np.ndarray:
+    """`targets` as an array of `n` labels or outputs."""
     targets = np.asarray(targets)
     if len(targets) != n or targets.dtype.kind not in "iuf":
         raise ValueError(
             f"targets are {targets.dtype} of shape {targets.shape}; give {n} class labels (int) or outputs ({n}, ...)."
         )
     return targets
-
-
-# Files ----------------------------------------------------------------------------------------------------------------

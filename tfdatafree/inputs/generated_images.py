@@ -1,4 +1,4 @@
-"""What `generate_images` returns."""
+"""The result of `generate_images`: the images, and how they came about."""
 
 import io
 import json
@@ -12,20 +12,22 @@ import tensorflow as tf
 
 from tfdatafree.files import write_atomically
 
-# Pixels between the pictures of a sheet, and how bright they are.
+# Width of the gaps between the pictures of a sheet in pixels, and their grey level.
 _GAP, _GAP_VALUE = 2, 255
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedImages:
-    """What `generate_images` returns.
+    """What `generate_images` returns. It can be given wherever this package takes arrays of inputs.
+
+    For a model with one input `numpy.asarray(images)` is the array, so that other code that takes arrays takes it, too.
 
     Attributes:
         inputs: Input name -> array (n, *shape), float32, or of the input's integer type.
-        input_range: (low, high) that all values keep.
-        loss: (steps, batches): the optimised sum, priors included, before each step.
-        divergence: BatchNorm -> KL divergence of its input's statistics from the stored ones, in nats, mean over
-            channels, all n images together.
+        input_range: (low, high), the limits of all values.
+        loss: (steps, batches): the sum that is minimised, priors included, before each step.
+        divergence: BatchNorm -> KL divergence between the statistics of its input and the stored ones, in nats. It is the
+            mean over channels, for all n images together.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -35,9 +37,12 @@ class GeneratedImages:
 
     @property
     def images(self) -> np.ndarray:
-        """The inputs of a model with one: (n, height, width, channels) for images."""
+        """The inputs of a model with one input: (n, height, width, channels) for images."""
         if len(self.inputs) != 1:
-            raise ValueError(f"the model has {len(self.inputs)} inputs ({', '.join(self.inputs)}); use .inputs[name].")
+            raise ValueError(
+                f"the images are for the {len(self.inputs)} inputs {', '.join(self.inputs)}, and one array was wanted; "
+                "use .inputs[name]."
+            )
         return next(iter(self.inputs.values()))
 
     @property
@@ -45,12 +50,16 @@ class GeneratedImages:
         """Mean over the BatchNorms."""
         return float(np.mean(list(self.divergence.values())))
 
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """`images`, as NumPy asks for it. Raises ValueError for several inputs."""
+        return np.array(self.images, dtype=dtype, copy=copy)
+
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
-        """Writes `.npz` (`x`, or one array per input name; loss, divergence) or `.png` (a sheet of all pictures).
+        """Writes `.npz` (an array `x`, or one per input name; loss, divergence) or `.png` (a sheet of all pictures).
 
         Raises:
             FileExistsError: `path` exists and `overwrite` is False.
-            ValueError: The ending is none of these, or the inputs are no pictures.
+            ValueError: The name ends in something else, or the inputs are not pictures.
         """
         path = Path(path)
         if path.suffix not in (".npz", ".png"):
@@ -62,7 +71,7 @@ class GeneratedImages:
         return path
 
     def sheet(self) -> np.ndarray:
-        """All pictures side by side, (height, width, 1 or 3) uint8; of other channels the first or the first three."""
+        """All pictures side by side, (height, width, 1 or 3) uint8. Of 3 or more channels the first three are shown, else one."""
         images = self.images
         if images.ndim != 4:
             raise ValueError(f"the inputs have shape {images.shape[1:]}; only (height, width, channels) can be shown.")
@@ -83,12 +92,14 @@ class GeneratedImages:
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The content of an .npz file of these arrays."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
 def arrays_of(result: GeneratedImages) -> dict[str, np.ndarray]:
+    """The images and their figures as `save` writes them."""
     alone = len(result.inputs) == 1
     images = {"x" if alone else name: array for name, array in result.inputs.items()}
     return images | {

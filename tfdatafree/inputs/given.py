@@ -1,4 +1,4 @@
-"""The inputs that layers are exercised with: generated ones, or a few real ones, if the user has them, in the same form."""
+"""The inputs that layers are run on: procedural images, or a few inputs that the user gives, in the same form."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -8,22 +8,23 @@ from typing import Any
 
 import numpy as np
 
+from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.input_files import arrays_by_input, read_images, require_readable
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 
-# Real inputs beyond this many change ranges and means very little.
+# More inputs than this change ranges and means very little.
 MOST_INPUTS = 256
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What layers are exercised with.
+    """The inputs that layers are run on.
 
     Attributes:
         arrays: float32 (n, *shape) per graph input.
         described: What the result is made from, for the report.
-        in_range: Whether they were made for the model's input range; otherwise theirs says what that range is.
+        in_range: Whether they were made for the model's input range. If not, their own range is the input range.
     """
 
     arrays: list[np.ndarray]
@@ -38,17 +39,18 @@ def generated_inputs(graph: Graph, images: int, input_range: tuple[float, float]
 
 
 def given_inputs(data: Any, graph: Graph, input_range: tuple[float, float]) -> Inputs:
-    """The user's real inputs: what `take_inputs` takes, or the path of a folder of images, an .npz or an .npy.
+    """The user's inputs: what `take_inputs` takes, or the path of a folder of images, an .npz or an .npy.
 
     Args:
-        input_range: What black and white are to the model, for images.
+        input_range: The values that black and white become in the images of a folder.
 
     Raises:
         ValueError, LoadError, MissingPackageError: They cannot be used; says why.
     """
     if not isinstance(data, (str, os.PathLike)):
         arrays = take_inputs(data, graph)
-        return Inputs(arrays, f"{len(arrays[0])} representative inputs given by the user, and BatchNorm statistics")
+        kind = "generated images" if isinstance(data, GeneratedImages) else "representative inputs"
+        return Inputs(arrays, f"{len(arrays[0])} {kind} given by the user, and BatchNorm statistics")
     require_readable(data)
     if not Path(data).is_dir():
         arrays = take_inputs(arrays_by_input(data, graph.inputs), graph, source=f"'{data}'")
@@ -62,7 +64,7 @@ def given_inputs(data: Any, graph: Graph, input_range: tuple[float, float]) -> I
     images = read_images(Path(data), shape, *input_range, MOST_INPUTS)
     low, high = input_range
     described = (
-        f"{len(images)} representative images from '{data}', brought into [{low:g}, {high:g}], and BatchNorm statistics"
+        f"{len(images)} representative images from '{data}', scaled to [{low:g}, {high:g}], and BatchNorm statistics"
     )
     return Inputs(take_inputs(images, graph), described, in_range=True)
 
@@ -70,18 +72,20 @@ def given_inputs(data: Any, graph: Graph, input_range: tuple[float, float]) -> I
 def take_inputs(
     data: Any, graph: Graph, *, most: int | None = MOST_INPUTS, source: str = "representative_data"
 ) -> list[np.ndarray]:
-    """Up to `most` (None: all) real inputs per graph input, float32 (n, *shape).
+    """Up to `most` (None: all) of the user's inputs per graph input, float32 (n, *shape).
 
     Args:
-        data: An array (n, *shape); a list of such arrays or a dict by input name, one per input; or an iterable
-            (list, generator, tf.data.Dataset) of single examples or batches, each an array, a tuple or a dict; of an
-            (inputs, labels) pair the labels are dropped.
+        data: An array (n, *shape); for several inputs a list of such arrays or a dict by input name; the result of
+            `generate_images`; or an iterable (list, generator, tf.data.Dataset) of single examples or batches. Each of
+            these is an array, a tuple or a dict; of an (inputs, labels) pair the labels are dropped.
         source: What errors call the data.
 
     Raises:
         ValueError: Nothing came, or a shape does not fit the model's input.
     """
     names = graph.inputs
+    if isinstance(data, GeneratedImages):
+        data = data.images if len(names) == 1 else data.inputs
     batches: Iterable[Any]
     if isinstance(data, np.ndarray) or hasattr(data, "numpy"):
         batches = [data]
@@ -114,7 +118,9 @@ def _split(batch: Any, names: list[str], source: str) -> list[Any]:
     if isinstance(batch, Mapping):
         missing = [name for name in names if name not in batch]
         if missing:
-            raise ValueError(f"{source} lacks the input(s) {', '.join(missing)}.")
+            raise ValueError(
+                f"{source} lacks the input(s) {', '.join(missing)}; give an array for each of {', '.join(names)}."
+            )
         return [batch[name] for name in names]
     if isinstance(batch, (list, tuple)):
         if len(names) == 1:
@@ -124,7 +130,7 @@ def _split(batch: Any, names: list[str], source: str) -> list[Any]:
 
 
 def _fit(array: Any, graph: Graph, name: str, source: str) -> np.ndarray:
-    """`array` with a batch axis and the input's type."""
+    """`array` with a batch axis and the type of the input. Raises ValueError for another shape."""
     spec = graph.specs[name]
     array = np.asarray(array, spec.dtype)
     wanted = spec.shape[1:]

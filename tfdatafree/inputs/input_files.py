@@ -1,8 +1,12 @@
-"""Real inputs that lie in files: arrays as NumPy writes them, or a folder of images.
+"""The user's inputs in files: arrays as NumPy writes them, or a folder of images.
 
-An image becomes an input like this, and in no other way: it is turned as its EXIF orientation says, converted to RGB (for 3
-channels) or to grey (for 1), scaled by bilinear interpolation with antialiasing such that it just covers the model's input,
-cut at the edges that stand over, the same on both sides, and each pixel p = 0 ... 255 becomes low + (high - low) * p / 255.
+An image becomes an input in these steps:
+
+1. It is rotated as its EXIF orientation says.
+2. It is converted to RGB for 3 channels, to grey for 1.
+3. It is scaled, by bilinear interpolation with antialiasing, to the smallest size that covers the model's input.
+4. The longer side is cropped to the input's size, the same amount at both ends.
+5. Each pixel p = 0 ... 255 becomes low + (high - low) * p / 255.
 """
 
 import importlib.util
@@ -20,7 +24,7 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 def require_readable(path: str | os.PathLike) -> None:
-    """Says at once what `read_images` or `read_arrays` would find out after the model is loaded.
+    """Raises the errors of `read_images` and `read_arrays` that need no model, so that they come before it is loaded.
 
     Raises:
         LoadError: There is no such file or folder, or it is of another kind.
@@ -41,7 +45,7 @@ def require_readable(path: str | os.PathLike) -> None:
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """The images in `folder` and the folders in it, in order of their paths; hidden ones left out.
+    """The images in `folder` and its subfolders in the order of their paths, without hidden files and folders.
 
     Raises:
         ValueError: There are none.
@@ -59,21 +63,21 @@ def image_paths(folder: Path) -> list[Path]:
 
 
 def read_images(folder: Path, shape: tuple[int, ...], low: float, high: float, most: int) -> np.ndarray:
-    """Up to `most` images of a folder, float32 (n, *shape): of more, so many evenly spread over the order of paths.
+    """Up to `most` images of a folder, float32 (n, *shape). Of more images some are taken, evenly spread over the paths.
 
     Args:
         shape: (height, width, channels) of the model's input.
-        low, high: What black and white are to the model.
+        low, high: The values that black and white become.
 
     Raises:
-        ValueError: There are none, one cannot be read, or the model takes no images.
+        ValueError: There are no images, one cannot be read, or the model's input is not an image.
     """
     from PIL import Image, ImageOps
 
     if len(shape) != 3 or shape[-1] not in _MODES:
         raise ValueError(
-            f"the model's input has shape ({', '.join(map(str, shape))}), which is no grey or RGB image; give its inputs as "
-            "an array in an .npz file in place of a folder."
+            f"the model's input has shape ({', '.join(map(str, shape))}), which is not a grey or RGB image; give its inputs "
+            "as an array in an .npz file instead of a folder."
         )
     height, width, channels = shape
     paths = image_paths(folder)
@@ -85,7 +89,7 @@ def read_images(folder: Path, shape: tuple[int, ...], low: float, high: float, m
                 upright = ImageOps.exif_transpose(opened).convert(_MODES[channels])
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(
-                f"'{path}' is no image that can be read; mend it, or take it out of the folder."
+                f"'{path}' cannot be read as an image; repair it, or take it out of the folder."
             ) from error
         fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
         image[:] = np.asarray(fitted, np.float32).reshape(shape)
@@ -93,10 +97,10 @@ def read_images(folder: Path, shape: tuple[int, ...], low: float, high: float, m
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of an .npz by name; that of an .npy is called x.
+    """The arrays of an .npz by name; the array of an .npy is called x.
 
     Raises:
-        LoadError: It is missing or of another kind.
+        LoadError: The file is missing, or it is of another kind.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -107,14 +111,18 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise LoadError(f"'{path}' does not exist.") from None
     except (AttributeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise LoadError(f"'{path}' is no .npz file of arrays: write it with numpy.savez(path, x=inputs).") from error
+        raise LoadError(
+            f"'{path}' is not an .npz or .npy file of arrays; write it with numpy.savez(path, x=inputs)."
+        ) from error
 
 
 def arrays_by_input(path: str | os.PathLike, names: list[str]) -> dict[str, np.ndarray]:
-    """{input: its array}, from a file with an array of each input's name; for one input, with one array or one called x.
+    """{input: its array}, from a file with one array per input name.
+
+    For a model with one input the file may also hold a single array of any name, or one called x beside others.
 
     Raises:
-        LoadError: As `read_arrays`.
+        LoadError: As for `read_arrays`.
         ValueError: An array is missing.
     """
     arrays = read_arrays(path)

@@ -2,7 +2,8 @@
 
     {"base": "int8", "quantize": {"weight_bits": 6}, "rules": [{"pattern": "logits", "keep_float": true}]}
 
-`Recipe.to_dict` is what is written and `Recipe.from_dict` what is read, so that read(write(recipe)) == recipe.
+A file holds what `Recipe.to_dict` gives, its format version included, and `Recipe.from_dict` reads it, so that
+read(write(recipe)) == recipe. A file without a version is read as version 1.
 """
 
 import json
@@ -23,11 +24,11 @@ def is_recipe_file(text: str) -> bool:
 
 
 def recipe_text(recipe: Recipe, path: str | os.PathLike) -> str:
-    """What the file `path` of this recipe holds: every option, so that it stays what it is when defaults change.
+    """The content of the file `path` for this recipe: every option, so that changed defaults do not change the recipe.
 
     Raises:
-        MissingPackageError: It is to be YAML, and PyYAML is not installed.
-        ValueError: The ending is none of a recipe file's.
+        MissingPackageError: The ending asks for YAML, and PyYAML is not installed.
+        ValueError: The ending is not one of `ENDINGS`.
     """
     if _is_yaml(path):
         return _yaml(path).safe_dump(recipe.to_dict(), sort_keys=False)
@@ -35,20 +36,20 @@ def recipe_text(recipe: Recipe, path: str | os.PathLike) -> str:
 
 
 def read_recipe(path: str | os.PathLike) -> Recipe:
-    """The recipe in a file that `--save_recipe` wrote, that a person wrote, or in the record of a compression.
+    """The recipe in a file that `--save_recipe` or a person wrote, or in the JSON record of a compression.
 
-    Of a record whose recipe searched for bits it is the one that replays what was found.
+    If the recipe of a record searched for bits, the result is the recipe that repeats what the search found.
 
     Raises:
-        LoadError: The file is missing, or holds no JSON or YAML.
-        MissingPackageError: It is YAML, and PyYAML is not installed.
-        ValueError: An option is unknown or wrong; says which, and names the file.
+        LoadError: The file is missing, or its content is not JSON or YAML.
+        MissingPackageError: The file is YAML, and PyYAML is not installed.
+        ValueError: An option is unknown or wrong, or the format is newer than this tfdatafree; names it and the file.
     """
     parse = _parse_yaml if _is_yaml(path) else _parse_json
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise LoadError(f"recipe '{path}' is no text; give a .json or .yaml file.") from error
+        raise LoadError(f"recipe '{path}' is not a text file; give a .json or .yaml file.") from error
     except OSError as error:
         raise LoadError(f"recipe '{path}' cannot be read: {error.strerror}.") from error
     values = parse(path, text)
@@ -71,7 +72,7 @@ def _parse_json(path: str | os.PathLike, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise LoadError(f"recipe '{path}' is no JSON: {error.msg} in line {error.lineno}.") from error
+        raise LoadError(f"recipe '{path}' is not JSON: {error.msg} in line {error.lineno}.") from error
 
 
 def _parse_yaml(path: str | os.PathLike, text: str) -> Any:
@@ -81,7 +82,7 @@ def _parse_yaml(path: str | os.PathLike, text: str) -> Any:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = "" if where is None else f" in line {where.line + 1}"
-        raise LoadError(f"recipe '{path}' is no YAML: {getattr(error, 'problem', None) or error}{line}.") from error
+        raise LoadError(f"recipe '{path}' is not YAML: {getattr(error, 'problem', None) or error}{line}.") from error
 
 
 def _yaml(path: str | os.PathLike):

@@ -1,15 +1,36 @@
 """Options read from plain values, as recipe files and the JSON record hold them."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tfdatafree.recipe.check import nearest, suggestion
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.rules import Rule
+from tfdatafree.version import __version__
+
+# Version of the plain values that a recipe is written as. It grows when a value changes its meaning, or when an option is
+# removed or renamed; an older reader refuses an added option anyway. Values without a version are of the first one: no
+# version was written at that time.
+FORMAT_VERSION = 1
+FIRST_FORMAT_VERSION = 1
+
+
+def require_format(version: object) -> None:
+    """Raises ValueError unless values of this format version can be read."""
+    if not isinstance(version, int) or isinstance(version, bool) or version < FIRST_FORMAT_VERSION:
+        raise ValueError(
+            f"format_version is {version!r}; give a whole number of at least {FIRST_FORMAT_VERSION}, or leave it out."
+        )
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"format_version is {version}, but tfdatafree {__version__} reads versions up to {FORMAT_VERSION}; install the "
+            "tfdatafree that wrote the recipe, or a newer one."
+        )
 
 
 def require_rules(rules: object) -> tuple[Rule, ...]:
+    """`rules` as a tuple; a single Rule may come alone. Raises ValueError for anything else."""
     if isinstance(rules, Rule):
         rules = (rules,)
     if not isinstance(rules, (list, tuple)) or not all(isinstance(rule, Rule) for rule in rules):
@@ -24,22 +45,21 @@ def require_mapping(what: str, values: object) -> Mapping[str, Any]:
 
 
 def require_known(what: str, values: Iterable[str], owner: type, also: tuple[str, ...] = ()) -> None:
-    """Raises ValueError for a name in `values` that is no option of `owner`."""
+    """Raises ValueError for a name in `values` that is not an option of `owner`."""
     names = [*also, *(field.name for field in dataclasses.fields(owner))]
     for name in values:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"its options are {', '.join(names)}."
+            hint = suggestion(nearest(name, names)) or f"its options are {', '.join(names)}."
             raise ValueError(f"{what} has no option {name!r}; {hint}")
 
 
 def parse_section(name: str, owner: type, base: Any, values: object) -> Any:
-    """The options `owner` of one section: those of `base` with `values` in place of some."""
+    """The options `owner` of one section: those of `base`, replaced by `values` where these give one."""
     given = require_mapping(name, values)
     require_known(name, given, owner)
     start = {} if base is None else {f.name: getattr(base, f.name) for f in dataclasses.fields(owner)}
     if base is not None and start.get("edge_dtype") == _default_edge(start):
-        start.pop("edge_dtype", None)  # it followed from activation_bits, and does so again
+        start.pop("edge_dtype", None)  # activation_bits decided it, and decides it again
     return owner(**{**start, **given})
 
 
@@ -48,6 +68,7 @@ def _default_edge(quantize: Mapping[str, Any]) -> str | None:
 
 
 def parse_rules(values: object) -> tuple[Rule, ...]:
+    """The rules in a list of plain values. Raises ValueError for an unknown option, or where a pattern is missing."""
     if not isinstance(values, (list, tuple)):
         raise ValueError(f"rules is {values!r}; give a list, e.g. [{{'pattern': 'logits', 'keep_float': True}}].")
     rules = []
@@ -55,6 +76,6 @@ def parse_rules(values: object) -> tuple[Rule, ...]:
         options = dict(require_mapping(f"rule {at + 1}", value))
         require_known(f"rule {at + 1}", options, Rule)
         if "pattern" not in options:
-            raise ValueError(f"rule {at + 1} has no 'pattern'; give the name or type of the layers it is for.")
+            raise ValueError(f"rule {at + 1} has no 'pattern'; give the name or the type of its layers.")
         rules.append(Rule(options.pop("pattern"), **options))
     return tuple(rules)

@@ -1,4 +1,4 @@
-"""Patterns of zeros that kernels can be asked for, as they are written in a recipe."""
+"""Patterns of zeros in kernels, as a recipe writes them."""
 
 import re
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ class Pattern:
     """A parsed pattern.
 
     Attributes:
-        text: As it was written.
-        kept: Weights that stay of each `inputs`; None for blocks.
-        inputs, outputs: Size of a block; `outputs` is 1 for "n:m".
+        text: The pattern as it was written.
+        kept: Number of weights that stay of each `inputs`; None for blocks.
+        inputs, outputs: Size of a block in input and output channels; `outputs` is 1 for "n:m".
     """
 
     text: str
@@ -21,12 +21,12 @@ class Pattern:
 
     @property
     def sparsity(self) -> float | None:
-        """What the pattern gives; None if it gives any."""
+        """The sparsity that the pattern decides; None for blocks, of which any part may be zero."""
         return None if self.kept is None else 1 - self.kept / self.inputs
 
 
 def parse_pattern(text: str) -> Pattern:
-    """The pattern that `text` names, e.g. "2:4" or "4x1". Raises ValueError for anything else."""
+    """The pattern in `text`, e.g. "2:4" or "4x1". Raises ValueError for anything else."""
     ratio = re.fullmatch(r"(\d+):(\d+)", text) if isinstance(text, str) else None
     block = re.fullmatch(r"(\d+)x(\d+)", text) if isinstance(text, str) else None
     if ratio and 0 < int(ratio[1]) < int(ratio[2]):
@@ -40,9 +40,14 @@ def parse_pattern(text: str) -> Pattern:
 
 
 def refuse(pattern: Pattern, inputs: int, outputs: int) -> str | None:
-    """Why a layer with so many input channels per group and output channels cannot have the pattern; None if it can."""
+    """Why a layer cannot have the pattern; None if it can.
+
+    Args:
+        inputs: Input channels of the layer, per group.
+        outputs: Output channels of the layer.
+    """
     if inputs % pattern.inputs:
-        return f"its {inputs} input channels are no multiple of the {pattern.inputs} of pattern {pattern.text}"
+        return f"its {inputs} input channels are not a multiple of the {pattern.inputs} of pattern {pattern.text}"
     if outputs % pattern.outputs:
-        return f"its {outputs} output channels are no multiple of the {pattern.outputs} of pattern {pattern.text}"
+        return f"its {outputs} output channels are not a multiple of the {pattern.outputs} of pattern {pattern.text}"
     return None

@@ -19,47 +19,56 @@ _PATTERNED = ("auto", "obs", "energy", "global", "global_unfolded")
 class Prune:
     """Zeros in the kernels of convolution and dense layers. Give either `sparsity` or `strength`.
 
+    Some options and choices exist to reproduce published methods and their ablations. Their descriptions say "For reproducing
+    papers only", and the options stand last.
+
     Attributes:
-        sparsity: Part of all these weights that becomes zero, in [0, 1); met exactly over the whole network.
-        strength: Weight decay of the learned thresholds (Horton et al. 2021: 1.55e-5); the sparsity is what comes out.
-            For the methods "str" and "budget" only.
-        method: "obs": supports and weights that least change each layer's output, by the covariance of generated
-            inputs; as many per layer as cost the model's results least when it alone is pruned, measured on generated
-            images. "str": soft thresholds trained per layer (Horton et al. 2021, eq. 15-16), as many as for "obs".
-            "energy": the weights that carry least of their layer's output variance. "global": the smallest folded
-            weights; "global_unfolded": before BatchNorm is folded. "uniform": the smallest, the same part of each
-            layer. "erk": the same, wide layers more (Evci et al. 2020); "erk_lwdf": by Horton et al. 2021, eq. 17.
-            "budget": as many per layer as "str" would, the smallest. "auto" makes "obs", "energy", "global",
-            "global_unfolded", "uniform" and "erk" (in a pattern "obs" and "energy") and takes the one whose outputs on
-            generated inputs differ least. "channel" makes no zeros: whole channels are taken out of the model, `sparsity`
-            of these weights and the depthwise ones, as nearly as channels allow.
-        pattern: Where zeros may lie. None: anywhere. "2:4": of every 4 weights along the input channels of an output 2 stay,
-            and the like; it decides the sparsity. "4x1": blocks of 4 input channels by 1 output go or stay, and the like
-            ("16x1" is what TFLite calls 1x16). For "auto", "obs", "energy", "global" and "global_unfolded".
-        multiple: For "channel": layers keep a multiple of so many channels, as NPUs like them, or all.
-        correct: Take the mean shift that pruning causes out of the biases.
-        refit: Least-squares repair of the weights that stay; None leaves it to the method ("obs" does it, and "str" unless
-            a strength is given).
-        restore: Scale each output channel such that its variance is that of the float layer.
-        inputs: What the layers are thought to see. "normalized": generated images with every BatchNorm's statistics put
-            right; "gaussian": independent normal samples from BatchNorm statistics; "standard": N(0, 1).
-        activations: Pass "gaussian" inputs through the activations before a layer; the paper leaves them out.
-        images: Generated images for "normalized".
-        depthwise: Prune depthwise kernels, too. They hold few weights, and miss each of them.
+        sparsity: Part of all these weights that becomes zero, in [0, 1). The network as a whole has exactly this sparsity.
+        method: How zeros are chosen. "auto": prunes by "obs", "energy", "global", "global_unfolded", "uniform" and "erk", or in
+            a pattern by "obs" and "energy". It takes the result whose outputs on generated inputs differ least.
+            "obs": chooses zeros, and refits the other weights, so that each layer's output changes least, by the covariance
+            of generated inputs. The sparsity of each layer is what harms the model's outputs least, measured on generated
+            images with one layer pruned at a time.
+            "str": trains a soft threshold per layer (Horton et al. 2021, eq. 15-16), with the sparsities of "obs".
+            "energy": the weights that contribute least to their layer's output variance.
+            "global": the smallest weights of the network after BatchNorm is folded; "global_unfolded": before that.
+            "uniform": the smallest weights, the same part of each layer; "erk": more of wide layers (Evci et al. 2020).
+            "channel": makes no zeros, but removes whole channels from the model. `sparsity` is then the part of these weights
+            and the depthwise ones that goes, as nearly as channels allow.
+            For reproducing papers only: "erk_lwdf", the sparsities of Horton et al. 2021, eq. 17; "budget", the smallest
+            weights with the sparsities that "str" learns.
+        pattern: Where zeros may be. None: anywhere. "2:4" and the like: of every 4 weights along the input channels of an
+            output 2 stay, which decides the sparsity. "4x1" and the like: blocks of 4 input channels by 1 output stay or go
+            ("16x1" is TFLite's 1x16). For "auto", "obs", "energy", "global" and "global_unfolded".
+        multiple: For "channel": a layer keeps a multiple of so many channels, which suits NPUs, or it keeps all.
+        correct: Correct biases for the mean shift that pruning causes.
+        refit: Fit the weights that stay to the layer's output by least squares. None: as the method has it ("obs" does, and
+            "str" unless a strength is given).
+        restore: Scale each output channel so that its variance is that of the float layer.
+        images: Number of generated images for `inputs` "normalized".
+        depthwise: Prune depthwise kernels, too. They hold few weights, and each of these matters.
+        inputs: Inputs of the layers that methods work with. "normalized": generated images, with the statistics at every
+            BatchNorm set to the stored ones. For reproducing papers only: "gaussian", independent normal samples from
+            BatchNorm statistics; "standard", N(0, 1).
+        activations: For reproducing papers only. Pass "gaussian" inputs through the activations before a layer. The paper
+            does not.
+        strength: For reproducing papers only. Weight decay of the learned thresholds (Horton et al. 2021: 1.55e-5), which
+            decides the sparsity. For "str" and "budget".
     """
 
     sparsity: float | None = None
-    strength: float | None = None
     method: PruneMethod = "auto"
     pattern: str | None = None
     multiple: int = 1
     correct: bool = True
     refit: bool | None = None
     restore: bool = True
-    inputs: Literal["normalized", "gaussian", "standard"] = "normalized"
-    activations: bool = True
     images: int = 256
     depthwise: bool = False
+    # All choices of these but the default, or some, are for reproducing papers only.
+    inputs: Literal["normalized", "gaussian", "standard"] = "normalized"
+    activations: bool = True
+    strength: float | None = None
 
     def __post_init__(self):
         require_choice(self, "method", PRUNE_METHODS)
@@ -96,7 +105,7 @@ class Prune:
         if self.method not in _PATTERNED:
             listed = ", ".join(map(repr, _PATTERNED))
             raise ValueError(
-                f"pattern is {self.pattern!r}, which method {self.method!r} does not make; choose {listed}."
+                f"pattern is {self.pattern!r}, which method {self.method!r} does not make; choose one of {listed}."
             )
         if pattern.sparsity is None or self.strength is not None:
             return

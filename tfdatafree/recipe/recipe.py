@@ -1,13 +1,21 @@
-"""What to do to a model: frozen options, each default in one place, and named presets."""
+"""What to do to a model: frozen options, each with its default in one place, and named presets."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tfdatafree.recipe.check import is_number, require_choice
-from tfdatafree.recipe.parse import parse_rules, parse_section, require_known, require_mapping, require_rules
+from tfdatafree.recipe.check import is_number, require_choice, require_name
+from tfdatafree.recipe.parse import (
+    FIRST_FORMAT_VERSION,
+    FORMAT_VERSION,
+    parse_rules,
+    parse_section,
+    require_format,
+    require_known,
+    require_mapping,
+    require_rules,
+)
 from tfdatafree.recipe.pattern import parse_pattern
 from tfdatafree.recipe.prune import Prune
 from tfdatafree.recipe.quantize import Quantize
@@ -22,8 +30,8 @@ class Generate:
     """Inputs made without data.
 
     Attributes:
-        images: Procedural images per model input.
-        samples: Rows of the layer-wise Gaussian samples.
+        images: Number of procedural images per model input.
+        samples: Number of layer-wise Gaussian samples.
     """
 
     images: int = 32
@@ -38,12 +46,12 @@ class Generate:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """The bits of each layer's weights, 4 or 8, chosen such that the file has the size asked for.
+    """A search for the bits of each layer's weights, 4 or 8, so that the file has the wanted size.
 
     Attributes:
-        size: Of the file, as a part of the bytes that the same file takes with 8 bits everywhere, above 0 and at most 1.
-            Never more; the result that harms the network's outputs least, as far as single layers tell.
-        images: Generated inputs on which the harm of each layer is measured.
+        size: Largest size of the file, above 0 and at most 1, as a part of the bytes that it takes with 8 bits everywhere.
+            The search takes the bits that harm the network's outputs least, judged by the harm of single layers.
+        images: Number of generated inputs on which the harm of each layer is measured.
     """
 
     size: float
@@ -60,13 +68,16 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Recover:
-    """What quantizing took, partly won back: the layers of the integer network are solved for the model's own outputs on
-    generated images (`generate_images`, then `feature_regression`). Worth trying at 4 bits; the model needs its BatchNorms.
+    """Recovery of a part of what quantization took.
+
+    Each layer of the integer network is solved for the outputs of the float layer on generated images (`generate_images`,
+    then `feature_regression`). It is worth trying at 4 bits, and needs a model with BatchNorms.
 
     Attributes:
-        images: Generated images, as varied as the training data by BatchNorm statistics; a quarter of them only judges.
-        image_size: Their height and width; None: the model's own. Smaller ones take less time and memory.
-        steps: Of training after the layers were solved. 0: none; they take most of the time and here bring little.
+        images: Number of generated images, which are as varied as the training data by BatchNorm statistics. A quarter of
+            them is held out to judge the result.
+        image_size: Height and width of the images; None: the model's own. Smaller images take less time and memory.
+        steps: Training steps after the layers are solved. Steps take most of the time and gain little here. 0: none.
     """
 
     images: int = 256
@@ -84,29 +95,31 @@ class Recover:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides the result, beside the model, the input range and the seed.
+    """All options that decide the result, besides the model, the input range and the seed.
 
     Attributes:
-        name: The preset it came from.
-        quantize: None leaves the file in float.
-        policy: Bits layer by layer, found by a search; None gives every layer `quantize.weight_bits`.
-        prune: None leaves every weight; zeros are exact zeros in the integer file, too.
-        recover: Layers of the integer network solved anew on generated images, once it is made; None leaves it as it is.
+        name: Name of the preset that the recipe is, or a name of your own.
+        quantize: Options of quantization; None leaves the file in float.
+        policy: Search for the bits of each layer; None gives every layer `quantize.weight_bits`.
+        prune: Options of pruning; None keeps every weight. Zeros are exact zeros in the integer file, too.
+        recover: Recovery on generated images after quantization; None leaves the integer network as it is.
         float16: Store float weights as float16; only without `quantize`.
-        equalize: Even out kernels across layers first, where that keeps the function (Nagel et al. 2019, section 4.1).
-        equalize_power: Part of the way to equal kernels, above 0 and at most 1; less leaves activation ranges more alike.
-        equalize_caps: What becomes of ReLU6 and other caps. "keep": not equalized across; "channel": one cap per channel,
-            exact, one MINIMUM operator each; "limit": scales that BatchNorm statistics say do not reach the cap; "drop":
-            caps that they say are not reached are taken out. The last two change the float function; the report says
-            by how much.
-        scale_outliers: For one weight step per tensor: scale channels with outlying weights across ReLU6 and other caps, as
-            far as what caps then cut off costs less than rounding with the larger step would. It adds no operators and
-            changes the float function; the report says by how much.
-        level_activations: Bring channels of a tensor nearer to one another's reach where that keeps the function, for steps
-            of 8 bits or fewer. Not beside `equalize`, which needs the same freedom for kernels.
+        equalize: Make the kernels of successive layers similar in range first, where that keeps the function (Nagel et al.
+            2019, section 4.1).
+        equalize_power: Part of the way to equal kernel ranges, above 0 and at most 1. With less of it, the channels of
+            activations differ less in range.
+        equalize_caps: What `equalize` does at ReLU6 and other caps. "keep": it does not scale across them. "channel": it gives
+            each channel a cap of its own, which is exact and costs one MINIMUM operator each. "limit": it takes only scales
+            at which BatchNorm statistics say that the cap is not reached. "drop": it removes caps that are not reached by
+            these statistics. "limit" and "drop" change the float function; the report says by how much.
+        scale_outliers: For one weight step per tensor. Scale channels with outlying weights across ReLU6 and other caps. It
+            stops where the error of the caps would exceed the error of rounding with the larger step. It adds no operators
+            and changes the float function; the report says by how much.
+        level_activations: Make the channels of a tensor more similar in range, where that keeps the function, for activations
+            of 8 bits or fewer. It does nothing with `equalize`, which uses the same scales for kernels.
         absorb_bias: Move high biases through ReLU into the next layer (Nagel et al. 2019, section 4.1.3).
-        generate: Inputs for ranges and corrections.
-        rules: What single layers get instead; the first that matches a layer decides for it.
+        generate: Generated inputs for ranges and corrections.
+        rules: Settings for single layers. The first rule that matches a layer decides for it.
     """
 
     name: str = "custom"
@@ -143,7 +156,9 @@ class Recipe:
     def _check_policy(self) -> None:
         if self.quantize is None or self.quantize.simulated:
             why = "the recipe does not quantize" if self.quantize is None else self.quantize.simulated
-            raise ValueError(f"policy searches bits for an integer file, and there will be none: {why}.")
+            raise ValueError(
+                f"policy searches bits for an integer file, but there will be no such file: {why}; leave policy out."
+            )
         if self.quantize.weight_bits != 8:
             raise ValueError(
                 f"weight_bits is {self.quantize.weight_bits}, but the policy chooses the bits of every layer; leave one out."
@@ -159,7 +174,7 @@ class Recipe:
             )
         if self.prune is not None and self.prune.method == "channel":
             raise ValueError(
-                "recover compares layers channel by channel with the model's, but prune.method is 'channel', which takes "
+                "recover compares the channels of each layer with the model's, but prune.method is 'channel', which takes "
                 "channels out; leave recover out, or choose another method."
             )
 
@@ -175,8 +190,8 @@ class Recipe:
             return
         if self.prune is None:
             raise ValueError(
-                f"rule {rule.pattern!r} sets sparsity, but the recipe does not prune; add prune=Prune(sparsity=0.5), of "
-                "which this rule is a part."
+                f"rule {rule.pattern!r} sets sparsity, but the recipe does not prune; leave it out, or add "
+                "prune=Prune(sparsity=0.5), whose sparsity includes that of the rule."
             )
         if self.prune.method == "channel":
             raise ValueError(
@@ -191,25 +206,28 @@ class Recipe:
             )
 
     def to_dict(self) -> dict:
-        """Plain values, as in the JSON record and in recipe files; of rules only what they set."""
-        values = dataclasses.asdict(self)
+        """Plain values, as in the JSON record and in recipe files: all options, the settings of each rule, the format version."""
+        values = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
         values["rules"] = [{"pattern": rule.pattern, **rule.settings} for rule in self.rules]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """The recipe that `to_dict` made these values of; or one that says only what is to be different.
+        """The recipe that `to_dict` gave as these values, or a recipe that names only the options that differ from a preset.
 
         Args:
-            values: Options by name, those of `quantize`, `policy`, `prune`, `recover` and `generate` in mappings of their own,
-                rules in a list. What is left out is as in the preset that "base" names; without "base", as in Recipe().
+            values: Options by name. Those of `quantize`, `policy`, `prune`, `recover` and `generate` are mappings of their own;
+                rules are a list. An option that is missing is that of the preset that "base" names; without "base", that of
+                Recipe(). "format_version" tells how to read the values; without it they are read as version 1.
 
         Raises:
-            ValueError: An option is unknown (names the nearest) or has a wrong value.
+            ValueError: An option is unknown (suggests the most similar one), or has a wrong value. Or the format version is
+                newer than those that this tfdatafree reads.
         """
         values = dict(require_mapping("the recipe", values))
+        require_format(values.pop("format_version", FIRST_FORMAT_VERSION))
         base = get_recipe(values.pop("base")) if "base" in values else cls()
-        require_known("the recipe", values, cls, also=("base",))
+        require_known("the recipe", values, cls, also=("base", "format_version"))
         for name, section in _SECTIONS.items():
             if values.get(name) is not None:
                 values[name] = parse_section(name, section, getattr(base, name), values[name])
@@ -258,12 +276,9 @@ def get_recipe(recipe: "str | Recipe") -> Recipe:
     """The preset of that name, or the Recipe itself.
 
     Raises:
-        ValueError: No preset has this name; says the nearest one.
+        ValueError: No preset has this name; suggests the most similar one.
     """
     if isinstance(recipe, Recipe):
         return recipe
-    if recipe in PRESETS:
-        return PRESETS[recipe]
-    near = difflib.get_close_matches(str(recipe), PRESETS, n=1)
-    hint = f" did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"recipe is {recipe!r};{hint} choose one of {', '.join(PRESETS)}, or pass a Recipe.")
+    require_name("recipe", recipe, PRESETS, also=", or pass a Recipe")
+    return PRESETS[recipe]

@@ -63,13 +63,26 @@ class Report:
     """The honest page about one compression. `print` it, or take `to_dict`.
 
     Attributes:
-        simulated: Why there is no file (`bytes` is 0 then); None where there is one.
-        float_bytes: The model's weights in float32.
-        float_gzip_bytes, gzip_bytes: The float weights, and the file, behind gzip: zeros take no less space in the file.
-        zeros: Part of the weights of the file's kernels that is zero; None where that was not counted.
-        npu_bytes: The file compiled for an NPU; None where nobody did that.
-        on_target: What of the file its target computes; None for the target "generic".
-        outputs: Result against the user's float model, on `compared` generated (or representative) inputs.
+        model, recipe: Names of the model and of the recipe.
+        input_range: Range of the model's inputs, and where it comes from.
+        generated: What the result was made from: generated or given inputs.
+        float_bytes: Bytes of the model's weights in float32.
+        bytes: Bytes of the file; 0 where there is none.
+        seconds: Duration of the compression.
+        integer_only: Whether the file computes with integers alone.
+        requantized: Number of QUANTIZE operators that bring a tensor of integers onto another grid.
+        simulated: Why there is no file; None where there is one.
+        zeros: Part of the weights in the file's kernels that is zero; None where it was not counted.
+        layers: One row per tensor of the file, in order.
+        kept: Layer -> why it stayed as it was.
+        notes: Subject -> what else the user should know about it.
+        pruning: What pruning did; None without pruning.
+        policy: The bits that a search chose; None without a search.
+        float_gzip_bytes, gzip_bytes: Bytes of the float weights, and of the file, after gzip. Zeros save space there only.
+        npu_bytes: Bytes of the file compiled for an NPU; None where it was not compiled.
+        on_target: How much of the file its target computes; None for the target "generic".
+        outputs: Per output, how far the result is from the user's float model.
+        compared: Number of generated (or representative) inputs behind `outputs`.
         call: Arguments of `compress` that decided the result besides the recipe, as plain values.
     """
 

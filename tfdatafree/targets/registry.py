@@ -1,8 +1,8 @@
-"""The profiles by name."""
+"""All profiles by name."""
 
 import dataclasses
-import difflib
 
+from tfdatafree.recipe.check import require_name
 from tfdatafree.targets.edge_tpu import EDGE_TPU
 from tfdatafree.targets.ethos_u import ETHOS_U55, ETHOS_U65, ETHOS_U85
 from tfdatafree.targets.hexagon import HEXAGON
@@ -18,7 +18,6 @@ GENERIC = Target(
     int4_weights=True,
     sources={"operators": QUANTIZATION_SPEC},
 )
-
 
 TARGETS: dict[str, Target] = {
     target.name: target
@@ -37,22 +36,19 @@ TARGETS: dict[str, Target] = {
 
 
 def get_target(target: str | Target) -> Target:
-    """The profile of that name, for an Ethos-U with or without its number of multipliers, or the Target itself.
+    """The profile of that name, or the Target itself. The number of multipliers may follow the name of an Ethos-U.
 
     Raises:
-        ValueError: No profile has this name; says the nearest one.
+        ValueError: No profile has this name; suggests the most similar one.
     """
     if isinstance(target, Target):
         return target
-    if target in TARGETS:
-        return TARGETS[target]
     base, _, macs = str(target).rpartition("-")
-    if macs.isdigit() and base in TARGETS and TARGETS[base].macs:
+    if target not in TARGETS and macs.isdigit() and base in TARGETS and TARGETS[base].macs:
         known = TARGETS[base]
         if int(macs) not in known.macs:
             listed = ", ".join(f"{base}-{count}" for count in sorted(known.macs))
             raise ValueError(f"target is {target!r}; {known.title} comes as {listed}.")
         return dataclasses.replace(known, name=target, title=f"{known.title}-{macs}", accelerator=target)
-    near = difflib.get_close_matches(str(target).lower(), TARGETS, n=1)
-    hint = f" did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"target is {target!r};{hint} choose one of {', '.join(TARGETS)}.")
+    require_name("target", target, TARGETS)
+    return TARGETS[target]
