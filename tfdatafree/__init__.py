@@ -71,7 +71,7 @@ if not _is_command_line():
     from tfdatafree.diagnosis.diagnosis import Diagnosis
     from tfdatafree.inputs.generate import generate_images
     from tfdatafree.inputs.generated_images import GeneratedImages
-    from tfdatafree.measuring.observe import layer_inputs
+    from tfdatafree.inputs.layer_inputs import layer_inputs
     from tfdatafree.preconditioning.absorb_bias import absorb_bias
     from tfdatafree.preconditioning.equalize import equalize
     from tfdatafree.recovery.regression import Recovered, feature_regression

@@ -11,6 +11,7 @@ from tiny_models import build, network_of, random_inputs, separated
 import tfdatafree
 from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.canonical.separate import separate
+from tfdatafree.inputs.make import drawing
 from tfdatafree.measuring.covariances import input_covariances
 from tfdatafree.measuring.sensitivity import channel_sensitivities
 from tfdatafree.model.batchnorm import output_moments
@@ -153,7 +154,7 @@ def test_budget_has_the_counts_of_str_and_the_weights_of_the_teacher():
 
 def test_restored_channels_have_the_variance_of_the_float_layer():
     unfolded, teacher = graphs("plain")
-    covariances = input_covariances(unfolded, teacher, RANGE, images=8)
+    covariances = input_covariances(unfolded, teacher, drawing(unfolded, RANGE), images=8)
     # The classifier's is restored under the covariance that it is judged by, with its class means in it.
     classifier = teacher.producers()[decision_tensors(teacher)[0]].layer
     layers = [key for key in covariances if key != classifier]
@@ -173,16 +174,17 @@ def test_restored_channels_have_the_variance_of_the_float_layer():
 def test_covariances_of_normal_inputs_are_diagonal_and_those_of_images_are_not():
     unfolded, teacher = graphs("branch_add")
     for inputs, activations in (("standard", True), ("gaussian", True), ("gaussian", False)):
-        found = input_covariances(unfolded, teacher, RANGE, inputs=inputs, activations=activations)
+        found = input_covariances(unfolded, teacher, drawing(unfolded, RANGE), inputs=inputs, activations=activations)
         assert found.keys() == prunable(teacher).keys()
         for matrix in found.values():
             np.testing.assert_array_equal(matrix[0], np.diag(np.diag(matrix[0])))
     # Without its ReLU a layer sees more variance.
     with_relu, without = (
-        input_covariances(unfolded, teacher, RANGE, inputs="gaussian", activations=flag) for flag in (True, False)
+        input_covariances(unfolded, teacher, drawing(unfolded, RANGE), inputs="gaussian", activations=flag)
+        for flag in (True, False)
     )
     assert any(np.trace(without[key][0]) > 1.2 * np.trace(with_relu[key][0]) for key in without)
-    images = input_covariances(unfolded, teacher, RANGE, images=8)
+    images = input_covariances(unfolded, teacher, drawing(unfolded, RANGE), images=8)
     assert any(np.abs(m[0] - np.diag(np.diag(m[0]))).max() > 0.1 * np.diag(m[0]).mean() for m in images.values())
 
 
@@ -193,7 +195,7 @@ def test_what_reads_an_average_is_shown_the_pixels(keepdims):
     pooled = keras.layers.GlobalAveragePooling2D(keepdims=keepdims)(y)
     head = keras.layers.Conv2D(4, 1, name="head") if keepdims else keras.layers.Dense(4, name="head")
     unfolded = separate(Graph.from_keras(keras.Model(inputs, keras.layers.ReLU()(head(pooled)))))
-    matrix = input_covariances(unfolded, fold(unfolded)[0], RANGE, images=6)["head"][0]
+    matrix = input_covariances(unfolded, fold(unfolded)[0], drawing(unfolded, RANGE), images=6)["head"][0]
     assert matrix.shape == (24, 24)
     # Six means span five dimensions at most; pixels behind a BatchNorm have its variances.
     assert np.linalg.matrix_rank(matrix, tol=1e-5 * matrix.trace()) > 10
@@ -205,13 +207,17 @@ def test_behind_a_flattened_map_nothing_is_a_pixel():
     y = keras.layers.AveragePooling2D(2)(keras.layers.Conv2D(4, 3, name="conv")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(5, name="head")(keras.layers.Flatten()(y)))
     unfolded = separate(Graph.from_keras(model))
-    assert input_covariances(unfolded, fold(unfolded)[0], RANGE, images=6)["head"].shape == (1, 16, 16)
+    assert input_covariances(unfolded, fold(unfolded)[0], drawing(unfolded, RANGE), images=6)["head"].shape == (
+        1,
+        16,
+        16,
+    )
 
 
 def test_only_a_classifier_is_shown_its_classes():
     """The generated covariance is left as it is in front of every other layer, and of results that are not classes."""
     unfolded, teacher = graphs("plain")
-    generated = input_covariances(unfolded, teacher, RANGE, images=8)
+    generated = input_covariances(unfolded, teacher, drawing(unfolded, RANGE), images=8)
     means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in teacher.specs.items()}
     options = Prune(sparsity=0.5, images=8)
     problem = pose(network_of(unfolded, teacher, RANGE), options, means=means, seed=0)
@@ -225,14 +231,14 @@ def test_only_a_classifier_is_shown_its_classes():
 
 def test_a_channel_that_nothing_reads_does_not_matter():
     unfolded, teacher = graphs("plain")
-    found = channel_sensitivities(unfolded, teacher, list(teacher.outputs), RANGE)
+    found = channel_sensitivities(unfolded, teacher, list(teacher.outputs), drawing(unfolded, RANGE))
     keys = list(prunable(teacher))
     assert found.keys() == set(keys) and all((found[key] >= 0).all() for key in keys)
     last = unfolded.copy()
     kernel = np.array(kernel_of(last.layers[keys[-1]]))
     kernel[..., 1, :] = 0
     last.layers[keys[-1]] = last.layers[keys[-1]].with_weights(kernel=kernel)
-    assert channel_sensitivities(last, teacher, list(teacher.outputs), RANGE)[keys[-2]][1] == 0
+    assert channel_sensitivities(last, teacher, list(teacher.outputs), drawing(last, RANGE))[keys[-2]][1] == 0
     assert found[keys[-2]][1] > 0
 
 

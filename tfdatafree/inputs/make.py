@@ -1,9 +1,16 @@
 """Procedural inputs for every input of a graph."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.graph import Graph
+
+
+def drawing(graph: Graph, input_range: tuple[float, float]) -> Callable[[int, int], list[np.ndarray]]:
+    """(n, seed) -> `make_inputs` of the graph."""
+    return lambda n, seed: make_inputs(graph, n, input_range, seed=seed)
 
 
 def make_inputs(graph: Graph, n: int, input_range: tuple[float, float], *, seed: int = 0) -> list[np.ndarray]:

@@ -16,10 +16,9 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from tfdatafree.inputs.make import make_inputs
 from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.measuring.patches import sample_patches
-from tfdatafree.measuring.walks import normalized_batch_size, normalized_walk
+from tfdatafree.measuring.walks import Draw, normalized_batch_size, normalized_walk
 from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.kernels import kernel_of, layout_of
 
@@ -39,7 +38,7 @@ _ACTIVATIONS = ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
 def input_covariances(
     unfolded: Graph,
     folded: Graph,
-    input_range: tuple[float, float],
+    draw: Draw,
     *,
     inputs: str = "normalized",
     activations: bool = True,
@@ -53,7 +52,7 @@ def input_covariances(
     Args:
         unfolded: The separated graph with its BatchNorms.
         folded: The graph that will be pruned; a layer that reads another tensor there is left out.
-        input_range: (low, high) of the model's inputs.
+        draw: Makes the generated inputs, batch after batch.
         inputs: "normalized", "gaussian" or "standard".
         activations: For "gaussian": whether samples pass through the activations in front of a layer.
         images: For "normalized": how many.
@@ -62,7 +61,7 @@ def input_covariances(
     same = {key: tensor for key, tensor in _readers(unfolded).items() if read.get(key) == tensor}
     if inputs == "normalized":
         before = {key: _before_pooling(unfolded, key, tensor) for key, tensor in same.items()}
-        return _from_images(unfolded, before, input_range, images, seed)
+        return _from_images(unfolded, before, draw, images, seed)
     if inputs == "standard":
         ones = {key: np.ones(unfolded.specs[tensor].shape[-1]) for key, tensor in same.items()}
         return {key: _independent(unfolded, key, one) for key, one in ones.items() if _fits(unfolded, key)}
@@ -75,7 +74,7 @@ def input_covariances(
     }
 
 
-def _from_images(graph: Graph, read: dict[str, str], ends: tuple[float, float], images: int, seed: int) -> dict:
+def _from_images(graph: Graph, read: dict[str, str], draw: Draw, images: int, seed: int) -> dict:
     step = min(_BATCH, normalized_batch_size(graph))
     random = np.random.default_rng(seed)
     counts: dict[str, int] = {}
@@ -83,7 +82,7 @@ def _from_images(graph: Graph, read: dict[str, str], ends: tuple[float, float], 
     products: dict[str, np.ndarray] = {}
     for start in range(0, images, step):
         # Each batch has a seed of its own, far from those of its neighbours: an input's seed is counted up by one.
-        batch = make_inputs(graph, min(step, images - start), ends, seed=seed + 1000 + 101 * start)
+        batch = draw(min(step, images - start), seed + 1000 + 101 * start)
         for key, patches in _patches(graph, read, batch, random):
             by_group = np.swapaxes(patches.astype(np.float32), 0, 1)
             counts[key] = counts.get(key, 0) + len(patches)

@@ -7,16 +7,13 @@ statistics put right on the way; and layer-wise normal samples from BatchNorm st
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 
-from tfdatafree.canonical.separate import separate
 from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.measuring.patches import tap_covariances
 from tfdatafree.measuring.statistics import Statistics, collect
 from tfdatafree.measuring.walks import image_walk, normalized_walk, number_of_batches
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import layout_of
 
 
 @dataclass(frozen=True)
@@ -95,27 +92,4 @@ def _kernel_inputs(graph: Graph) -> dict[str, str]:
     for node in graph.nodes:
         if node.inputs:
             found.setdefault(node.layer, node.inputs[0])
-    return found
-
-
-def layer_inputs(model: keras.Model, *, samples: int = 2000, seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs of each layer with weights, generated from BatchNorm statistics alone.
-
-    Args:
-        model: A Functional or Sequential model; it is not changed.
-        samples: Rows wanted; a model with very wide tensors gets fewer.
-        seed: The same seed gives the same samples.
-
-    Returns:
-        Layer name -> float32 array (samples, channels) of what its first call reads.
-    Source: Horton et al. 2021, eq. 10-12.
-    """
-    graph = separate(Graph.from_keras(model))
-    keys: dict[str, list[str]] = {}
-    for key, tensor in _kernel_inputs(graph).items():
-        if layout_of(graph.layers[key]):
-            keys.setdefault(tensor, []).append(key)
-    found = {}
-    for tensor, values in gaussian_walk(graph, samples=samples, seed=seed):
-        found.update((key, values) for key in keys.get(tensor, ()))
     return found

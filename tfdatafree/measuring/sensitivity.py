@@ -9,15 +9,13 @@ and sums that are dominated by another branch are in it. The images pass with ev
                                              (the diagonal of a Gauss-Newton matrix; Hutchinson 1989 for the random signs)
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfdatafree.inputs.make import make_inputs
-from tfdatafree.measuring.walks import normalized_batch_size, standardize
+from tfdatafree.measuring.walks import Draw, normalized_batch_size, standardize
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.kernels import layout_of
@@ -26,24 +24,24 @@ _IMAGES, _BATCH, _PROJECTIONS = 32, 2, 4
 
 
 def channel_sensitivities(
-    unfolded: Graph, folded: Graph, results: list[str], input_range: tuple[float, float], *, seed: int = 0
+    unfolded: Graph, folded: Graph, results: list[str], draw: Draw, *, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Layer key -> g (output channels,), float64, of each layer with a kernel in `folded`; {} where there are no gradients.
 
     Args:
         unfolded: The separated graph with its BatchNorms; tensors of equal name hold equal values.
         results: Tensors of both graphs to watch.
+        draw: Makes the generated inputs, batch after batch.
     """
     written = {node.output: node.layer for node in folded.nodes if layout_of(folded.layer_of(node))}
-    graph = dataclasses.replace(unfolded.copy(), outputs=list(results))
-    graph.drop_unread()
+    graph = unfolded.up_to(results)
     random = np.random.default_rng(seed)
     # All activations stay in memory for the way back.
     batch = max(1, min(_BATCH, normalized_batch_size(unfolded)))
     found: dict[str, np.ndarray] = {}
     energy = 0.0
     for start in range(0, _IMAGES, batch):
-        inputs = make_inputs(unfolded, batch, input_range, seed=seed + start)
+        inputs = draw(batch, seed + start)
         seen: dict[str, tf.Tensor] = {}
         with tf.GradientTape(persistent=True) as tape:
             watched = [tf.convert_to_tensor(array) for array in inputs]

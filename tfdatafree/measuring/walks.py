@@ -1,6 +1,6 @@
 """Images (or signals) passed through a model, layer by layer, in small batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,10 @@ from tfdatafree.model.graph import Graph, Layer, Node
 # Bytes that the largest activation of one batch may take where statistics run over the batch: such a batch should not be small.
 _NORMALIZED_BYTES = 2**27
 _FEWEST_NORMALIZED = 4
+
+
+# (number of examples, seed) -> generated inputs, one array (n, *shape) per input of a graph.
+Draw = Callable[[int, int], list[np.ndarray]]
 
 
 def image_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfdatafree.inputs.make import drawing
 from tfdatafree.measuring.covariances import input_covariances
 from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.measuring.patches import tap_shares
@@ -65,7 +66,7 @@ def prune_channels(unfolded: Graph, options: Prune, *, input_range: tuple[float,
     covariances = input_covariances(
         unfolded,
         unfolded,
-        input_range,
+        drawing(unfolded, input_range),
         inputs=options.inputs,
         activations=options.activations,
         images=options.images,

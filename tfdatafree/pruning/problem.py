@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfdatafree.inputs.make import make_inputs
+from tfdatafree.inputs.make import drawing, make_inputs
 from tfdatafree.measuring.covariances import input_covariances
 from tfdatafree.measuring.sensitivity import channel_sensitivities
+from tfdatafree.measuring.walks import Draw
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.kernels import kernel_of, layout_of, output_last
@@ -93,7 +94,7 @@ def pose(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], s
         results = results or list(network.reference.outputs)
         if set(results) <= network.unfolded.specs.keys():
             sensitivities = channel_sensitivities(
-                network.unfolded, network.reference, results, network.input_range.ends, seed=seed + _SENSITIVITY_SEED
+                network.unfolded, network.reference, results, _draw(network), seed=seed + _SENSITIVITY_SEED
             )
     reasons |= {key: "not pruned: a rule keeps it dense" for key in matrices if fixed.get(key) == 0}
     count = int(np.clip(_MEASURING_PASSES // max(len(matrices), 1), _FEWEST_IMAGES, _MEASURING_IMAGES))
@@ -148,11 +149,15 @@ def _before_folding(unfolded: Graph, folded: Graph, matrices: Mapping[str, np.nd
     return found
 
 
+def _draw(network: Network) -> Draw:
+    return drawing(network.unfolded, network.input_range.ends)
+
+
 def _covariances(network: Network, options: Prune, seed: int) -> dict[str, np.ndarray]:
     return input_covariances(
         network.unfolded,
         network.reference,
-        network.input_range.ends,
+        _draw(network),
         inputs=options.inputs,
         activations=options.activations,
         images=options.images,

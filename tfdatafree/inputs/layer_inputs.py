@@ -1,0 +1,32 @@
+"""layer_inputs(): what each layer reads, drawn from BatchNorm statistics alone."""
+
+import keras
+import numpy as np
+
+from tfdatafree.canonical.separate import separate
+from tfdatafree.measuring.gaussian import gaussian_walk
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.kernels import layout_of
+
+
+def layer_inputs(model: keras.Model, *, samples: int = 2000, seed: int = 0) -> dict[str, np.ndarray]:
+    """Inputs of each layer with weights, generated from BatchNorm statistics alone.
+
+    Args:
+        model: A Functional or Sequential model; it is not changed.
+        samples: Rows wanted; a model with very wide tensors gets fewer.
+        seed: The same seed gives the same samples.
+
+    Returns:
+        Layer name -> float32 array (samples, channels) of what its first call reads.
+    Source: Horton et al. 2021, eq. 10-12.
+    """
+    graph = separate(Graph.from_keras(model))
+    keys: dict[str, list[str]] = {}
+    for key, node in graph.first_calls().items():
+        if layout_of(graph.layers[key]):
+            keys.setdefault(node.inputs[0], []).append(key)
+    found = {}
+    for tensor, values in gaussian_walk(graph, samples=samples, seed=seed):
+        found.update((key, values) for key in keys.get(tensor, ()))
+    return found
