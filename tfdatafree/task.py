@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfdatafree.canonical.form import compressible
+from tfdatafree.canonical.form import canonical_form
 from tfdatafree.inputs.input_range import InputRange, check_input_range
 from tfdatafree.model.check import require_quantizable
 from tfdatafree.model.graph import Graph
@@ -80,6 +80,6 @@ def make_task(
 def read(task: Task) -> tuple[Graph, Graph]:
     """(the user's model, the same separated into operations that can be compressed)."""
     source = Graph.from_keras(load(task.model, unsafe=task.unsafe_load, input_shape=task.input_shape))
-    trained = compressible(source, task.target)
+    trained = canonical_form(source, task.target).graph
     require_quantizable(trained)
     return source, trained

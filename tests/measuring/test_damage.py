@@ -27,7 +27,7 @@ SOME = ["plain", "branch_add", "shared_layer_with_activation", "two_inputs", "tw
 
 def graphs(name: str) -> tuple[Graph, Graph, list[str], list[np.ndarray]]:
     """(float graph, the same with 3-bit weights, layers with a kernel, four inputs)."""
-    teacher, _ = fold(separated(name))
+    teacher = fold(separated(name)).graph
     student, kernels = quantize_weights(teacher, bits=3, per_channel=True)
     return teacher, student, list(kernels), make_inputs(teacher, 4, (-1.0, 1.0), seed=0)
 

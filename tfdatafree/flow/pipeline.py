@@ -105,7 +105,7 @@ def pruned_network(task: Task, progress: Progress) -> PrunedNetwork:
         with progress.stage("remove channels"):
             smaller, zeros = prune_channels(unfolded, zeros, input_range=ends, seed=task.seed), None
             whole, unfolded = teacher, smaller.graph
-            teacher = fold_scales(fold(unfolded)[0])
+            teacher = fold_scales(fold(unfolded).graph).graph
             notes = notes | {"channels removed": moved_results(whole, teacher, real.arrays)}
         kept = kept | smaller.kept
     pruned = Pruned(teacher, {}, "none", {}, {})

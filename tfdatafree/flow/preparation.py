@@ -18,10 +18,11 @@ from tfdatafree.measuring.observe import Observed, observe, tensor_means
 from tfdatafree.measuring.statistics import channel_reaches
 from tfdatafree.measuring.walks import normalized_walk
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.rewrite import multiplied
 from tfdatafree.model.rule_match import apply_rules
 from tfdatafree.preconditioning.level import level_channels
 from tfdatafree.preconditioning.precondition import precondition
-from tfdatafree.preconditioning.scale_channels import multiplied
+from tfdatafree.preconditioning.scale_channels import scale_folded
 from tfdatafree.recipe.rules import LayerRules
 from tfdatafree.task import Task
 
@@ -38,7 +39,7 @@ class Prepared:
         teacher: The folded graph.
         found: Range of the inputs.
         notes, kept: What was done, and what was left alone, by layer.
-        moving, scales: Options that moved the float function, and scales of channels, as `Preconditioning` says.
+        moving, scales: Options that moved the float function, and scales of channels, as `Rewrite` says.
     """
 
     unfolded: Graph
@@ -54,18 +55,18 @@ class Prepared:
 def prepare(task: Task, source: Graph, trained: Graph) -> Prepared:
     """`trained`, preconditioned as the recipe says and folded."""
     found = task.input_range or find_input_range(trained, task.seed)
-    unfolded, preconditioning = precondition(trained, task.recipe, (found.low, found.high), task.seed)
-    teacher, kept = fold(unfolded)
-    teacher = fold_scales(teacher)
+    preconditioned = precondition(trained, task.recipe, (found.low, found.high), task.seed)
+    folded = fold(preconditioned.graph)
+    teacher = fold_scales(folded.graph).graph
     return Prepared(
-        unfolded=unfolded,
+        unfolded=preconditioned.graph,
         teacher=teacher,
         found=found,
         rules=apply_rules(task.recipe.rules, source, teacher),
-        notes=preconditioning.notes,
-        kept=kept | preconditioning.kept,
-        moving=preconditioning.moving,
-        scales=preconditioning.scales,
+        notes=dict(preconditioned.notes),
+        kept={**folded.kept, **preconditioned.kept},
+        moving=" and ".join(preconditioned.inexact),
+        scales=dict(preconditioned.scales),
     )
 
 
@@ -102,8 +103,9 @@ def level(
     ends = (prepared.found.low, prepared.found.high)
     seen = make_inputs(unfolded, _REACHED, ends, seed=task.seed)
     reaches = channel_reaches(normalized_walk(unfolded, seen))
-    unfolded, (teacher, student), scales = level_channels(unfolded, [teacher, student], reaches)
-    return unfolded, teacher, student, multiplied(prepared.scales, scales)
+    leveled = level_channels(unfolded, teacher, reaches)
+    teacher, student = (scale_folded(graph, leveled.scales) for graph in (teacher, student))
+    return leveled.graph, teacher, student, multiplied(prepared.scales, leveled.scales)
 
 
 def _standard(task: Task) -> bool:

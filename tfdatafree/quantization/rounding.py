@@ -132,7 +132,8 @@ def quantize_equalized_weights(
     Each kernel is v_o W_q v_i: one step per tensor times a factor per channel. (graph, integers of W_q, why pairs of layers
     were not equalized.)
     """
-    equalized, buffers, _, kept = equalize_assumption_free(graph)
+    free = equalize_assumption_free(graph)
+    buffers = free.buffers
     scaled = {key: covariance_of_scaled(covariance, buffers[key][0]) for key, covariance in (covariances or {}).items()}
-    student, kernels = quantize_weights(equalized, covariances=scaled, **options)
-    return fold_buffers(student, buffers), kernels, kept
+    student, kernels = quantize_weights(free.graph, covariances=scaled, **options)
+    return fold_buffers(student, buffers), kernels, dict(free.kept)
