@@ -68,8 +68,9 @@ def test_separating_and_folding_keep_the_function(blocks, seed):
     model = network(blocks, seed)
     inputs = random_inputs(model, 2)
     graph = Graph.from_keras(model)
-    separated = separate(graph)
-    folded, kept = fold(separated)
+    separated = separate(graph).graph
+    rewrite = fold(separated)
+    folded, kept = rewrite.graph, rewrite.kept
     wanted = outputs_of(model, inputs)
     for found in (graph, separated, folded):
         assert relative_difference(found.predict(inputs), wanted) < 1e-5

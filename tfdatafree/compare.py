@@ -294,7 +294,7 @@ def _range_of(first: _Subject, second: _Subject, seed: int) -> InputRange:
             return subject.grid
     for subject in (first, second):
         if subject.model is not None:
-            return find_input_range(separate(Graph.from_keras(subject.model)), seed)
+            return find_input_range(separate(Graph.from_keras(subject.model)).graph, seed)
     raise ValueError(
         "neither model tells the range of its inputs; give input_range (command line: --input_range=-1,1)."
     )

@@ -38,7 +38,7 @@ def test_folding_keeps_the_function_and_leaves_no_batchnorm(name):
     graph = separated(name)
     nodes, layers = list(graph.nodes), dict(graph.layers)
     inputs = random_inputs(graph)
-    folded, _ = fold(graph)
+    folded = fold(graph).graph
     assert relative_difference(folded.predict(inputs), graph.predict(inputs)) < 1e-5
     assert not any(is_batchnorm(layer) for layer in folded.layers.values())
     assert (graph.nodes, graph.layers) == (nodes, layers)
@@ -47,7 +47,7 @@ def test_folding_keeps_the_function_and_leaves_no_batchnorm(name):
 
 @every_model
 def test_each_batchnorm_that_is_kept_has_its_reason(name):
-    _, kept = fold(separated(name))
+    kept = fold(separated(name)).kept
     wanted = KEPT.get(name, {})
     assert kept.keys() == wanted.keys()
     for node, reason in wanted.items():
@@ -63,7 +63,7 @@ def assert_matches(pattern: str, text: str):
 def test_tensors_keep_their_names_and_values(name):
     """What was recorded by tensor name before folding is true afterwards."""
     graph = separated(name)
-    folded, _ = fold(graph)
+    folded = fold(graph).graph
     inputs = random_inputs(graph)
     before = {t: np.asarray(live[t]) for node, live in graph.walk(inputs) for t in node.outputs}
     after = {t: np.asarray(live[t]) for node, live in folded.walk(inputs) for t in node.outputs}
@@ -78,7 +78,7 @@ def test_tensors_keep_their_names_and_values(name):
 
 
 def test_the_folded_layer_writes_its_batchnorms_tensor():
-    folded, _ = fold(separated("plain"))
+    folded = fold(separated("plain")).graph
     assert [(n.name, n.output) for n in folded.nodes][:3] == [
         ("a_conv", "a_bn"),
         ("a_relu", "a_relu"),
@@ -94,7 +94,7 @@ def test_a_wrong_statistic_would_be_noticed():
         changed = graph.copy()
         layer = changed.layers["a_bn"]
         changed.layers["a_bn"] = layer.with_weights(**{weight: layer.weight(weight) * 1.001})
-        assert relative_difference(fold(changed)[0].predict(inputs), wanted) > 1e-5, weight
+        assert relative_difference(fold(changed).graph.predict(inputs), wanted) > 1e-5, weight
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_wrong_statistic_would_be_noticed():
 )
 def test_a_batchnorm_before_a_layer_goes_into_it(name, tensor):
     unfolded = separated(name)
-    folded, _ = fold(unfolded)
+    folded = fold(unfolded).graph
     assert len(folded.nodes) == len(unfolded.nodes) - sum(is_batchnorm(unfolded.layer_of(n)) for n in unfolded.nodes)
     assert np.any(folded.layers[tensor].weight("kernel") != unfolded.layers[tensor].weight("kernel"))
 
@@ -119,7 +119,7 @@ def test_a_kept_batchnorm_is_a_depthwise_convolution_on_feature_maps_and_a_resca
         ("batchnorm_on_another_axis", "bn", "Rescaling"),
         ("conv1d", "bn_2", "Rescaling"),
     ):
-        folded, _ = fold(separated(name))
+        folded = fold(separated(name)).graph
         assert folded.layer_of(folded.node(node)).class_name == wanted, name
 
 

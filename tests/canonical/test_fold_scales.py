@@ -46,7 +46,7 @@ def test_function_is_kept_and_scales_are_folded(case):
     before, behind, wanted = CASES[case]
     graph = Graph.from_keras(model(before, behind))
     layers, inputs = dict(graph.layers), random_inputs(graph)
-    folded = fold_scales(graph)
+    folded = fold_scales(graph).graph
     assert relative_difference(folded.predict(inputs), graph.predict(inputs)) < 1e-5
     assert [folded.layer_of(node).class_name for node in folded.nodes[:-1]] == wanted
     assert graph.layers == layers
@@ -54,7 +54,7 @@ def test_function_is_kept_and_scales_are_folded(case):
 
 def test_tensors_keep_their_names_and_values():
     graph = Graph.from_keras(model(*CASES["a chain"][:2]))
-    folded, inputs = fold_scales(graph), random_inputs(graph)
+    folded, inputs = fold_scales(graph).graph, random_inputs(graph)
     before = {t: np.asarray(live[t]) for node, live in graph.walk(inputs) for t in node.outputs}
     after = {t: np.asarray(live[t]) for node, live in folded.walk(inputs) for t in node.outputs}
     assert set(after) < set(before)

@@ -31,8 +31,8 @@ def sliced(function) -> tuple[keras.Model, Graph, Graph]:
     x = image((7, 8, 4))
     y = L.Conv2D(2, 1, name="conv")(function(L.Conv2D(4, 1, name="before")(x)))
     model = keras.Model(x, y)
-    graph = separate(Graph.from_keras(model))
-    return model, graph, pool_slices(graph)
+    graph = separate(Graph.from_keras(model)).graph
+    return model, graph, pool_slices(graph).graph
 
 
 def classes(graph: Graph) -> list[str]:
@@ -53,7 +53,7 @@ def test_slices_of_a_loaded_model_are_known_too(tmp_path):
     model, _, _ = sliced(SLICES["both"])
     model.save(tmp_path / "a.keras")
     loaded = keras.models.load_model(tmp_path / "a.keras")
-    assert "GetItem" not in classes(pool_slices(separate(Graph.from_keras(loaded))))
+    assert "GetItem" not in classes(pool_slices(separate(Graph.from_keras(loaded)).graph).graph)
 
 
 @pytest.mark.parametrize("name", OTHERS)

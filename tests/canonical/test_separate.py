@@ -16,11 +16,11 @@ def test_function_names_and_the_original_are_kept(name):
     graph = Graph.from_keras(build(name))
     nodes, layers, specs = list(graph.nodes), dict(graph.layers), dict(graph.specs)
     inputs = random_inputs(graph)
-    separated = separate(graph)
+    separated = separate(graph).graph
     assert relative_difference(separated.predict(inputs), graph.predict(inputs)) < 1e-5
     assert (graph.nodes, graph.layers, graph.specs) == (nodes, layers, specs)
     assert (separated.inputs, separated.output_names) == (graph.inputs, graph.output_names)
-    assert separate(separated).nodes == separated.nodes, "nothing is left to separate"
+    assert separate(separated).graph.nodes == separated.nodes, "nothing is left to separate"
 
 
 @every_model
@@ -79,7 +79,7 @@ def test_what_is_computed_two_by_two_is_two_by_two(kind):
     gate = L.GlobalAveragePooling2D(keepdims=True, name="gate")(branches[0])
     merged = L.ReLU(name="relu")(kind(name="merge")([gate, *branches, branches[0]]))
     graph = Graph.from_keras(keras.Model(image, merged))
-    separated = separate(graph)
+    separated = separate(graph).graph
     inputs = random_inputs(graph)
     assert relative_difference(separated.predict(inputs), graph.predict(inputs)) < 1e-6
     merges = [node for node in separated.nodes if node.name.startswith("merge")]

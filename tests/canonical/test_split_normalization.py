@@ -26,7 +26,7 @@ OPTIONS = [{}, {"axis": (1, 2, 3)}, {"center": False}, {"scale": False}, {"epsil
 def test_function_is_kept_and_the_layer_is_gone(options):
     graph = Graph.from_keras(model(**options))
     nodes, inputs = list(graph.nodes), random_inputs(graph)
-    split = split_normalization(graph)
+    split = split_normalization(graph).graph
     assert relative_difference(split.predict(inputs), graph.predict(inputs)) < 1e-5
     assert not any(layer.class_name == "LayerNormalization" for layer in split.layers.values())
     assert graph.nodes == nodes
@@ -34,13 +34,13 @@ def test_function_is_kept_and_the_layer_is_gone(options):
 
 
 def test_names_do_not_depend_on_what_the_process_did_before():
-    names = [[node.name for node in split_normalization(Graph.from_keras(model())).nodes] for _ in range(2)]
+    names = [[node.name for node in split_normalization(Graph.from_keras(model())).graph.nodes] for _ in range(2)]
     assert names[0] == names[1]
     assert "norm" in names[0], "the layer's own tensor keeps its name"
 
 
 def test_every_tensor_of_the_file_is_a_tensor_of_the_graph():
-    graph = fold_scales(split_normalization(Graph.from_keras(model())))
+    graph = fold_scales(split_normalization(Graph.from_keras(model())).graph).graph
     found = convert(graph, random_inputs(graph, 1))
     file = File.parse(found.content)
     names = [file.operator_name(operator) for operator in file.operators]
@@ -54,6 +54,6 @@ def test_each_call_of_a_shared_layer_is_split():
     shared = randomized(keras.Model(image, L.Conv2D(2, 1, name="conv")(norm(L.ReLU(name="relu")(norm(x))))))
     graph = Graph.from_keras(shared)
     inputs = random_inputs(graph)
-    split = split_normalization(graph)
+    split = split_normalization(graph).graph
     assert relative_difference(split.predict(inputs), graph.predict(inputs)) < 1e-5
     assert len(split.nodes) == 2 * 8 + 2

@@ -493,7 +493,7 @@ def test_a_layer_of_zeros_keeps_its_bias():
 
 
 def graph_of(x, y) -> Graph:
-    return separate(Graph.from_keras(randomized(keras.Model(x, y))))
+    return separate(Graph.from_keras(randomized(keras.Model(x, y)))).graph
 
 
 def test_dynamic_shapes_are_refused():

@@ -22,7 +22,7 @@ def model() -> Graph:
     x = L.Dense(4, activation="tanh", name="twin")(x)
     keras_model = randomized(keras.Model(image, L.Dense(1, name="head")(x)))
     keras_model.get_layer("twin").set_weights(keras_model.get_layer("dense").get_weights())
-    return separate(Graph.from_keras(keras_model))
+    return separate(Graph.from_keras(keras_model)).graph
 
 
 def test_every_kernel_is_found_again_and_holds_its_layers_weights():

@@ -65,8 +65,8 @@ def searched(size: float | None) -> Compressed:
 
 def errors_of(choices: list[dict[str, int]]) -> list[float]:
     """Relative error of the results on images that no choice has seen, weights rounded to these bits."""
-    unfolded = separate(Graph.from_keras(model()))
-    teacher, _ = fold(unfolded)
+    unfolded = separate(Graph.from_keras(model())).graph
+    teacher = fold(unfolded).graph
     observed = observe(unfolded, teacher, make_inputs(teacher, 4, (-1.0, 1.0)), samples=200)
     images = [tf.constant(array) for array in make_inputs(teacher, 32, (-1.0, 1.0), seed=77)]
     found = []
@@ -177,7 +177,7 @@ def test_rules_are_about_the_layers_that_they_name_and_no_others():
     x = L.Conv2D(8, 1, name="odd[1]")(x)
     x = L.GlobalAveragePooling2D()(x)
     source = Graph.from_keras(randomized(keras.Model(image, L.Dense(4, name="fc")(L.Dense(8, name="fc_1")(x)))))
-    graph = separate(source)
+    graph = separate(source).graph
     keys = [key for key, layer in graph.layers.items() if layout_of(layer)]
     assert len(keys) == 6
     for narrow in ([], keys, *([key] for key in keys)):

@@ -47,7 +47,7 @@ def test_images_of_every_model_come_closer_to_its_statistics_and_stay_in_range(n
     for array in found.inputs.values():
         assert array.min() >= ends[0] and array.max() <= ends[1]
     assert found.loss.shape == (8, 1) and np.isfinite(found.loss).all()
-    keys = {key for key, layer in separate(Graph.from_keras(model)).layers.items() if is_batchnorm(layer)}
+    keys = {key for key, layer in separate(Graph.from_keras(model)).graph.layers.items() if is_batchnorm(layer)}
     assert set(found.divergence) == keys
     if name != "batchnorm_of_a_vector":  # its input is all that it sees, and noise of six has what statistics it has
         assert found.loss[-1, 0] < found.loss[0, 0]
@@ -74,7 +74,7 @@ def test_the_divergence_is_that_of_the_images_at_each_batchnorm():
 def test_a_layer_called_twice_is_matched_by_both_calls_together():
     model = build("nested_called_twice")
     found = generated(model, steps=1)
-    graph = separate(Graph.from_keras(model))
+    graph = separate(Graph.from_keras(model)).graph
     seen = [np.asarray(live[node.inputs[0]]) for node, live in walk(graph, found.images)]
     assert len(seen) == 2
     both = np.concatenate(seen).reshape(-1, seen[0].shape[-1]).astype(np.float64)
@@ -101,7 +101,7 @@ def test_the_whole_set_matches_where_batches_need_not():
 
     def alone(found):
         matcher = matched.Matcher(
-            separate(Graph.from_keras(build("plain"))),
+            separate(Graph.from_keras(build("plain"))).graph,
             matched.Matching(steps=1, learning_rate=0.1),
             shapes=[(8, 8, 3)],
             ranges=[RANGE],

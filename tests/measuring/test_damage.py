@@ -27,7 +27,7 @@ SOME = ["plain", "branch_add", "shared_layer_with_activation", "two_inputs", "tw
 
 def graphs(name: str) -> tuple[Graph, Graph, list[str], list[np.ndarray]]:
     """(float graph, the same with 3-bit weights, layers with a kernel, four inputs)."""
-    teacher, _ = fold(separated(name))
+    teacher = fold(separated(name)).graph
     rounded = round_graph(teacher, Rounding(bits=3))
     return teacher, rounded.graph, list(rounded.kernels), make_inputs(teacher, 4, (-1.0, 1.0), seed=0)
 

@@ -22,7 +22,7 @@ def walked(name_or_graph, samples: int = 2000, **options) -> dict[str, np.ndarra
 
 
 def graph_of(inputs, outputs) -> Graph:
-    return separate(Graph.from_keras(randomized(keras.Model(inputs, outputs))))
+    return separate(Graph.from_keras(randomized(keras.Model(inputs, outputs)))).graph
 
 
 @every_model

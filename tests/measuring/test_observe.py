@@ -39,8 +39,8 @@ def test_layer_inputs_follow_the_batchnorm_before_the_layer():
 
 
 def test_normalized_view_has_the_moments_that_the_batchnorms_store():
-    unfolded = separate(Graph.from_keras(block()))
-    folded, _ = fold(unfolded)
+    unfolded = separate(Graph.from_keras(block())).graph
+    folded = fold(unfolded).graph
     observed = observe(unfolded, folded, make_inputs(folded, 8, (-1, 1)))
     layer = unfolded.layers["bn"]
     np.testing.assert_allclose(observed.normalized["bn"].mean, layer.weight("beta"), atol=1e-3)
@@ -51,25 +51,25 @@ def test_normalized_view_has_the_moments_that_the_batchnorms_store():
 
 
 def test_covariances_are_dropped_where_folding_changed_what_a_layer_sees():
-    unfolded = separate(Graph.from_keras(build("batchnorm_before_valid_conv")))
-    folded, kept = fold(unfolded)
-    observed = observe(unfolded, folded, make_inputs(folded, 4, (-1, 1)))
-    assert not kept
+    unfolded = separate(Graph.from_keras(build("batchnorm_before_valid_conv"))).graph
+    folded = fold(unfolded)
+    observed = observe(unfolded, folded.graph, make_inputs(unfolded, 4, (-1, 1)))
+    assert not folded.kept
     assert observed.covariances.keys() == {"a_conv", "head"}  # not "conv", which the BatchNorm was folded into
 
 
 def test_standard_inputs_know_nothing_of_the_statistics():
-    unfolded = separate(Graph.from_keras(block()))
-    folded, _ = fold(unfolded)
+    unfolded = separate(Graph.from_keras(block())).graph
+    folded = fold(unfolded).graph
     observed = observe(unfolded, folded, make_inputs(folded, 4, (-1, 1)), standard=True)
     np.testing.assert_allclose(observed.means["bn"], 0, atol=0.01)
     assert not observed.covariances
 
 
 def test_means_alone_are_those_of_the_whole_observation():
-    unfolded = separate(Graph.from_keras(build("branch_add")))
+    unfolded = separate(Graph.from_keras(build("branch_add"))).graph
     inputs = make_inputs(unfolded, 4, (-1, 1))
-    wanted = observe(unfolded, fold(unfolded)[0], inputs, samples=200).means
+    wanted = observe(unfolded, fold(unfolded).graph, inputs, samples=200).means
     found = tensor_means(unfolded, inputs, samples=200)
     assert found.keys() == wanted.keys()
     for tensor, mean in wanted.items():

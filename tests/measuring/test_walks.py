@@ -59,7 +59,7 @@ def test_merged_statistics_are_those_of_the_whole():
 
 @every_model
 def test_batches_one_by_one_leave_the_statistics_of_all(name, monkeypatch):
-    graph, _ = fold(separated(name))
+    graph = fold(separated(name)).graph
     if name == "static_batch":
         graph = separated(name)
     inputs = random_inputs(graph, 6)
@@ -101,7 +101,7 @@ def test_normalizing_keeps_the_sign_of_gamma():
     x = image()
     model = randomized(keras.Model(x, L.BatchNormalization(name="bn")(x)))
     model.get_layer("bn").gamma.assign([1.0, -1.0, 0.5])
-    graph = separate(Graph.from_keras(model))
+    graph = separate(Graph.from_keras(model)).graph
     inputs = make_inputs(graph, 8, (-1, 1))
     y = dict(normalized_walk(graph, inputs))["bn"]
     assert [np.sign(np.corrcoef(inputs[0][..., c].ravel(), y[..., c].ravel())[0, 1]) for c in range(3)] == [1, -1, 1]
@@ -220,7 +220,7 @@ def model_trained_on(ends):
     bn = model.get_layer("a_bn")
     bn.moving_mean.assign(y.mean(axis=(0, 1, 2)))
     bn.moving_variance.assign(y.var(axis=(0, 1, 2)))
-    return separate(Graph.from_keras(model))
+    return separate(Graph.from_keras(model)).graph
 
 
 @pytest.mark.parametrize("ends", [(-12.0, 12.0), (0.0, 20.0), (-700.0, 700.0), (-40.0, 25.0)])

@@ -27,7 +27,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def folded(name: str) -> Graph:
-    return fold(separated(name))[0]
+    return fold(separated(name)).graph
 
 
 def chain(activation, between=(), seed=0):
@@ -57,10 +57,10 @@ def maxima(graph: Graph, writer: str, reader: str) -> tuple[np.ndarray, np.ndarr
 @every_model
 def test_folded_buffers_give_back_every_layers_output(name):
     graph = folded(name)
-    equalized, buffers, _, _ = equalize_assumption_free(graph)
+    free = equalize_assumption_free(graph)
     inputs = random_inputs(graph)
-    wanted, found = (tensors(g, inputs) for g in (graph, fold_buffers(equalized, buffers)))
-    assert buffers.keys() == {key for key, layer in graph.layers.items() if layout_of(layer)}
+    wanted, found = (tensors(g, inputs) for g in (graph, fold_buffers(free.graph, free.buffers)))
+    assert free.buffers.keys() == {key for key, layer in graph.layers.items() if layout_of(layer)}
     for tensor, value in wanted.items():
         np.testing.assert_allclose(found[tensor], value, atol=2e-5 * max(np.abs(value).max(), 1e-6), err_msg=tensor)
 
@@ -68,12 +68,12 @@ def test_folded_buffers_give_back_every_layers_output(name):
 @every_model
 def test_layers_between_buffers_compute_the_model(name):
     graph = folded(name)
-    equalized, buffers, _, _ = equalize_assumption_free(graph)
+    free = equalize_assumption_free(graph)
     inputs = random_inputs(graph)
-    explicit = insert_buffers(equalized, buffers)
+    explicit = insert_buffers(free.graph, free.buffers)
     assert relative_difference(explicit.predict(inputs), graph.predict(inputs)) < 2e-5
     assert relative_difference(outputs_of(explicit.to_keras(), inputs), graph.predict(inputs)) < 2e-5
-    again = remove_buffers(explicit, buffers)
+    again = remove_buffers(explicit, free.buffers)
     assert relative_difference(again.predict(inputs), graph.predict(inputs)) < 2e-5
     assert len(again.nodes) == len(graph.nodes) and again.specs.keys() == graph.specs.keys()
 
@@ -114,11 +114,11 @@ def test_all_readers_of_a_tensor_are_equalized_with_their_writers():
     x = L.Activation("silu")(L.Conv2D(4, 3, padding="same", name="a")(x))
     y = L.Conv2D(4, 1, name="b")(x)
     model = randomized(keras.Model(inputs, L.Conv2D(2, 1, name="c")(L.Activation("silu")(L.Add()([x, y])))))
-    graph = fold(Graph.from_keras(model))[0]
-    equalized, _, _, kept = equalize_assumption_free(graph)
-    assert set(kept) == {"c"}
+    graph = fold(Graph.from_keras(model)).graph
+    free = equalize_assumption_free(graph)
+    assert set(free.kept) == {"c"}
     for writer, reader in (("a", "b"), ("a", "c"), ("b", "c")):
-        before, after = (np.log(np.divide(*maxima(g, writer, reader))) for g in (graph, equalized))
+        before, after = (np.log(np.divide(*maxima(g, writer, reader))) for g in (graph, free.graph))
         assert np.abs(after).max() < 0.3, (writer, reader, before, after)
 
 
@@ -126,7 +126,7 @@ def test_a_concatenation_gives_each_writer_its_channels():
     x = inputs = keras.Input((8, 8, 3))
     a, b = L.Conv2D(2, 1, name="a")(x), L.Conv2D(3, 1, name="b")(x)
     model = randomized(keras.Model(inputs, L.Conv2D(2, 1, name="c")(L.Activation("silu")(L.Concatenate()([a, b])))))
-    equalized, _, _, _ = equalize_assumption_free(fold(Graph.from_keras(model))[0])
+    equalized = equalize_assumption_free(fold(Graph.from_keras(model)).graph).graph
     _, columns = maxima(equalized, "a", "c")
     rows = np.concatenate([maxima(equalized, name, "c")[0] for name in ("a", "b")])
     np.testing.assert_allclose(rows, columns, rtol=1e-2)
@@ -136,38 +136,38 @@ def test_a_channel_that_is_read_twice_takes_both_columns_along():
     x = inputs = keras.Input((4, 4, 3))
     x = L.Conv2D(4, 1, name="a")(x)
     x = L.Concatenate()([L.Activation("silu")(x), L.Activation("sigmoid")(x)])
-    equalized, buffers, _, _ = equalize_assumption_free(
-        fold(Graph.from_keras(randomized(keras.Model(inputs, L.Conv2D(2, 1, name="b")(x)))))[0]
+    free = equalize_assumption_free(
+        fold(Graph.from_keras(randomized(keras.Model(inputs, L.Conv2D(2, 1, name="b")(x))))).graph
     )
-    rows, columns = maxima(equalized, "a", "b")
+    rows, columns = maxima(free.graph, "a", "b")
     # One pair for each way: their scales pull on the same rows, and each moves its own columns.
     np.testing.assert_allclose(rows, columns[:4], rtol=0.1)
     np.testing.assert_allclose(rows, columns[4:], rtol=0.1)
-    assert np.all(buffers["b"][0] != 1)
+    assert np.all(free.buffers["b"][0] != 1)
 
 
 def test_a_flattened_channel_takes_all_its_columns_along():
     x = inputs = keras.Input((4, 4, 3))
     x = L.Flatten()(L.Activation("silu")(L.Conv2D(5, 1, name="a")(x)))
     model = randomized(keras.Model(inputs, L.Dense(2, name="b")(x)))
-    equalized, _, _, _ = equalize_assumption_free(fold(Graph.from_keras(model))[0])
+    equalized = equalize_assumption_free(fold(Graph.from_keras(model)).graph).graph
     rows, columns = maxima(equalized, "a", "b")
     np.testing.assert_allclose(rows, columns.reshape(-1, 5).max(axis=0), rtol=1e-2)
 
 
 def test_what_mixes_channels_is_no_pair_and_says_so():
     model = chain("linear", [L.Permute((3, 1, 2), name="turned")])
-    _, buffers, _, kept = equalize_assumption_free(fold(Graph.from_keras(model))[0])
-    assert kept["a -> b"] == "'turned' (Permute) does not keep the channels apart"
-    np.testing.assert_array_equal(buffers["a"][1], 1)
+    free = equalize_assumption_free(fold(Graph.from_keras(model)).graph)
+    assert free.kept["a -> b"] == "'turned' (Permute) does not keep the channels apart"
+    np.testing.assert_array_equal(free.buffers["a"][1], 1)
 
 
 def test_rounds_end_when_the_scales_are_near_one():
     graph = folded("depthwise")
-    equalized, _, rounds, _ = equalize_assumption_free(graph)
-    _, buffers, more, _ = equalize_assumption_free(equalized)
-    assert 1 < rounds < 500 and more == 1
-    scales = np.concatenate([1 / outputs for _, outputs in buffers.values()])
+    first = equalize_assumption_free(graph)
+    second = equalize_assumption_free(first.graph)
+    assert 1 < first.rounds < 500 and second.rounds == 1
+    scales = np.concatenate([1 / outputs for _, outputs in second.buffers.values()])
     assert abs(scales.mean() - 1) < 3 * TOLERANCE
 
 

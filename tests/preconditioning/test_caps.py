@@ -69,16 +69,16 @@ def test_a_cap_per_channel_keeps_the_function(activation, power):
 def test_before_folding_the_same_comes_out(caps):
     model = capped(lambda: L.ReLU(6.0), spread=0.1, beta=0.5)
     inputs = random_inputs(model)
-    unfolded = separate(Graph.from_keras(model))
-    scaled, _, kept = equalize_unfolded(unfolded, caps=caps)
-    folded, result = fold(scaled)[0], tfdatafree.equalize(model, caps=caps)
+    unfolded = separate(Graph.from_keras(model)).graph
+    scaled = equalize_unfolded(unfolded, caps=caps)
+    folded, result = fold(scaled.graph).graph, tfdatafree.equalize(model, caps=caps)
     assert relative_difference(folded.predict(inputs), outputs_of(result.model, inputs)) < 1e-5
-    assert kept == result.kept
+    assert scaled.kept == result.kept
     for key in ("a", "b", "c"):
         np.testing.assert_allclose(
             kernel_of(folded.layers[key]), result.model.get_layer(key).get_weights()[0], rtol=1e-4
         )
-    assert np.any(kernel_of(folded.layers["a"]) != kernel_of(fold(unfolded)[0].layers["a"]))
+    assert np.any(kernel_of(folded.layers["a"]) != kernel_of(fold(unfolded).graph.layers["a"]))
 
 
 def probability_of_cap(model: keras.Model | Graph, bn: str, scale=1.0) -> np.ndarray:

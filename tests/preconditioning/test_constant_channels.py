@@ -21,9 +21,9 @@ def network(gamma, variance, beta=0.5):
 
 def test_dead_channels_become_their_constant():
     graph = network(gamma=[1.0, 1e-5, 1.0, 1.0], variance=[1.0, 1.0, 1e-9, 1.0])
-    frozen, counts = freeze_constant_channels(graph)
-    assert counts == {"bn": 2}
-    folded, _ = fold(frozen)
+    frozen = freeze_constant_channels(graph)
+    assert frozen.notes == {"bn": "2 channel(s) made constant: they move by less than the 8-bit grid"}
+    folded = fold(frozen.graph).graph
     kernel, bias = kernel_of(folded.layers["conv"]), folded.layers["conv"].weight("bias")
     np.testing.assert_array_equal(np.abs(kernel).max(axis=(0, 1, 2)) == 0, [False, True, True, False])
     np.testing.assert_allclose(bias[1:3], 0.5)
@@ -32,11 +32,11 @@ def test_dead_channels_become_their_constant():
 def test_the_function_moves_less_than_a_quarter_of_a_step():
     gamma = [1.0, 2e-3, 1.0, 0.7]
     graph = network(gamma, [0.8, 1.2, 1.0, 1.1])
-    frozen, counts = freeze_constant_channels(graph)
-    assert counts == {"bn": 1}
+    frozen = freeze_constant_channels(graph)
+    assert frozen.notes["bn"].startswith("1 channel(s) made constant")
     # Inputs that give each channel about the variance that its BatchNorm stores.
     x = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype(np.float32)
-    before, after = graph.predict([x])[0], frozen.predict([x])[0]
+    before, after = graph.predict([x])[0], frozen.graph.predict([x])[0]
     mean, sd = output_moments(graph.layers["bn"])
     step = ((mean + 4 * sd).max() - (mean - 4 * sd).min()) / 255
     assert np.sqrt(np.mean(np.square(before - after))) < step / 4
@@ -45,8 +45,7 @@ def test_the_function_moves_less_than_a_quarter_of_a_step():
 
 def test_lively_channels_are_left_alone_and_the_graph_given_is_not_changed():
     graph = network([1.0, 0.5, -1.0, 2.0], [1.0, 1.0, 1.0, 1.0])
-    _, counts = freeze_constant_channels(graph)
-    assert counts == {}
+    assert freeze_constant_channels(graph).notes == {}
     dead = network([1.0, 1e-6, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0])
     before = dead.layers["bn"].weight("gamma").copy()
     freeze_constant_channels(dead)
@@ -60,7 +59,7 @@ def pooled(pool, size=4):
 
 def test_whole_map_pooling_becomes_global_and_keeps_its_function():
     graph = pooled(4)
-    whole = globalize_pooling(graph)
+    whole = globalize_pooling(graph).graph
     assert whole.layers["pool"].class_name == "GlobalAveragePooling2D"
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
     np.testing.assert_allclose(whole.predict([x])[0], graph.predict([x])[0], rtol=1e-5, atol=1e-6)
@@ -68,4 +67,4 @@ def test_whole_map_pooling_becomes_global_and_keeps_its_function():
 
 
 def test_smaller_windows_stay():
-    assert globalize_pooling(pooled(2)).layers["pool"].class_name == "AveragePooling2D"
+    assert globalize_pooling(pooled(2)).graph.layers["pool"].class_name == "AveragePooling2D"

@@ -78,31 +78,30 @@ def test_tensors_joined_by_add_share_one_scale():
     inputs = random_inputs(model)
     result = tfdatafree.equalize(model)
     assert relative_difference(outputs_of(result.model, inputs), outputs_of(model, inputs)) < 1e-5
-    groups, _ = find_groups(fold(separate(Graph.from_keras(model)))[0])
+    groups, _ = find_groups(fold(separate(Graph.from_keras(model)).graph).graph)
     joined = next(group for group in groups if len(group.producers) > 1)
     assert {node.name for node in joined.producers} == {"stem", "branch_end"}
     assert {node.name for node in joined.consumers} == {"branch", "head"}
 
 
 def test_rounds_end_when_the_scales_are_near_one():
-    graph, _ = fold(separate(Graph.from_keras(chain(HOMOGENEOUS["relu"]))))
-    equalized, rounds, _, _ = equalize_graph(graph)
-    again, more, scales, _ = equalize_graph(equalized)
-    assert 1 < rounds < 50 and more == 1
-    assert all(abs(np.mean(scale) - 1) < TOLERANCE for scale in scales.values())
+    graph = fold(separate(Graph.from_keras(chain(HOMOGENEOUS["relu"]))).graph).graph
+    first = equalize_graph(graph)
+    second = equalize_graph(first.graph)
+    assert 1 < first.rounds < 50 and second.rounds == 1
+    assert all(abs(np.mean(scale) - 1) < TOLERANCE for scale in second.scales.values())
 
 
 def test_half_the_power_goes_half_the_way():
-    graph, _ = fold(separate(Graph.from_keras(residual())))
-    half, rounds, scales, _ = equalize_graph(graph, power=0.5)
-    assert rounds == 1
+    graph = fold(separate(Graph.from_keras(residual())).graph).graph
+    half = equalize_graph(graph, power=0.5)
+    assert half.rounds == 1
 
     def spread(g):
         rows = np.abs(output_last(kernel_of(g.layers["branch"]), layout_of(g.layers["branch"]))).max(axis=0)
         return np.log(rows).std()
 
-    whole, _, _, _ = equalize_graph(graph)
-    assert spread(whole) < spread(half) < spread(graph)
+    assert spread(equalize_graph(graph).graph) < spread(half.graph) < spread(graph)
 
 
 @pytest.mark.parametrize("cap", [lambda: L.ReLU(6), lambda: L.Activation("relu6"), lambda: L.Activation("tanh")])
@@ -148,18 +147,18 @@ def with_batchnorms(**options):
 def test_before_folding_the_scales_go_into_gamma_and_beta(options):
     model = with_batchnorms(**options)
     inputs = random_inputs(model)
-    unfolded = separate(Graph.from_keras(model))
-    scaled, _, kept = equalize_unfolded(unfolded)
-    assert relative_difference(scaled.predict(inputs), outputs_of(model, inputs)) < 1e-5
-    assert not {"a", "b", "c"} & kept.keys()
+    unfolded = separate(Graph.from_keras(model)).graph
+    scaled = equalize_unfolded(unfolded)
+    assert relative_difference(scaled.graph.predict(inputs), outputs_of(model, inputs)) < 1e-5
+    assert not {"a", "b", "c"} & scaled.kept.keys()
     # Folding afterwards gives what equalizing the folded graph gives, and the statistics follow the channel.
-    folded, _ = fold(scaled)
-    expected, _, scales, _ = equalize_graph(fold(unfolded)[0])
+    folded = fold(scaled.graph).graph
+    expected = equalize_graph(fold(unfolded).graph)
     for key in ("a", "b", "c", "head"):
-        np.testing.assert_allclose(kernel_of(folded.layers[key]), kernel_of(expected.layers[key]), rtol=1e-4)
-    before, after = output_moments(unfolded.layers["a_bn"]), output_moments(scaled.layers["a_bn"])
+        np.testing.assert_allclose(kernel_of(folded.layers[key]), kernel_of(expected.graph.layers[key]), rtol=1e-4)
+    before, after = output_moments(unfolded.layers["a_bn"]), output_moments(scaled.graph.layers["a_bn"])
     for old, new in zip(before, after, strict=True):
-        np.testing.assert_allclose(new, old * scales["a"], rtol=1e-5)
+        np.testing.assert_allclose(new, old * expected.scales["a"], rtol=1e-5)
 
 
 def test_before_folding_groups_behind_an_unfoldable_batchnorm_are_left_alone():
@@ -169,6 +168,6 @@ def test_before_folding_groups_behind_an_unfoldable_batchnorm_are_left_alone():
     x = L.Add()([L.BatchNormalization(name="second")(L.ReLU()(x)), x])
     model = unbalanced(keras.Model(inputs, L.Conv2D(2, 1, name="head")(x)))
     sample = random_inputs(model)
-    scaled, _, kept = equalize_unfolded(separate(Graph.from_keras(model)))
-    assert relative_difference(scaled.predict(sample), outputs_of(model, sample)) < 1e-5
-    assert kept
+    scaled = equalize_unfolded(separate(Graph.from_keras(model)).graph)
+    assert relative_difference(scaled.graph.predict(sample), outputs_of(model, sample)) < 1e-5
+    assert scaled.kept

@@ -37,7 +37,7 @@ def outlying(reach=0.1, cap=6.0):
 
 
 def unfolded_of(model):
-    return separate(Graph.from_keras(model))
+    return separate(Graph.from_keras(model)).graph
 
 
 def sides(random, channels=6, outlier=40.0):
@@ -76,11 +76,11 @@ def test_no_scales_are_worse_than_none():
 def test_the_function_is_kept_where_no_cap_is_reached():
     model = outlying(cap=1e4)
     unfolded = unfolded_of(model)
-    scaled, scales, _ = scale_outlier_channels(unfolded, make_inputs(unfolded, 8, ENDS))
-    assert scales
+    scaled = scale_outlier_channels(unfolded, make_inputs(unfolded, 8, ENDS))
+    assert scaled.scales
     inputs = [np.random.default_rng(1).uniform(*ENDS, (4, 12, 12, 3)).astype(np.float32)]
-    assert relative_difference(scaled.predict(inputs), outputs_of(model, inputs)) < 1e-4
-    ratio = scaled.layers["before"].weight("gamma") / unfolded.layers["before"].weight("gamma")
+    assert relative_difference(scaled.graph.predict(inputs), outputs_of(model, inputs)) < 1e-4
+    ratio = scaled.graph.layers["before"].weight("gamma") / unfolded.layers["before"].weight("gamma")
     assert ratio[3] > 5 * np.delete(ratio, 3).max()
 
 
@@ -106,12 +106,13 @@ def test_one_step_per_kernel_gets_finer():
 @pytest.mark.parametrize("name", MODELS)
 def test_any_model_comes_through(name):
     unfolded = separated(name)
-    scaled, scales, _ = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
+    scaled = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
     inputs = random_inputs(unfolded)
     capped = any(cap_of(unfolded.operation_of(node)) is not None for node in unfolded.nodes)
-    assert capped or not scales
-    if not scales:
-        assert relative_difference(scaled.predict(inputs), unfolded.predict(inputs)) == 0
+    assert capped or not scaled.scales
+    assert bool(scaled.scales) == bool(scaled.notes) == bool(scaled.inexact)
+    if not scaled.scales:
+        assert relative_difference(scaled.graph.predict(inputs), unfolded.predict(inputs)) == 0
 
 
 def test_a_reader_whose_errors_cannot_be_weighed_is_left_alone_with_a_reason():
@@ -119,8 +120,8 @@ def test_a_reader_whose_errors_cannot_be_weighed_is_left_alone_with_a_reason():
     x = L.ReLU(6)(L.Conv2D(6, 3, name="writer")(x))
     model = randomized(keras.Model(inputs, L.DepthwiseConv2D(3, name="last")(x)))
     unfolded = unfolded_of(model)
-    _, scales, kept = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
-    assert scales == {} and "not known" in kept["writer"]
+    scaled = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
+    assert scaled.scales == {} and "no later layer tells what errors cost" in scaled.kept["writer"]
 
 
 def test_nothing_is_said_where_nothing_was_scaled():
@@ -133,5 +134,5 @@ def test_channels_that_are_pooled_first_are_left_alone_with_a_reason():
     x = L.ReLU(6)(L.Conv2D(6, 3, name="last")(x))
     model = randomized(keras.Model(inputs, L.Dense(4)(L.GlobalAveragePooling2D()(x))))
     unfolded = unfolded_of(model)
-    _, scales, kept = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
-    assert scales == {} and "pooled before they are read" in kept["last"]
+    scaled = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))
+    assert scaled.scales == {} and "pooled before they are read" in scaled.kept["last"]

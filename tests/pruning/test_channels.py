@@ -34,7 +34,7 @@ def network(width: int = 16) -> Graph:
     for at in range(2):
         z = block(block(y, 2 * width, f"wide_{at}"), width, f"narrow_{at}")
         y = L.Add(name=f"add_{at}")([y, z])
-    return separate(Graph.from_keras(randomized(keras.Model(x, head(y), name="network"))))
+    return separate(Graph.from_keras(randomized(keras.Model(x, head(y), name="network")))).graph
 
 
 def kernels_of(graph: Graph) -> int:
@@ -199,7 +199,7 @@ def test_constant_channels_go_into_the_biases_where_no_padding_can_tell():
     gamma = model.get_layer("a_bn").gamma.numpy()
     gamma[[1, 4, 6]] = 0
     model.get_layer("a_bn").gamma.assign(gamma)
-    graph = separate(Graph.from_keras(model))
+    graph = separate(Graph.from_keras(model)).graph
     inputs = random_inputs(graph)
     result = pruned(graph, 243 / 678)  # what three of the eight channels take
     assert result.graph.specs["a_conv"].shape[-1] == 5

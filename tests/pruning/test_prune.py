@@ -33,7 +33,7 @@ RANGE = (-1.0, 1.0)
 @functools.cache
 def graphs(name: str) -> tuple[Graph, Graph]:
     unfolded = separated(name)
-    return unfolded, fold(unfolded)[0]
+    return unfolded, fold(unfolded).graph
 
 
 def pruned(name: str, **options):
@@ -194,8 +194,8 @@ def test_what_reads_an_average_is_shown_the_pixels(keepdims):
     y = keras.layers.BatchNormalization(name="bn")(keras.layers.Conv2D(24, 3, name="conv")(inputs))
     pooled = keras.layers.GlobalAveragePooling2D(keepdims=keepdims)(y)
     head = keras.layers.Conv2D(4, 1, name="head") if keepdims else keras.layers.Dense(4, name="head")
-    unfolded = separate(Graph.from_keras(keras.Model(inputs, keras.layers.ReLU()(head(pooled)))))
-    matrix = input_covariances(unfolded, fold(unfolded)[0], drawing(unfolded, RANGE), images=6)["head"][0]
+    unfolded = separate(Graph.from_keras(keras.Model(inputs, keras.layers.ReLU()(head(pooled))))).graph
+    matrix = input_covariances(unfolded, fold(unfolded).graph, drawing(unfolded, RANGE), images=6)["head"][0]
     assert matrix.shape == (24, 24)
     # Six means span five dimensions at most; pixels behind a BatchNorm have its variances.
     assert np.linalg.matrix_rank(matrix, tol=1e-5 * matrix.trace()) > 10
@@ -206,8 +206,8 @@ def test_behind_a_flattened_map_nothing_is_a_pixel():
     inputs = keras.Input((6, 6, 3))
     y = keras.layers.AveragePooling2D(2)(keras.layers.Conv2D(4, 3, name="conv")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(5, name="head")(keras.layers.Flatten()(y)))
-    unfolded = separate(Graph.from_keras(model))
-    assert input_covariances(unfolded, fold(unfolded)[0], drawing(unfolded, RANGE), images=6)["head"].shape == (
+    unfolded = separate(Graph.from_keras(model)).graph
+    assert input_covariances(unfolded, fold(unfolded).graph, drawing(unfolded, RANGE), images=6)["head"].shape == (
         1,
         16,
         16,
@@ -315,7 +315,7 @@ def test_a_layer_whose_output_hardly_reaches_the_results_gives_up_most(method):
     norm = next(r for r in readers[quiet.output] if unfolded.layer_of(r).class_name == "BatchNormalization")
     layer = unfolded.layers[norm.layer]
     unfolded.layers[norm.layer] = layer.with_weights(gamma=layer.weight("gamma") * 1e-3)
-    teacher = fold(unfolded)[0]
+    teacher = fold(unfolded).graph
     means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in teacher.specs.items()}
     options = Prune(images=8, sparsity=0.5, method=method)
     result = prune(network_of(unfolded, teacher, RANGE), options, means=means)

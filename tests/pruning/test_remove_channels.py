@@ -66,7 +66,7 @@ def weights_of(graph: Graph) -> int:
 @pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in STUCK])
 def test_channels_that_nobody_reads_can_be_taken_out_of_every_model(name, folded):
-    graph = fold(separated(name))[0] if folded else separated(name)
+    graph = fold(separated(name)).graph if folded else separated(name)
     channels = find_channels(graph)
     groups = some_groups(channels)
     assert groups
@@ -112,7 +112,7 @@ def test_padding_of_channels_grows_and_shrinks_with_them():
     y = block(x, 4, "a")
     padded = ops.pad(y, ((0, 0), (0, 0), (0, 0), (2, 1)))
     z = L.Add(name="add")([padded, L.Conv2D(7, 3, padding="same", name="wide")(y)])
-    graph = separate(Graph.from_keras(randomized(keras.Model(x, head(z), name="padded"))))
+    graph = separate(Graph.from_keras(randomized(keras.Model(x, head(z), name="padded")))).graph
     channels = find_channels(graph)
     # Channels 0, 1 and 6 of the wide layer are those that padding adds; 3 is channel 1 of the narrow one.
     ids = channels.written["wide"]
@@ -140,7 +140,7 @@ def test_padding_of_channels_grows_and_shrinks_with_them():
 def test_what_mixes_channels_binds_them(behind, reason):
     x = image()
     y = L.Conv2D(3, 1, name="last")(behind(block(x, 4, "a")))
-    graph = separate(Graph.from_keras(randomized(keras.Model(x, head(y)))))
+    graph = separate(Graph.from_keras(randomized(keras.Model(x, head(y))))).graph
     channels = find_channels(graph)
     assert reason in channels.kept["a_conv"]
     assert "last" not in channels.kept
@@ -151,7 +151,7 @@ def test_what_mixes_channels_binds_them(behind, reason):
 def test_one_channel_for_all_binds_only_itself():
     x = image()
     gate = L.Conv2D(1, 1, activation="sigmoid", name="gate")(x)
-    graph = separate(Graph.from_keras(randomized(keras.Model(x, head(L.Multiply()([block(x, 4, "a"), gate]))))))
+    graph = separate(Graph.from_keras(randomized(keras.Model(x, head(L.Multiply()([block(x, 4, "a"), gate])))))).graph
     channels = find_channels(graph)
     assert "gives it to all channels" in channels.kept["gate"]
     assert "a_conv" not in channels.kept and len(channels.groups) == 4

@@ -19,7 +19,7 @@ METHODS = ["min_max", "search", "percentile", "k_sigma"]
 
 
 def statistics(name: str, source: str):
-    teacher, _ = fold(separated(name))
+    teacher = fold(separated(name)).graph
     if source == "gaussian":
         return teacher, collect(gaussian_walk(separated(name), samples=500))
     ends = (0, 255) if name == "uint8_input" else (-1, 1)

@@ -27,7 +27,7 @@ def channel_means(graph: Graph, inputs) -> dict[str, np.ndarray]:
 
 @every_model
 def test_every_layers_channels_get_the_float_networks_means(name):
-    teacher = fold(separated(name))[0]
+    teacher = fold(separated(name)).graph
     student = round_graph(teacher, Rounding(bits=4, per_channel=False)).graph
     inputs = random_inputs(teacher)
     corrected, kept = correct_biases_on_inputs(student, teacher, inputs)
@@ -46,7 +46,7 @@ def test_every_layers_channels_get_the_float_networks_means(name):
 
 
 def test_the_graphs_given_are_not_changed():
-    teacher = fold(separated("plain"))[0]
+    teacher = fold(separated("plain")).graph
     student = round_graph(teacher, Rounding(bits=4, per_channel=False)).graph
     before = [[w.copy() for w in layer.weights] for graph in (teacher, student) for layer in graph.layers.values()]
     correct_biases_on_inputs(student, teacher, random_inputs(teacher))
@@ -67,7 +67,7 @@ def test_it_is_an_option_of_the_recipe():
     assert files["analytic"].tflite == files["True"].tflite
     assert len({result.tflite for result in files.values()}) == 3
     # On the inputs that it looked at, the empirical correction's means are the float network's.
-    teacher = fold(separated("plain"))[0]
+    teacher = fold(separated("plain")).graph
     inputs = make_inputs(teacher, 4, (-1, 1))
     wanted = channel_means(teacher, inputs)
 

@@ -24,7 +24,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def folded(name: str) -> Graph:
-    return fold(separated(name))[0]
+    return fold(separated(name)).graph
 
 
 def kernels(graph: Graph):

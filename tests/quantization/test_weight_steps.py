@@ -66,7 +66,7 @@ def variances(graph):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_importance_is_positive_and_of_the_tensors_channels(name):
-    graph, _ = fold(separated(name))
+    graph = fold(separated(name)).graph
     found = channel_importance(graph, variances(graph))
     kernels = [node for node in graph.nodes if layout_of(graph.layer_of(node))]
     mixing = [node for node in kernels if layout_of(graph.layer_of(node)).kind != "depthwise"]
@@ -77,7 +77,7 @@ def test_importance_is_positive_and_of_the_tensors_channels(name):
 
 
 def test_importance_is_what_the_next_layer_makes_of_an_error():
-    graph, _ = fold(separated("branch_add"))
+    graph = fold(separated("branch_add")).graph
     found = channel_importance(graph, variances(graph))
     node = [node for node in graph.nodes if layout_of(graph.layer_of(node))][-1]
     squares = np.square(kernel_of(graph.layer_of(node)))
@@ -88,15 +88,16 @@ def test_importance_is_what_the_next_layer_makes_of_an_error():
 
 
 def test_importance_follows_the_scale_of_a_channel():
-    graph, _ = fold(separated("branch_add"))
+    graph = fold(separated("branch_add")).graph
     before = channel_importance(graph, variances(graph))
-    scaled, _, scales, _ = equalize_graph(graph)
+    equalized = equalize_graph(graph)
+    scales = equalized.scales
     groups, _ = find_groups(graph)
     after_variances = variances(graph)
     for group in groups:  # a channel times s has variance times s^2
         for node in group.producers:
             after_variances[node.output] *= np.square(scales[group.producers[0].name])
-    after = channel_importance(scaled, after_variances)
+    after = channel_importance(equalized.graph, after_variances)
     assert any(np.any(np.abs(scale - 1) > 0.1) for scale in scales.values()), "something was scaled"
     for group in groups:
         for node in group.producers:
@@ -106,7 +107,7 @@ def test_importance_follows_the_scale_of_a_channel():
 
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_a_search_never_adds_to_the_expected_error_of_a_layer(per_channel):
-    graph, _ = fold(separated("separable"))
+    graph = fold(separated("separable")).graph
     random = np.random.default_rng(0)
     covariances = {}
     for key, found in graph.layers.items():

@@ -34,7 +34,9 @@ IMAGES = procedural_images(48, (8, 8, 3), -1, 1, seed=3)
 
 def kernels(model: keras.Model) -> dict[str, np.ndarray]:
     return {
-        key: kernel_of(layer) for key, layer in separate(Graph.from_keras(model)).layers.items() if layout_of(layer)
+        key: kernel_of(layer)
+        for key, layer in separate(Graph.from_keras(model)).graph.layers.items()
+        if layout_of(layer)
     }
 
 
@@ -251,8 +253,8 @@ def test_small_channels_learn_in_small_steps():
 
 
 def test_reestimated_batchnorms_put_out_the_teachers_moments():
-    teacher = separate(Graph.from_keras(build("branch_add")))
-    student = separate(Graph.from_keras(pruned(build("branch_add"), 0.6)))
+    teacher = separate(Graph.from_keras(build("branch_add"))).graph
+    student = separate(Graph.from_keras(pruned(build("branch_add"), 0.6))).graph
     moved = reestimate_batchnorm(student, teacher, [tf.constant(IMAGES)])
 
     def moments(graph):
@@ -277,7 +279,7 @@ def test_folded_students_are_compared_behind_the_batchnorm():
     student = pruned(folded)
     found = regressed(student, teacher)
     assert found.after < 0.75 * found.before
-    a, b = (core.feature_tensors(separate(Graph.from_keras(model))) for model in (folded, teacher))
+    a, b = (core.feature_tensors(separate(Graph.from_keras(model)).graph) for model in (folded, teacher))
     assert (a["a_conv"], b["a_conv"]) == ("a_conv", "a_bn")
 
 
@@ -285,7 +287,7 @@ def test_folded_students_are_compared_behind_the_batchnorm():
 
 
 def test_blocks_end_where_one_tensor_passes_on():
-    graph = separate(Graph.from_keras(build("branch_add")))
+    graph = separate(Graph.from_keras(build("branch_add"))).graph
     pairs, _ = core.feature_pairs(graph, graph)
     blocks = cut_into_blocks(graph, graph, pairs)
     assert [[node.name for node in part.nodes] for part, _ in blocks] == [

@@ -12,7 +12,8 @@ from tfdatafree import Prune, Quantize, Recipe, compress, feature_regression
 from tfdatafree.canonical.separate import separate
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.graph import Graph
-from tfdatafree.preconditioning.scale_channels import multiplied, scale_alike
+from tfdatafree.model.rewrite import multiplied
+from tfdatafree.preconditioning.scale_channels import scale_alike
 
 IMAGES = procedural_images(48, (8, 8, 3), -1, 1, seed=3)
 FINE = Quantize(activation_bits=16)
@@ -68,9 +69,9 @@ def test_a_student_that_was_only_scaled_has_the_teachers_features(name):
 
 
 def test_the_teachers_function_stays():
-    teacher = separate(Graph.from_keras(uneven()))
+    teacher = separate(Graph.from_keras(uneven())).graph
     student = compress(uneven(), RECIPES["outliers, equalized"], input_range=(-1, 1), verbose=0)
-    scaled = scale_alike(teacher, student.channel_scales)
+    scaled = scale_alike(teacher, student.channel_scales).graph
     inputs = [3 * IMAGES]
     assert relative_difference(scaled.predict(inputs), teacher.predict(inputs)) < 1e-4
     assert (scaled.layers["b_bn"].weight("gamma") != teacher.layers["b_bn"].weight("gamma")).any()

@@ -40,7 +40,7 @@ def pruned(values: np.ndarray) -> np.ndarray:
 def solved(
     student, teacher, *, grids=None, latent=None, only=None, seed=0, **options
 ) -> tuple[Graph, dict[str, Quantizer]]:
-    ours, theirs = (separate(Graph.from_keras(model)) for model in (student, teacher))
+    ours, theirs = (separate(Graph.from_keras(model)).graph for model in (student, teacher))
     masks = {} if grids else zeros_of(ours)
     inputs = [IMAGES]
     fixed = set() if only is None else ours.layers.keys() - {only}
@@ -59,7 +59,7 @@ def test_pruned_models_come_closer_and_zeros_stay(name, folded):
     student = changed(teacher, pruned)
     found, _ = solved(student, teacher)
     assert far(found, teacher) < 0.9 * output_discrepancy(student, teacher, OTHER)
-    start = separate(Graph.from_keras(student))
+    start = separate(Graph.from_keras(student)).graph
     for key, layer in start.layers.items():
         if layout_of(layer):
             np.testing.assert_array_equal(kernel_of(layer) == 0, kernel_of(found.layers[key]) == 0)
@@ -149,7 +149,7 @@ def test_a_layer_is_solved_for_its_sum_with_the_input_itself():
 
 def test_patches_times_kernel_are_the_outputs_at_their_places():
     for name in ("plain", "depthwise"):
-        graph = separate(Graph.from_keras(build(name)))
+        graph = separate(Graph.from_keras(build(name))).graph
         values = dict(zip(graph.inputs, [IMAGES], strict=True))
         for node, live in graph.walk([IMAGES]):
             values |= {tensor: np.asarray(live[tensor]) for tensor in node.outputs}
@@ -222,7 +222,7 @@ def test_weights_that_read_next_to_nothing_do_not_blow_up():
         variable.assign(values)
     found, _ = solved(student, teacher, only="b")
     before, after = (np.linalg.norm(kernel[..., 0], axis=(0, 1)) for kernel in (
-        kernel_of(separate(Graph.from_keras(student)).layers["b"]), kernel_of(found.layers["b"])
+        kernel_of(separate(Graph.from_keras(student)).graph.layers["b"]), kernel_of(found.layers["b"])
     ))  # fmt: skip
     assert after[0] == before[0] and after[1] > 1.3 * before[1]
 

@@ -149,7 +149,7 @@ class Exported:
 @functools.cache
 def separated(name: str) -> Graph:
     """The separated graph of tiny model `name`; not to be edited."""
-    return separate(Graph.from_keras(build(name)))
+    return separate(Graph.from_keras(build(name))).graph
 
 
 @functools.cache
@@ -160,8 +160,8 @@ def exported(name: str, options: Quantize = Quantize()) -> Exported:
 
 def export(model: keras.Model, options: Quantize = Quantize(), images: int = 4) -> Exported:
     """The stages of `compress`, one by one, each result kept."""
-    unfolded = separate(Graph.from_keras(model))
-    teacher, _ = fold(unfolded)
+    unfolded = separate(Graph.from_keras(model)).graph
+    teacher = fold(unfolded).graph
     bounds = (0.0, 255.0) if teacher.specs[teacher.inputs[0]].dtype == "uint8" else (-1.0, 1.0)
     inputs = make_inputs(teacher, images, bounds, seed=0)
     means = {tensor: s.mean for tensor, s in collect(gaussian_walk(unfolded, samples=200)).items()}

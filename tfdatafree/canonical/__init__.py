@@ -1,1 +1,1 @@
-"""Passes that keep the function and bring a graph into the form that everything else works on."""
+"""Passes that bring a graph into the form that all later stages expect, and keep its function."""

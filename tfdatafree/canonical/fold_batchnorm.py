@@ -7,8 +7,8 @@ so that layer(x, W') + b' == bn(layer(x, W) + b) for every x.        (Markus 201
 Before a layer, with t = beta - mean * g:   W' = g * W,   b' = b + sum(t * W)
 so that layer'(x) == layer(bn(x)), wherever no padding makes zeros that the BatchNorm did not see.
 
-A BatchNorm between neither becomes an exact scale and shift: a 1x1 depthwise convolution where the tensor is a feature
-map (integer runtimes quantize it per channel), a Rescaling layer elsewhere.
+A BatchNorm that can go into neither becomes an exact scale and shift. On a feature map this is a 1x1 depthwise convolution,
+which integer runtimes quantize per channel; elsewhere it is a Rescaling layer.
 """
 
 import dataclasses
@@ -29,11 +29,12 @@ from tfdatafree.model.kernels import (
     scale_inputs,
     with_kernel,
 )
+from tfdatafree.model.rewrite import Rewrite, apply_passes
 
 
 @dataclass(frozen=True)
 class Folded:
-    """Result of `fold_batchnorm`: the model, and for each BatchNorm that was not folded into a layer, why not."""
+    """Result of `fold_batchnorm`: the model, and why each BatchNorm that is in no layer now could not be folded."""
 
     model: keras.Model
     kept: dict[str, str]
@@ -48,14 +49,14 @@ def fold_batchnorm(model: keras.Model) -> Folded:
     Raises:
         UnsupportedModelError: The model is subclassed or was never built.
     """
-    graph, kept = fold(separate(Graph.from_keras(model)))
-    return Folded(graph.to_keras(), kept)
+    folded = apply_passes(Graph.from_keras(model), (separate, fold))
+    return Folded(folded.graph.to_keras(), dict(folded.kept))
 
 
-def fold(graph: Graph) -> tuple[Graph, dict[str, str]]:
-    """Folds every BatchNorm of a separated graph; returns the new graph and {BatchNorm node: why it was not folded}.
+def fold(graph: Graph) -> Rewrite:
+    """Folds every BatchNorm of a separated graph. `kept`: BatchNorm node -> why it was not folded.
 
-    The folded layer writes the tensor that its BatchNorm wrote, so statistics recorded by tensor name stay valid.
+    A folded layer writes the tensor that its BatchNorm wrote. What is known of a tensor by its name stays valid.
     """
     graph = graph.copy()
     kept: dict[str, str] = {}
@@ -70,7 +71,7 @@ def fold(graph: Graph) -> tuple[Graph, dict[str, str]]:
             continue
         kept[node.name] = f"{before}; {after}"
         _make_scale_and_shift(graph, node)
-    return graph, kept
+    return Rewrite(graph=graph, kept=kept)
 
 
 def _refuse_before(graph: Graph, node: Node) -> str | None:

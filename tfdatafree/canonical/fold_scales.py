@@ -1,8 +1,8 @@
 """Folds constant scales and shifts of the channels (Rescaling, Normalization, LayerScale) as if they were BatchNorms.
 
 x * g + t  ==  bn(x) with gamma = g, beta = t, mean = 0, variance = 1, epsilon = 0
-so that each goes into the layer before or after it, a chain of them becomes one, and what is left on a feature map is
-one integer operator, whose output is rounded once.
+so that each goes into the layer before or after it, and a chain of them becomes one. What is left on a feature map is one
+integer operator, so that it is rounded once.
 """
 
 import keras
@@ -10,14 +10,18 @@ import numpy as np
 
 from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.model.graph import Graph, Layer, TensorSpec, new_layer
+from tfdatafree.model.rewrite import Rewrite
 
 
-def fold_scales(graph: Graph) -> Graph:
-    """The same function (within float rounding) of a graph without BatchNorms, with scales and shifts folded."""
+def fold_scales(graph: Graph) -> Rewrite:
+    """The same function (within float rounding) of a graph without BatchNorms, with scales and shifts folded.
+
+    `kept`: node -> why its scale and shift are an operation of their own.
+    """
     graph = graph.copy()
     for tensor in graph.inputs:
         if graph.specs[tensor].dtype == "uint8":
-            # A Rescaling also turns 8-bit images into reals; the layer that it is folded into does not.
+            # A Rescaling also turns 8-bit integers into reals. The layer that takes it over expects reals.
             graph.specs[tensor] = TensorSpec(graph.specs[tensor].shape, "float32")
     for key, layer in graph.layers.items():
         spec = next(graph.specs[node.inputs[0]] for node in graph.nodes if node.layer == key)
@@ -35,16 +39,16 @@ def fold_scales(graph: Graph) -> Graph:
                 moving_mean=zeros,
                 moving_variance=ones,
             )
-    return fold(graph)[0]
+    return fold(graph)
 
 
 def _scale_and_shift(layer: Layer, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """(g, t), each a scalar or one per channel of the last axis, such that the layer is x * g + t; None for others."""
+    """(g, t) such that the layer computes x * g + t, each of shape (1,) or (channels,); None for any other layer."""
     operation = layer.operation
     if type(operation) is keras.layers.Rescaling:
         g, t = (np.atleast_1d(np.asarray(values, np.float64)) for values in (operation.scale, operation.offset))
     elif type(operation) is keras.layers.Normalization and not operation.invert:
-        # As the layer computes: it keeps variances away from zero.
+        # The layer itself bounds the standard deviation from below in this way.
         sd = np.maximum(np.sqrt(np.asarray(operation.variance, np.float64)), keras.backend.epsilon())
         g, t = np.atleast_1d(1 / sd), np.atleast_1d(-np.asarray(operation.mean, np.float64) / sd)
     elif layer.class_name == "LayerScale" and len(layer.weights) == 1:

@@ -1,4 +1,4 @@
-"""The canonical form: a model separated into operations that can be compressed."""
+"""The canonical form of a model: one operation per node, in the forms that all later stages expect."""
 
 from tfdatafree.canonical.global_pooling import globalize_pooling
 from tfdatafree.canonical.merge_twins import merge_twins
@@ -6,10 +6,15 @@ from tfdatafree.canonical.pool_slices import pool_slices
 from tfdatafree.canonical.separate import separate
 from tfdatafree.canonical.split_normalization import split_normalization
 from tfdatafree.model.graph import Graph
-from tfdatafree.targets.target import Target
+from tfdatafree.model.rewrite import Pass, Rewrite, apply_passes
+
+PASSES: tuple[Pass, ...] = (separate, globalize_pooling, split_normalization, merge_twins)
 
 
-def compressible(source: Graph, target: Target) -> Graph:
-    """A model separated into operations that can be compressed, for this target."""
-    trained = merge_twins(split_normalization(globalize_pooling(separate(source))))
-    return pool_slices(trained) if target.pooled_slices else trained
+def canonical_form(source: Graph, *, pooled_slices: bool = False) -> Rewrite:
+    """The canonical form of a model, its BatchNorms not folded yet.
+
+    Args:
+        pooled_slices: Write slices that take every k-th pixel as poolings (`Target.pooled_slices`).
+    """
+    return apply_passes(source, (*PASSES, pool_slices) if pooled_slices else PASSES)

@@ -1,13 +1,15 @@
 """Makes an average pooling over the whole feature map a global one.
 
-AveragePooling2D(pool_size = map size)  ->  GlobalAveragePooling2D(keepdims=True)
-so that the function is unchanged, and the integer file averages with MEAN, whose output has a grid of its own, in place of
-AVERAGE_POOL_2D, whose output must keep its input's: averages are much smaller than the largest pixel.
+AveragePooling2D(pool_size = size of the map)  ->  GlobalAveragePooling2D(keepdims=True)
+so that the function is unchanged and the integer file averages with MEAN in place of AVERAGE_POOL_2D.
+The output of AVERAGE_POOL_2D must have the grid of its input, which is coarse for averages: they are much smaller than the
+largest pixel. The output of MEAN has a grid of its own.
 """
 
 import keras
 
 from tfdatafree.model.graph import Graph, Layer
+from tfdatafree.model.rewrite import Rewrite
 
 _GLOBAL = {
     keras.layers.AveragePooling1D: keras.layers.GlobalAveragePooling1D,
@@ -15,8 +17,8 @@ _GLOBAL = {
 }
 
 
-def globalize_pooling(graph: Graph) -> Graph:
-    """The same function with every whole-map average pooling made global."""
+def globalize_pooling(graph: Graph) -> Rewrite:
+    """The same function with each average pooling over the whole map made a global one."""
     graph = graph.copy()
     for node in graph.nodes:
         operation = graph.operation_of(node)
@@ -24,6 +26,6 @@ def globalize_pooling(graph: Graph) -> Graph:
             continue
         window = tuple(operation.pool_size)
         if window == graph.specs[node.inputs[0]].shape[1:-1] and set(graph.specs[node.output].shape[1:-1]) == {1}:
-            whole = _GLOBAL[type(operation)](keepdims=True, name=node.layer)
-            graph.layers[node.layer] = Layer(whole)
-    return graph
+            pooling = _GLOBAL[type(operation)](keepdims=True, name=node.layer)
+            graph.layers[node.layer] = Layer(pooling)
+    return Rewrite(graph=graph)

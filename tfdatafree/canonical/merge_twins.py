@@ -1,7 +1,7 @@
-"""Computes once what a graph computes twice: equal operations without weights on the same tensors.
+"""Merges equal operations without weights that read the same tensors.
 
-relu(x), relu(x)  ->  one relu(x), read by both readers
-The converter does so anyway; done here, the tensor that is left in the file is the tensor of the graph.
+relu(x), relu(x)  ->  one relu(x), which all readers of the two read
+so that the function is unchanged. The converter merges them, too. Merged here, each tensor of the file is also one of the graph.
 """
 
 import json
@@ -9,10 +9,11 @@ import json
 import keras
 
 from tfdatafree.model.graph import Graph, Node
+from tfdatafree.model.rewrite import Rewrite
 
 
-def merge_twins(graph: Graph) -> Graph:
-    """The same function with each operation once."""
+def merge_twins(graph: Graph) -> Rewrite:
+    """The same function with each operation computed once."""
     graph = graph.copy()
     first: dict[str, str] = {}
     for name in [node.name for node in graph.nodes]:
@@ -25,11 +26,11 @@ def merge_twins(graph: Graph) -> Graph:
             graph.redirect(node.output, twin)
             graph.replace(graph.node(name))
             del graph.specs[node.output]
-    return graph
+    return Rewrite(graph=graph)
 
 
 def _describe(graph: Graph, node: Node) -> str | None:
-    """A text that two nodes share if they compute the same; None for nodes that are left alone."""
+    """A text that is the same for two nodes that compute the same; None for a node that this pass leaves alone."""
     layer = graph.layer_of(node)
     operation = layer.operation
     if not isinstance(operation, keras.layers.Layer) or layer.weights or len(node.outputs) > 1:

@@ -1,18 +1,19 @@
-"""Makes a slice that takes every k-th row and column a pooling, for devices that compute poolings and no such slices.
+"""Replaces slices that take every k-th row and column by poolings, for devices that compute poolings but not such slices.
 
 x[:, ::a, ::b, :]  ->  MaxPooling2D(pool_size=1, strides=(a, b))
-so that every value, float or integer, is unchanged: the largest of one value is that value.
+so that every value, float or integer, is unchanged: the maximum over one value is that value.
 """
 
 import keras
 
 from tfdatafree.model.graph import Graph, Layer, Node, Ref
+from tfdatafree.model.rewrite import Rewrite
 
-_WHOLE = slice(None)
+_ALL = slice(None)
 
 
-def pool_slices(graph: Graph) -> Graph:
-    """The same function with every slice of this kind made a pooling."""
+def pool_slices(graph: Graph) -> Rewrite:
+    """The same function with each slice of this kind made a pooling."""
     graph = graph.copy()
     calls = graph.calls()
     for at, node in enumerate(graph.nodes):
@@ -22,23 +23,23 @@ def pool_slices(graph: Graph) -> Graph:
         pooling = keras.layers.MaxPooling2D(pool_size=1, strides=strides, name=node.layer)
         graph.layers[node.layer] = Layer(pooling)
         graph.nodes[at] = Node(node.name, node.layer, (Ref(node.inputs[0]),), {}, node.outputs)
-    return graph
+    return Rewrite(graph=graph)
 
 
 def _strides(graph: Graph, node: Node) -> tuple[int, int] | None:
-    """Steps along height and width of a slice that does nothing else; None for any other node."""
+    """Steps along height and width of a slice that does nothing but skip rows and columns; None for any other node."""
     if (
         graph.layer_of(node).class_name != "GetItem"
         or len(node.args) != 2
         or not isinstance(node.args[1], (list, tuple))
     ):
         return None
-    # A model that was saved and loaded has a list there.
+    # The key is a list in a model that was saved and loaded.
     shape, parts = graph.specs[node.inputs[0]].shape, tuple(node.args[1])
     if len(shape) != 4 or len(parts) not in (3, 4) or not all(isinstance(part, slice) for part in parts):
         return None
     batch, rows, columns, *channels = parts
-    if any(part != _WHOLE for part in (batch, *channels)):
+    if any(part != _ALL for part in (batch, *channels)):
         return None
     if any(part.start not in (None, 0) or part.stop is not None for part in (rows, columns)):
         return None

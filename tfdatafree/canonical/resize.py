@@ -1,6 +1,6 @@
-"""A graph for images of another size than it was built for, where its layers work at that size.
+"""Gives a graph another input size than it was built for, where its layers work at that size.
 
-Weights of convolutions and BatchNorms know nothing of an image's size; what flattens or reshapes it may.
+Weights of convolutions and BatchNorms fit any image size. Layers that flatten or reshape an image may not.
 """
 
 import dataclasses
@@ -11,13 +11,17 @@ import tensorflow as tf
 
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.model.graph import Graph, Node, TensorSpec
+from tfdatafree.model.rewrite import Rewrite
 
 
-def resize(graph: Graph, shape: Sequence[int]) -> Graph:
-    """`graph`, which has one input, with the static shapes that its tensors have for inputs of `shape` (without the batch).
+def resize(graph: Graph, shape: Sequence[int]) -> Rewrite:
+    """`graph` with the static shapes that its tensors have for inputs of `shape`. It has one input.
+
+    Args:
+        shape: Of an input, without the batch.
 
     Raises:
-        UnsupportedModelError: A layer cannot work on them; names it.
+        UnsupportedModelError: A layer cannot work at that size; the error names it.
     """
     resized = graph.copy()
     built, source = graph.specs[graph.inputs[0]], graph.inputs[0]
@@ -40,4 +44,4 @@ def resize(graph: Graph, shape: Sequence[int]) -> Graph:
         for tensor in node.outputs:
             spec = graph.specs[tensor]
             resized.specs[tensor] = dataclasses.replace(spec, shape=(spec.shape[0], *np.shape(live[tensor])[1:]))
-    return resized
+    return Rewrite(graph=resized)

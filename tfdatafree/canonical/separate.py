@@ -1,4 +1,4 @@
-"""Brings a graph into the form that every later stage expects: one operation per node.
+"""Separates layers that compute several operations, so that each node is one operation.
 
     Conv2D(activation="relu")      ->  Conv2D, Activation
     SeparableConv2D                ->  DepthwiseConv2D, Conv2D(1x1)
@@ -6,7 +6,7 @@
     Add([a, b, c])                 ->  (a + b) + c, and Multiply, Maximum, Minimum in the same way
     Dropout, noise, linear ...     ->  nothing (they do nothing at inference)
 
-so that every tensor an integer runtime stores is a tensor of the graph, and the function is unchanged.
+so that the function is unchanged, and every tensor that an integer runtime stores is a tensor of the graph.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import keras
 
 from tfdatafree.model.graph import Graph, Layer, Node, Ref, TensorSpec, new_layer, without_activation
 from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.rewrite import Rewrite
 
 # Layers that return their input when they are not training.
 _INFERENCE_NO_OPS = (
@@ -38,19 +39,19 @@ _SEPARABLE = {
     keras.layers.SeparableConv1D: (keras.layers.DepthwiseConv1D, keras.layers.Conv1D),
     keras.layers.SeparableConv2D: (keras.layers.DepthwiseConv2D, keras.layers.Conv2D),
 }
-# Layers of any number of inputs that Keras computes, and integer runtimes have operators for, two by two.
+# Layers that take any number of inputs. Keras computes them two by two; integer runtimes have operators for two inputs.
 _PAIRWISE = (keras.layers.Add, keras.layers.Multiply, keras.layers.Maximum, keras.layers.Minimum)
 
 
-def separate(graph: Graph) -> Graph:
-    """The same function with one operation per node (see the module docstring)."""
+def separate(graph: Graph) -> Rewrite:
+    """The same function with one operation per node."""
     graph = graph.copy()
     for name in [node.name for node in graph.nodes]:
         node = graph.node(name)
         operation = graph.operation_of(node)
         if isinstance(operation, tuple(_SEPARABLE)):
             node = _split_separable(graph, node)
-        if _is_no_op(graph.operation_of(node)) and not _names_an_output(graph, node):
+        if _is_no_op(graph.operation_of(node)) and not _joins_input_to_output(graph, node):
             graph.redirect(node.output, node.inputs[0])
             graph.replace(node)
         else:
@@ -59,7 +60,7 @@ def separate(graph: Graph) -> Graph:
         for node in list(graph.nodes):
             split(graph, node)
     graph.drop_unread()
-    return graph
+    return Rewrite(graph=graph)
 
 
 def _is_no_op(operation) -> bool:
@@ -69,8 +70,8 @@ def _is_no_op(operation) -> bool:
     return isinstance(operation, _INFERENCE_NO_OPS) or linear_activation
 
 
-def _names_an_output(graph: Graph, node: Node) -> bool:
-    """A no-op straight from an input to an output cannot be dropped: the graph would lose its output."""
+def _joins_input_to_output(graph: Graph, node: Node) -> bool:
+    """Whether `node` leads from an input to an output of the model: without it there would be no such output."""
     return node.output in graph.outputs and node.inputs[0] in graph.inputs
 
 
@@ -80,7 +81,7 @@ def _split_activation(graph: Graph, node: Node) -> None:
     if layout_of(layer) is None or activation in (None, keras.activations.linear):
         return
     label = getattr(activation, "__name__", None) or getattr(activation, "name", "activation")
-    # A shared layer is split once, and its activation follows each of its calls.
+    # A shared layer is split once. Its activation follows each of its calls.
     key = f"{node.layer}_{label}"
     if key not in graph.layers or graph.layers[key].class_name != "Activation":
         key = graph.fresh_name(key)
@@ -93,7 +94,7 @@ def _split_activation(graph: Graph, node: Node) -> None:
 
 
 def append_after(graph: Graph, node: Node, layer: str, name: str) -> Node:
-    """Adds a call of `layer` to the output of `node`; what read that output reads the new node's instead."""
+    """Adds a call of `layer` to the output of `node`, whose readers then read the output of the new node."""
     graph.redirect(node.output, name)
     added = Node(name, layer, (Ref(node.output),), {}, (name,))
     graph.specs[name] = graph.specs[node.output]

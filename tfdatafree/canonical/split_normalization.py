@@ -1,7 +1,7 @@
 """Splits LayerNormalization into the elementary operations that an integer runtime computes it with.
 
 c = x - mean(x),   v = mean(c * c),   y = c * rsqrt(v + epsilon),   gamma * y + beta
-so that every tensor of the file is a tensor of the graph, with a range and a simulation of its own.
+so that the function is unchanged, and every tensor of the file is a tensor of the graph, with a range of its own.
 """
 
 import dataclasses
@@ -10,11 +10,12 @@ import keras
 import numpy as np
 
 from tfdatafree.model.graph import Graph, Layer, Node, TensorSpec
+from tfdatafree.model.rewrite import Rewrite
 
 _LABELS = ("mean", "centred", "square", "variance", "stabilized", "rsqrt", "normalized", "scale")
 
 
-def split_normalization(graph: Graph) -> Graph:
+def split_normalization(graph: Graph) -> Rewrite:
     """The same function (within float rounding) without LayerNormalization layers."""
     graph = graph.copy()
     for name in [node.name for node in graph.nodes]:
@@ -24,7 +25,7 @@ def split_normalization(graph: Graph) -> Graph:
             layer.operation, "rms_scaling", False
         ):
             _replace(graph, node, Graph.from_keras(_elementary(layer, graph.specs[node.inputs[0]])))
-    return graph
+    return Rewrite(graph=graph)
 
 
 def _elementary(layer: Layer, spec: TensorSpec) -> keras.Model:
@@ -42,11 +43,11 @@ def _elementary(layer: Layer, spec: TensorSpec) -> keras.Model:
 
 
 def _replace(graph: Graph, node: Node, parts: Graph) -> None:
-    """Puts the nodes of `parts`, one input to one output, where `node` was."""
+    """Puts the nodes of `parts`, a graph with one input and one output, in place of `node`."""
     parts.redirect(parts.inputs[0], node.inputs[0])
     added = []
     for part, label in zip(list(parts.nodes), _LABELS, strict=True):
-        # Not the names that Keras gave: those count all operations made in this process.
+        # Keras numbers operations over the whole process, so the names that it gave here could change from run to run.
         key = graph.fresh_name(f"{node.name}_{label}")
         graph.layers[key] = parts.layer_of(part)
         last = part.output in parts.outputs

@@ -5,7 +5,7 @@ from concurrent.futures import Executor
 
 from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.canonical.fold_scales import fold_scales
-from tfdatafree.canonical.form import compressible
+from tfdatafree.canonical.form import canonical_form
 from tfdatafree.export.build import Built
 from tfdatafree.export.float_model import float_file
 from tfdatafree.export.write import write
@@ -21,10 +21,11 @@ from tfdatafree.model.check import require_quantizable
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.load import load
 from tfdatafree.model.network import Network, Pruning
+from tfdatafree.model.rewrite import multiplied
 from tfdatafree.model.rule_match import apply_rules
 from tfdatafree.preconditioning.level import level_channels
 from tfdatafree.preconditioning.precondition import moved_by_caps, moved_results, precondition
-from tfdatafree.preconditioning.scale_channels import multiplied
+from tfdatafree.preconditioning.scale_channels import scale_folded
 from tfdatafree.progress import Progress
 from tfdatafree.pruning.channels import prune_channels
 from tfdatafree.pruning.prune import prune
@@ -71,7 +72,7 @@ def read_network(task: Task, progress: Progress) -> Network:
     """
     with progress.stage("load"):
         source = Graph.from_keras(load(task.model, unsafe=task.unsafe_load, input_shape=task.input_shape))
-        graph = compressible(source, task.target)
+        graph = canonical_form(source, pooled_slices=task.target.pooled_slices).graph
         require_quantizable(graph)
         if task.recipe.recover is not None:
             require_recoverable(source, graph, task.recipe.recover)
@@ -83,23 +84,22 @@ def precondition_network(network: Network, task: Task, progress: Progress) -> Ne
     """The network made easier to quantize as the recipe says, and its BatchNorms folded."""
     with progress.stage("fold BatchNorm"):
         ends = network.input_range.ends
-        unfolded, done = precondition(network.unfolded, task.recipe, ends, task.seed)
-        folded, reasons = fold(unfolded)
-        folded = fold_scales(folded)
-        notes = dict(done.notes)
-        if done.moving:
-            seen = make_inputs(folded, task.recipe.generate.images, ends, seed=task.seed)
-            notes[network.source.name] = moved_by_caps(network.unfolded, folded, seen, done.moving)
+        done = precondition(network.unfolded, task.recipe, ends, task.seed)
+        folded = fold(done.graph)
+        reference, notes = fold_scales(folded.graph).graph, dict(done.notes)
+        if done.inexact:
+            compared = make_inputs(reference, task.recipe.generate.images, ends, seed=task.seed)
+            notes[network.source.name] = moved_by_caps(network.unfolded, reference, compared, " and ".join(done.inexact))
     return Network(
         source=network.source,
-        unfolded=unfolded,
-        reference=folded,
-        current=folded,
+        unfolded=done.graph,
+        reference=reference,
+        current=reference,
         input_range=network.input_range,
-        rules=apply_rules(task.recipe.rules, network.source, folded),
+        rules=apply_rules(task.recipe.rules, network.source, reference),
         scales=done.scales,
         notes=notes,
-        reasons={**reasons, **done.kept},
+        reasons={**folded.kept, **done.kept},
     )
 
 
@@ -133,7 +133,7 @@ def prune_network(network: Network, task: Task, inputs: Inputs, progress: Progre
 
 def _without_channels(network: Network, task: Task, inputs: Inputs) -> Network:
     smaller = prune_channels(network.unfolded, task.recipe.prune, input_range=network.input_range.ends, seed=task.seed)
-    folded = fold_scales(fold(smaller.graph)[0])
+    folded = fold_scales(fold(smaller.graph).graph).graph
     moved = moved_results(network.reference, folded, inputs.arrays)
     pruned = dataclasses.replace(
         network,
@@ -156,15 +156,13 @@ def level_network(network: Network, task: Task) -> Network:
         return network
     seen = make_inputs(network.unfolded, _REACHED, network.input_range.ends, seed=task.seed)
     reaches = channel_reaches(normalized_walk(network.unfolded, seen))
-    unfolded, (reference, current), scales = level_channels(
-        network.unfolded, [network.reference, network.current], reaches
-    )
+    leveled = level_channels(network.unfolded, network.reference, reaches)
     return dataclasses.replace(
         network,
-        unfolded=unfolded,
-        reference=reference,
-        current=current,
-        scales=multiplied(network.scales, scales),
+        unfolded=leveled.graph,
+        reference=scale_folded(network.reference, leveled.scales),
+        current=scale_folded(network.current, leveled.scales),
+        scales=multiplied(network.scales, leveled.scales),
     )
 
 

@@ -152,7 +152,7 @@ def _read(model, image_size, unsafe: bool) -> Graph:
         sizes = tuple(model.inputs[0].shape[1:])
         if len(model.inputs) == 1 and None in sizes[:-1]:
             shape = (*_sizes(image_size, len(sizes) - 1), sizes[-1])
-    return separate(Graph.from_keras(load(model, unsafe=unsafe, input_shape=shape)))
+    return separate(Graph.from_keras(load(model, unsafe=unsafe, input_shape=shape))).graph
 
 
 def _sizes(image_size, rank: int) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ def layer_inputs(model: keras.Model, *, samples: int = 2000, seed: int = 0) -> d
         Layer name -> float32 array (samples, channels) of what its first call reads.
     Source: Horton et al. 2021, eq. 10-12.
     """
-    graph = separate(Graph.from_keras(model))
+    graph = separate(Graph.from_keras(model)).graph
     keys: dict[str, list[str]] = {}
     for key, node in graph.first_calls().items():
         if layout_of(graph.layers[key]):

@@ -1,1 +1,1 @@
-"""Passes before quantization that make a graph easier to quantize."""
+"""Passes that make a float graph easier to quantize, before anything is pruned or rounded."""

@@ -1,11 +1,11 @@
-"""Moves high biases through a ReLU into the next layer, where they no longer widen the activation's range.
+"""Moves high biases through a ReLU into the next layer, so that they no longer widen the range of the activation.
 
 c = max(0, beta - 3 sd)                       per channel; beta, sd: mean and deviation of the BatchNorm's output
 beta' = beta - c,    b_next' = b_next + W_next c
 so that relu(y - c) + c == relu(y) wherever y >= c, which for a normal y is all but 0.13 % of the values.
                                                                             (Nagel et al. 2019, section 4.1.3)
 
-Where the next layer pads with zeros the moved constant would be missing at the border: there nothing is moved.
+Nothing is moved where the next layer pads with zeros: the constant would be missing at the border.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,19 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, output_moments, with_bias
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.kernels import kernel_of, layout_of, mean_response
+from tfdatafree.model.rewrite import Rewrite
 
 DEVIATIONS = 3.0
 
 
 @dataclass(frozen=True)
 class Absorbed:
-    """Result of `absorb_bias`: the model, the channels moved by BatchNorm, and why others were left alone."""
+    """Result of `absorb_bias`.
+
+    Attributes:
+        moved: BatchNorm -> number of its channels whose bias moved.
+        kept: BatchNorm with high biases -> why they stayed.
+    """
 
     model: keras.Model
     moved: dict[str, int]
@@ -31,28 +37,39 @@ class Absorbed:
 
 
 def absorb_bias(model: keras.Model) -> Absorbed:
-    """A model with about the same outputs whose high BatchNorm biases have moved into the layers behind.
+    """A model with about the same outputs, whose high BatchNorm biases have moved into the next layers.
 
     Args:
         model: A Functional or Sequential model with its BatchNorms; it is not changed.
     """
-    graph, moved, kept = absorb_biases(separate(Graph.from_keras(model)))
-    return Absorbed(graph.to_keras(), moved, kept)
+    unfolded = separate(Graph.from_keras(model)).graph
+    absorbed, excess = absorb_biases(unfolded), high_biases(unfolded)
+    moved = {name: int(np.count_nonzero(excess[name])) for name in absorbed.notes}
+    return Absorbed(absorbed.graph.to_keras(), moved, dict(absorbed.kept))
 
 
-def absorb_biases(graph: Graph) -> tuple[Graph, dict[str, int], dict[str, str]]:
-    """`absorb_bias` on an unfolded, separated graph: (graph, {BatchNorm: channels moved}, {BatchNorm: why not})."""
-    graph, moved, kept = graph.copy(), {}, {}
-    for name in [node.name for node in graph.nodes if is_batchnorm(graph.layer_of(node))]:
+def high_biases(graph: Graph) -> dict[str, np.ndarray]:
+    """BatchNorm node -> c of each channel, (channels,), for each BatchNorm where one at least is not 0."""
+    found = {}
+    for node in graph.nodes:
+        if is_batchnorm(graph.layer_of(node)):
+            mean, sd = output_moments(graph.layer_of(node))
+            high = np.maximum(mean - DEVIATIONS * sd, 0.0)
+            if high.any():
+                found[node.name] = high
+    return found
+
+
+def absorb_biases(graph: Graph) -> Rewrite:
+    """`absorb_bias` on a separated graph with its BatchNorms, by whose names `notes` and `kept` go."""
+    graph, notes, kept = graph.copy(), {}, {}
+    for name, high in high_biases(graph).items():
         node = graph.node(name)
-        mean, sd = output_moments(graph.layer_of(node))
-        high = np.maximum(mean - DEVIATIONS * sd, 0.0)
-        if not high.any():
-            continue
         reason, consumers = _receivers(graph, node)
         if reason:
             kept[name] = reason
             continue
+        mean, _ = output_moments(graph.layer_of(node))
         graph.layers[node.layer] = graph.layer_of(node).with_weights(beta=mean - high)
         for consumer in consumers:
             layer = graph.layer_of(consumer)
@@ -60,21 +77,21 @@ def absorb_biases(graph: Graph) -> tuple[Graph, dict[str, int], dict[str, str]]:
             bias = layer.weight("bias")
             shape = graph.specs[consumer.inputs[0]].shape
             graph.layers[consumer.layer] = with_bias(layer, shape, added if bias is None else bias + added)
-        moved[name] = int(np.count_nonzero(high))
-    return graph, moved, kept
+        notes[name] = f"high biases of {np.count_nonzero(high)} channel(s) moved into the next layer"
+    return Rewrite(graph=graph, kept=kept, notes=notes)
 
 
 def _receivers(graph: Graph, node: Node) -> tuple[str | None, list[Node]]:
-    """(why the bias of this BatchNorm stays, else None; the layers that take it over)."""
+    """(why the bias of this BatchNorm stays, or None; the layers that take it over)."""
     calls, readers = graph.calls(), graph.consumers()
     if calls[node.layer] > 1 or graph.layer_of(node).weight("beta") is None or not on_channels(graph, node):
         return "it is shared, has no bias, or normalizes another axis than the last", []
-    behind = readers[node.output]
-    if len(behind) != 1 or node.output in graph.outputs or not _is_relu(graph, behind[0]):
+    following = readers[node.output]
+    if len(following) != 1 or node.output in graph.outputs or not _is_relu(graph, following[0]):
         return "it is not followed by one ReLU alone", []
-    activated = behind[0].output
+    activated = following[0].output
     if activated in graph.outputs or not readers[activated]:
-        return f"'{behind[0].name}' is itself an output of the model", []
+        return f"'{following[0].name}' is itself an output of the model", []
     for consumer in readers[activated]:
         layer = graph.layer_of(consumer)
         layout = layout_of(layer)

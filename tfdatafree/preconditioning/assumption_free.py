@@ -1,18 +1,18 @@
-"""Assumption-free cross-layer equalization: even kernels, with buffers that keep every layer's output for any activation.
+"""Assumption-free cross-layer equalization: equalizes kernels across any activation, with buffers that undo it.
 
-Each layer j computes, on either side of its kernel, with a buffer (Horton et al. 2021, eq. 3)
+Each layer j gets a buffer on either side of its kernel (Horton et al. 2021, eq. 3):
 
     L_j(x) = (W_j (x * v_i) + b_j) * v_o            v_i: (inputs,), v_o: (outputs,), both 1 at first
 
-Layer A feeds layer B: channel c of A is channel c' of B, behind any activation. With r_A = max|A_c| over the weights that
-write c and r_B = max|B_c'| over those that read it,
+Layer A feeds layer B: channel c of A is channel c' of B, with any activation between them. With r_A = max|A_c| over the weights
+that write c, and r_B = max|B_c'| over those that read it,
 
     s_c = sqrt(r_A r_B) / r_A
     A_c <- A_c s_c,   b_A <- b_A s_c,   v_o of A <- v_o / s_c,   B_c' <- B_c' / s_c,   v_i of B <- v_i s_c        (eq. 4-9)
 
-(the indices printed in eq. 6, 7 and 9 are swapped: what follows decides) over all pairs, until the mean of all s_c of a round
-is within 1e-3 of 1, so that the output of *every* layer is what it was, for every input, whatever stands between layers.
-Once the kernels are pruned or rounded the buffers are folded into them: W = v_o W_j v_i, b = v_o b_j.
+over all pairs, until the mean of all s_c of a round is within 1e-3 of 1, so that the output of *every* layer is what it was, for
+every input, whatever stands between layers. (The indices printed in eq. 6, 7 and 9 are swapped.) Once the kernels are pruned or
+rounded, the buffers are folded into them: W = v_o W_j v_i, b = v_o b_j.
 """
 
 import dataclasses
@@ -32,11 +32,12 @@ from tfdatafree.model.kernels import (
     scale_outputs,
     with_kernel,
 )
+from tfdatafree.model.rewrite import Rewrite
 
 TOLERANCE = 1e-3
-# Differences of size between whole layers, harmless by themselves, need many rounds to travel along a deep network.
+# In a deep network it takes many rounds until whole layers of different size are even.
 _MOST_ROUNDS = 500
-# Scales beyond this say that a channel is dead on one side; moving weights for it would only ruin the other.
+# A larger scale says that a channel is dead on one side; applying it would only ruin the other side.
 LARGEST_SCALE = 1e3
 
 Buffers = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -48,12 +49,12 @@ _INPUT_SUFFIX, _OUTPUT_SUFFIX = "input_buffer", "output_buffer"
 
 @dataclass(frozen=True)
 class _Link:
-    """What layer `writer` writes, seen from another tensor.
+    """Which channels of a tensor come from layer `writer`.
 
     Attributes:
-        channels: For each channel of that tensor the channel of the writer, -1 where it is somebody else's; None where
-            they do not line up.
-        reason: Why they do not.
+        channels: For each channel of the tensor the channel of the writer, or -1 where it comes from another layer. None
+            where it is not known.
+        reason: Why it is not known.
     """
 
     writer: str
@@ -63,24 +64,31 @@ class _Link:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Layers `writer` and `reader`, and for each channel that the reader reads the writer's channel, or -1."""
+    """A layer that feeds another one, and for each channel that the reader reads the writer's channel, or -1."""
 
     writer: str
     reader: str
     channels: np.ndarray
 
 
-def equalize_assumption_free(graph: Graph) -> tuple[Graph, Buffers, int, dict[str, str]]:
-    """Equalized kernels of a separated graph, and what undoes them.
+@dataclass(frozen=True, kw_only=True)
+class Buffered(Rewrite):
+    """Equalized kernels, and what undoes it.
 
-    Args:
-        graph: A separated graph, its BatchNorms folded.
+    The graph computes another function until the buffers are put around its layers (`insert_buffers`) or into them
+    (`fold_buffers`). `kept` goes by "writer -> reader", or by "writer" where no layer with a kernel reads it.
 
-    Returns:
-        (graph, buffers, rounds, kept). The graph computes another function until the buffers are put around its layers
-        (`insert_buffers`) or into them (`fold_buffers`). buffers: layer key -> (v_i, v_o), for every layer with a kernel.
-        kept: "writer -> reader" or, where nobody reads it, "writer" -> why the two were not equalized.
+    Attributes:
+        buffers: Layer -> (v_i, v_o), for every layer with a kernel.
+        rounds: How many there were.
     """
+
+    buffers: Buffers
+    rounds: int
+
+
+def equalize_assumption_free(graph: Graph) -> Buffered:
+    """Equalizes the kernels of a separated, folded graph."""
     pairs, kept = _find_pairs(graph)
     weighted = {key: layer for key, layer in graph.layers.items() if layout_of(layer) is not None}
     largest = {key: largest_between_channels(layer) for key, layer in weighted.items()}
@@ -90,20 +98,21 @@ def equalize_assumption_free(graph: Graph) -> tuple[Graph, Buffers, int, dict[st
     }
     rounds = 0
     for rounds in range(1, _MOST_ROUNDS + 1):
-        found = [_equalize_pair(pair, largest, scales) for pair in pairs]
-        if not found or abs(np.concatenate(found).mean() - 1) < TOLERANCE:
+        shared = [_equalize_pair(pair, largest, scales) for pair in pairs]
+        if not shared or abs(np.concatenate(shared).mean() - 1) < TOLERANCE:
             break
     graph = graph.copy()
     for key, layer in weighted.items():
         graph.layers[key] = _scaled(layer, *scales[key])
-    return graph, {key: (1 / inputs, 1 / outputs) for key, (inputs, outputs) in scales.items()}, rounds, kept
+    buffers = {key: (1 / inputs, 1 / outputs) for key, (inputs, outputs) in scales.items()}
+    return Buffered(graph=graph, kept=kept, buffers=buffers, rounds=rounds)
 
 
 def fold_buffers(graph: Graph, buffers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Graph:
-    """`graph` with buffers multiplied into kernels and biases; each layer writes what it wrote with its buffers around it.
+    """`graph` with buffers multiplied into kernels and biases. Each layer computes what it computed between its buffers.
 
     Args:
-        buffers: Layer key -> (v_i, v_o); layers that are not named stay as they are.
+        buffers: Layer -> (v_i, v_o); other layers stay as they are.
     """
     graph = graph.copy()
     for key, (inputs, outputs) in buffers.items():
@@ -112,9 +121,9 @@ def fold_buffers(graph: Graph, buffers: Mapping[str, tuple[np.ndarray, np.ndarra
 
 
 def insert_buffers(graph: Graph, buffers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Graph:
-    """`graph` with buffers as Rescaling layers before and behind each layer; those that are 1 are left out.
+    """`graph` with buffers as Rescaling layers before and after each layer. Buffers of ones are left out.
 
-    Rescaling layers because compression folds them back, exactly, wherever it meets them.
+    Compression folds Rescaling layers into their neighbours, exactly, so that it undoes this by itself.
     """
     graph = graph.copy()
     for key, (inputs, outputs) in buffers.items():
@@ -122,12 +131,12 @@ def insert_buffers(graph: Graph, buffers: Mapping[str, tuple[np.ndarray, np.ndar
             if np.any(inputs != 1):
                 _insert_before(graph, graph.node(name), inputs)
             if np.any(outputs != 1):
-                _insert_behind(graph, graph.node(name), outputs)
+                _insert_after(graph, graph.node(name), outputs)
     return graph
 
 
 def remove_buffers(graph: Graph, buffers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Graph:
-    """`graph` with the layers that `insert_buffers` added multiplied into their neighbours: kernels as they are now."""
+    """`graph` without the layers that `insert_buffers` added, multiplied into the kernels as they are now."""
     graph = graph.copy()
     for node in list(graph.nodes):
         owner = next((k for k in buffers for s in (_INPUT_SUFFIX, _OUTPUT_SUFFIX) if node.layer == f"{k}_{s}"), None)
@@ -142,7 +151,7 @@ def remove_buffers(graph: Graph, buffers: Mapping[str, tuple[np.ndarray, np.ndar
 def _equalize_pair(
     pair: _Pair, largest: dict[str, np.ndarray], scales: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
-    """Equalizes one pair in `largest` and `scales`, in place; returns the scale of each channel that the two share."""
+    """Equalizes one pair in `largest` and `scales`, in place. Returns the scale of each channel that the two share."""
     written = largest[pair.writer].max(axis=1).reshape(-1)
     columns = largest[pair.reader].max(axis=2).reshape(-1)
     shared = pair.channels >= 0
@@ -163,7 +172,7 @@ def _equalize_pair(
 
 
 def _scaled(layer: Layer, inputs: np.ndarray, outputs: np.ndarray) -> Layer:
-    """The layer whose kernel is multiplied by `inputs` along what it reads and by `outputs` along what it writes."""
+    """The layer with its kernel multiplied by `inputs` along its input channels and by `outputs` along its output channels."""
     layout, kernel = layout_of(layer), kernel_of(layer).astype(np.float64)
     layer = with_kernel(layer, scale_outputs(scale_inputs(kernel, layout, inputs), layout, outputs))
     bias = layer.weight("bias")
@@ -174,7 +183,7 @@ def _scaled(layer: Layer, inputs: np.ndarray, outputs: np.ndarray) -> Layer:
 
 
 def _find_pairs(graph: Graph) -> tuple[list[_Pair], dict[str, str]]:
-    """Pairs of layers, and {"writer -> reader", or a writer that nobody reads: why it is no pair}."""
+    """Pairs of layers, and {"writer -> reader", or a writer that no layer with a kernel reads: why it is no pair}."""
     links: dict[str, list[_Link]] = {tensor: [] for tensor in graph.inputs}
     pairs: dict[tuple, _Pair] = {}
     kept: dict[str, str] = {}
@@ -199,7 +208,7 @@ def _find_pairs(graph: Graph) -> tuple[list[_Pair], dict[str, str]]:
 
 
 def _pass_on(graph: Graph, node: Node, output: str, links: Mapping[str, list[_Link]]) -> list[_Link]:
-    """Links of what a node without a kernel writes into its `output`."""
+    """Links of tensor `output` of a node without a kernel."""
     layer, width = graph.layer_of(node), _width(graph, output)
     found, start = {}, 0
     for tensor in node.inputs:
@@ -217,13 +226,16 @@ def _pass_on(graph: Graph, node: Node, output: str, links: Mapping[str, list[_Li
 
 
 def _width(graph: Graph, tensor: str) -> int | None:
-    """Channels of a tensor, None if they are not known."""
+    """Number of channels of a tensor; None if it is not known."""
     shape = graph.specs[tensor].shape
     return shape[-1] if len(shape) > 1 else None
 
 
 def _channels(layer: Layer, link: _Link, source: int | None, width: int | None, start: int) -> np.ndarray | None:
-    """The link's channels behind `layer`, which turns `source` channels from `start` on into `width`; None if unknown."""
+    """The link's channels after `layer`; None if they are not known.
+
+    The layer reads `source` channels in the tensor of the link, and writes `width`. A concatenation puts these at `start`.
+    """
     operation = layer.operation
     if link.channels is None or not source or not width or layer.class_name in _MIXING:
         return None
@@ -256,7 +268,7 @@ def _insert_before(graph: Graph, node: Node, factor: np.ndarray) -> None:
     graph.specs[name] = graph.specs[source]
 
 
-def _insert_behind(graph: Graph, node: Node, factor: np.ndarray) -> None:
+def _insert_after(graph: Graph, node: Node, factor: np.ndarray) -> None:
     name = graph.fresh_name(f"{node.layer}_{_OUTPUT_SUFFIX}")
     key = _buffer(graph, node.layer, _OUTPUT_SUFFIX, factor)
     graph.redirect(node.output, name)
@@ -266,7 +278,7 @@ def _insert_behind(graph: Graph, node: Node, factor: np.ndarray) -> None:
 
 
 def _buffer(graph: Graph, key: str, suffix: str, factor: np.ndarray) -> str:
-    """Key of the layer that multiplies by `factor`; the calls of a shared layer share it."""
+    """Key of the layer that multiplies by `factor`. All calls of a shared layer get the same one."""
     name = f"{key}_{suffix}"
     if name not in graph.layers:
         graph.layers[name] = Layer(keras.layers.Rescaling(factor.astype(np.float32), name=name))

@@ -1,16 +1,18 @@
-"""Capped activations (ReLU6 and its kind) and scales per channel: what a cap allows, and what becomes of it.
+"""What to do about capped activations (ReLU6 and the like) when the channels that pass through them are scaled.
 
-f(x) = min(h(x), m) with h(s x) = s h(x) for s > 0. With a scale s_c per channel the cap has to move along:
+f(x) = min(h(x), m) with h(s x) = s h(x) for s > 0. A scale s_c per channel moves the cap with it:
 
     s f(x) = min(h(s x), s m)
 
-"keep"     nothing is scaled across the cap.
-"limit"    the cap stays m where s_c keeps a channel below it: with y_c ~ N(mean_c, sd_c^2) before the cap, from BatchNorm
-           statistics, P(y_c > m) <= p before and P(s_c y_c > m) <= p after; a channel that does reach its cap gets s_c = 1.
-"drop"     the cap goes where P(y_c > m) <= p for every channel of its tensor.
-"channel"  one cap s_c m per channel (`ChannelCap`),
-so that the function is exactly what it was with "keep" and "channel", and with "limit" and "drop" as far as the tails of a
-trained network's activations are those of a normal distribution: often they are heavier, so the difference is to be measured.
+There are four ways to go about it. y_c ~ N(mean_c, sd_c^2) are the values before the cap, by BatchNorm statistics.
+
+"keep"     Nothing is scaled across the cap.
+"limit"    The cap stays m. s_c is limited such that P(s_c y_c > m) <= p; it is 1 where P(y_c > m) > p already.
+"drop"     The cap is taken out where P(y_c > m) <= p for every channel of its tensor; elsewhere nothing is scaled.
+"channel"  One cap s_c m per channel (`ChannelCap`).
+
+so that "keep" and "channel" leave the function exactly as it was. "limit" and "drop" do as far as activations are normal. Often
+their tails are heavier: measure the difference.
 """
 
 from collections.abc import Mapping
@@ -25,7 +27,7 @@ from tfdatafree.model.cap_layer import ChannelCap
 from tfdatafree.model.graph import Graph, Layer, Node, Ref
 from tfdatafree.recipe.recipe import CAPS
 
-# Probability, under the normal distribution of BatchNorm statistics, with which a channel may exceed a cap unnoticed.
+# p: a cap that a channel exceeds with at most this probability, by BatchNorm statistics, counts as not reached.
 CAP_PROBABILITY = 1e-6
 
 Moments = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -33,11 +35,11 @@ Moments = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Caps:
-    """Caps that scales may cross.
+    """The capped activations of a graph that channels may be scaled across, and those that they may not.
 
     Attributes:
         bounds: Node -> (smallest, largest) scale of each channel, each of shape (channels,).
-        kept: Node -> why scales may not cross it.
+        kept: Node -> why channels may not be scaled across it.
     """
 
     bounds: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -54,7 +56,7 @@ def batchnorm_moments(unfolded: Graph) -> dict[str, tuple[np.ndarray, np.ndarray
 
 
 def find_caps(graph: Graph, mode: str, moments: Moments, probability: float = CAP_PROBABILITY) -> Caps:
-    """Caps of a separated graph that scales may cross in this mode.
+    """The caps of a separated graph across which channels may be scaled in this mode.
 
     Args:
         mode: "keep", "limit", "channel" or "drop".
@@ -106,7 +108,7 @@ def cap_of(operation) -> float | None:
 
 
 def apply_scales(graph: Graph, node: Node, mode: str, scale: np.ndarray) -> None:
-    """Makes the capped activation `node` of `graph` what it has to be once its channels are scaled."""
+    """Makes the capped activation `node` of `graph` what it has to be after its channels were scaled, in place."""
     if mode == "limit":
         return
     operation, cap = graph.operation_of(node), cap_of(graph.operation_of(node))

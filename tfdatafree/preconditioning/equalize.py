@@ -1,18 +1,19 @@
 """Cross-layer equalization: moves scale between layers, channel by channel, without changing the function.
 
-Scales as in `scale_channels.py`, by the kernels: with r_A = max|A_c| over the rows that write channel c, r_B = max|B_c| over
-the columns that read it,
+The scales of `scale_channels.py` are chosen by the kernels. r_A = max|A_c| over the rows that write channel c, and
+r_B = max|B_c| over the columns that read it:
 
     s_c = (r_B / r_A)^(power / 2)
 
-At power 1 both maxima become sqrt(r_A r_B), which is
-s = sqrt(r_A r_B) / r_A of Horton et al. 2021, eq. 4-9 (there the printed indices are swapped) and Nagel et al. 2019, eq. 11; a
-smaller power leaves the activations' own ranges more alike. Rounds are repeated until the mean of all s is within 1e-3 of 1.
+so that at power 1 both maxima become sqrt(r_A r_B). That is s = sqrt(r_A r_B) / r_A of Nagel et al. 2019, eq. 11, and of
+Horton et al. 2021, eq. 4-9 (the indices printed there are swapped). A smaller power changes the ranges of activations less.
+Rounds are repeated until the mean of all s is within 1e-3 of 1.
 
-ReLU6 and other caps are not homogeneous: scaling a channel moves its cap. Unless told how to go about it (`caps.py`), such
-groups are left alone, and say so.
+ReLU6 and other caps are not homogeneous: when a channel is scaled, its cap would have to be scaled, too. `caps.py` says what can
+be done about it. Unless it is asked for, groups with caps are left alone, with a reason.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import keras
@@ -22,6 +23,7 @@ from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.canonical.separate import separate
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.kernels import kernel_of, layout_of, output_last
+from tfdatafree.model.rewrite import Rewrite
 from tfdatafree.preconditioning.assumption_free import (
     LARGEST_SCALE,
     TOLERANCE,
@@ -31,18 +33,18 @@ from tfdatafree.preconditioning.assumption_free import (
     remove_buffers,
 )
 from tfdatafree.preconditioning.caps import CAP_PROBABILITY, Caps, apply_scales, batchnorm_moments, find_caps
-from tfdatafree.preconditioning.scale_channels import Group, find_groups, scale_group, scale_unfolded
+from tfdatafree.preconditioning.scale_channels import Group, find_groups, scale_caps, scale_group, scale_unfolded
 
 _MOST_ROUNDS = 50
 
 
 @dataclass(frozen=True)
 class Equalized:
-    """Result of `equalize`: the model, how far the scales went, and what could not be equalized.
+    """Result of `equalize`.
 
     Attributes:
         rounds: Rounds until the mean of the scales was within TOLERANCE of 1.
-        scales: Group (named after its first producing layer) -> (channels,) product of its scales.
+        scales: First layer of those that write the same channels -> what these were multiplied by, (channels,).
         kept: Layer -> why its outputs were left alone.
         buffers: With `assumption_free`, layer -> (v_i, v_o): what its inputs and its outputs are multiplied by.
     """
@@ -54,7 +56,7 @@ class Equalized:
     buffers: Buffers = field(default_factory=dict)
 
     def folded(self) -> keras.Model:
-        """`model`, with the weights that it holds now, with its buffers multiplied into kernels and biases."""
+        """`model` with the weights that it holds now, its buffers multiplied into kernels and biases."""
         return remove_buffers(Graph.from_keras(self.model), self.buffers).to_keras()
 
 
@@ -71,61 +73,70 @@ def equalize(
     Args:
         model: A Functional or Sequential model; it is not changed.
         power: Part of the way to equal maxima, 0 < power <= 1.
-        caps: What becomes of ReLU6 and other caps: "keep" does not equalize across them; "channel" gives each channel a
-            cap of its own (exact; the model then holds `ChannelCap` layers); "limit" keeps scales so small, and "drop"
-            takes the caps out only where, BatchNorm statistics say, they are next to never reached. With these two the
-            outputs are only nearly the same: compare them.
-        cap_probability: With "limit" and "drop", what next to never means, per channel and value.
-        assumption_free: Equalize across any activation, with buffers that keep every layer's output: the kernels can be
-            pruned or rounded as they stand in the model, and `Equalized.folded` then takes the buffers out.
+        caps: What becomes of ReLU6 and other caps.
+            "keep": layers with a cap between them are not equalized.
+            "channel": each channel gets a cap of its own. Exact; the model then holds `ChannelCap` layers.
+            "limit": scales stay so small that, by BatchNorm statistics, channels hardly ever reach their cap.
+            "drop": caps that, by BatchNorm statistics, are hardly ever reached are taken out.
+            With the last two the outputs are only nearly the same: compare them.
+        cap_probability: For "limit" and "drop": the largest probability, per channel and value, of reaching a cap.
+        assumption_free: Equalize across any activation, with buffers that keep every layer's output. The kernels can be
+            pruned or rounded as they stand in the model; `Equalized.folded` then takes the buffers out.
     """
-    unfolded = separate(Graph.from_keras(model))
-    graph, _ = fold(unfolded)
+    unfolded = separate(Graph.from_keras(model)).graph
+    graph = fold(unfolded).graph
     if assumption_free:
         if power != 1 or caps != "keep":
             raise ValueError(
                 f"power is {power}, caps is {caps!r}; assumption_free equalization goes the whole way and keeps every "
                 'activation, leave power at 1 and caps at "keep".'
             )
-        graph, buffers, rounds, kept = equalize_assumption_free(graph)
-        return Equalized(insert_buffers(graph, buffers).to_keras(), rounds, {}, kept, buffers)
+        free = equalize_assumption_free(graph)
+        explicit = insert_buffers(free.graph, free.buffers).to_keras()
+        return Equalized(explicit, free.rounds, {}, dict(free.kept), free.buffers)
     crossed = find_caps(graph, caps, batchnorm_moments(unfolded), cap_probability)
-    graph, rounds, scales, kept = equalize_graph(graph, power=power, caps=caps, crossed=crossed)
-    return Equalized(graph.to_keras(), rounds, scales, kept)
+    found = equalize_graph(graph, power=power, caps=caps, crossed=crossed)
+    return Equalized(found.graph.to_keras(), found.rounds, dict(found.scales), dict(found.kept))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualizedGraph(Rewrite):
+    """Result of `equalize_graph`; `rounds` as in `Equalized`."""
+
+    rounds: int
 
 
 def equalize_graph(
     graph: Graph, *, power: float = 1.0, caps: str = "keep", crossed: Caps | None = None
-) -> tuple[Graph, int, dict[str, np.ndarray], dict[str, str]]:
-    """`equalize` on a folded, separated graph: (graph, rounds, scales, kept).
+) -> EqualizedGraph:
+    """`equalize` on a folded, separated graph.
 
     Args:
-        crossed: What `find_caps` says of the graph's caps; None leaves all of them alone.
+        crossed: What `find_caps` says of the caps of the graph; None leaves all of them alone.
     """
     if not 0 < power <= 1:
         raise ValueError(f"power is {power}; choose a number above 0 and at most 1.")
     groups, kept = find_groups(graph, crossed)
     graph = graph.copy()
     scales: dict[str, np.ndarray] = {}
-    # A part of the way per round would, over the rounds, become the whole way: partial equalization is one round.
+    # With a smaller power there is one round only: many rounds, each going a part of the way, would go all the way.
     rounds = 0
     for rounds in range(1, (_MOST_ROUNDS if power == 1 else 1) + 1):
         means = []
         for group in groups:
-            name = group.producers[0].name
-            before = scales.get(name, 1.0)
+            before = scales.get(group.name, 1.0)
             after = before * _scale(graph, group, power)
             for cap in group.caps:
                 after = np.clip(after, *crossed.bounds[cap.name])
-            scales[name] = after
+            scales[group.name] = after
             scale_group(graph, group, after / before)
             means.append((after / before).mean())
         if not means or abs(np.mean(means) - 1) < TOLERANCE:
             break
     for group in groups:
         for cap in group.caps:
-            apply_scales(graph, cap, caps, scales[group.producers[0].name])
-    return graph, rounds, scales, kept
+            apply_scales(graph, cap, caps, scales[group.name])
+    return EqualizedGraph(graph=graph, kept=kept, scales=scales, rounds=rounds)
 
 
 def _row_maxima(graph: Graph, node: Node) -> np.ndarray:
@@ -150,19 +161,13 @@ def _scale(graph: Graph, group: Group, power: float) -> np.ndarray:
     return np.where((scale > 1 / LARGEST_SCALE) & (scale < LARGEST_SCALE), scale, 1.0)
 
 
-def equalize_unfolded(
-    unfolded: Graph, *, power: float = 1.0, caps: str = "keep"
-) -> tuple[Graph, dict[str, np.ndarray], dict[str, str]]:
-    """Equalizes a graph that still has its BatchNorms: (the same function, scales, {layer: why it was left alone}).
-
-    The scales are those of the folded graph.
-    """
-    folded, _ = fold(unfolded)
+def equalize_unfolded(unfolded: Graph, *, power: float = 1.0, caps: str = "keep") -> Rewrite:
+    """Equalizes a separated graph that still has its BatchNorms, with the scales of the folded graph."""
+    folded = fold(unfolded).graph
     crossed = find_caps(folded, caps, batchnorm_moments(unfolded))
-    _, _, scales, kept = equalize_graph(folded, power=power, caps=caps, crossed=crossed)
+    found = equalize_graph(folded, power=power, caps=caps, crossed=crossed)
     groups, _ = find_groups(folded, crossed)
-    graph, done, apart = scale_unfolded(unfolded, groups, scales)
-    for group in done:
-        for cap in group.caps:
-            apply_scales(graph, graph.node(cap.name), caps, scales[group.producers[0].name])
-    return graph, {group.producers[0].name: scales[group.producers[0].name] for group in done}, kept | apart
+    scaled = scale_unfolded(unfolded, groups, found.scales)
+    scale_caps(scaled, groups, caps)
+    inexact = (f"equalize_caps={caps!r}",) if caps in ("limit", "drop") else ()
+    return dataclasses.replace(scaled, kept={**found.kept, **scaled.kept}, inexact=inexact)

@@ -1,47 +1,38 @@
-"""Activations made easier to round: channels of a tensor brought nearer to one another's reach, exactly undone behind.
+"""Scales channels of an activation so that their largest values are more alike, which makes it easier to round.
 
-A tensor has one step, and the channel that reaches farthest decides it: what is right for that one is coarse for a channel that
-reaches a tenth as far. Where scale moves freely between layers (`scale_channels.py`), with r_c the reach max|x_c| of a channel,
+A tensor has one step. The channel with the largest values decides it, and for a channel whose values are a tenth of that the
+step is coarse. Where scale moves freely between layers (`scale_channels.py`), with r_c = max|x_c| the reach of channel c,
 
-    s_c = sqrt(max_k r_k / r_c)
+    s_c = sqrt(max_k r_k / r_c),   at most 10
 
-at most 10. Reaches are seen on generated inputs, and on real ones a channel may go farther: somewhere between r_c, which
-s_c = max r / r_c would stake everything on, and max r, which s_c = 1 leaves room for. This goes half the way between the two,
-by their logarithms: a channel may reach sqrt(max r / r_c) times as far as seen before it decides the step.
+so that the function is unchanged. Reaches are measured on generated inputs; on real inputs a channel may reach farther.
+s_c = max r / r_c would leave no room for that; s_c = 1 leaves the most room. The square root is half the way between the two: a
+channel may reach sqrt(max r / r_c) times as far as measured before it decides the step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from tfdatafree.model.graph import Graph
-from tfdatafree.preconditioning.scale_channels import Group, find_groups, scale_group, scale_unfolded
+from tfdatafree.model.rewrite import Rewrite
+from tfdatafree.preconditioning.scale_channels import Group, find_groups, scale_unfolded
 
-# Channels that reach less than this part of the farthest are taken to reach so far, or not at all.
+# A reach is raised to this part of the largest one before it is scaled by. Channels with less than the second part are dead: they
+# are left alone.
 _LEAST, _NOTHING = 1e-2, 1e-4
 
 
-def level_channels(
-    unfolded: Graph, folded: Sequence[Graph], reaches: Mapping[str, np.ndarray]
-) -> tuple[Graph, list[Graph], dict[str, np.ndarray]]:
-    """Graphs with the same functions whose channels reach alike, as far as scale may move: (unfolded, folded, scales).
+def level_channels(unfolded: Graph, folded: Graph, reaches: Mapping[str, np.ndarray]) -> Rewrite:
+    """`unfolded` with channels of more equal reach. `scale_folded` scales folded copies of it alike.
 
     Args:
         unfolded: A separated graph with its BatchNorms.
-        folded: The same without, any number of them, each with kernels of its own (pruned ones, say).
-        reaches: Tensor -> largest absolute value per channel, (channels,), for the tensors of the folded graphs.
-
-    Returns:
-        The scales are those of the groups of `scale_channels.py` that were scaled, by the name of a group's first producer.
+        folded: The same without.
+        reaches: Tensor of the folded graph -> largest absolute value per channel, (channels,).
     """
-    groups = [group for group in find_groups(folded[0])[0] if _tensors(group) <= reaches.keys()]
-    scales = {group.producers[0].name: _scale(group, reaches) for group in groups}
-    unfolded, done, _ = scale_unfolded(unfolded, groups, scales)
-    copies = [graph.copy() for graph in folded]
-    for graph in copies:
-        for group in done:
-            scale_group(graph, group, scales[group.producers[0].name])
-    return unfolded, copies, {group.producers[0].name: scales[group.producers[0].name] for group in done}
+    groups = [group for group in find_groups(folded)[0] if _tensors(group) <= reaches.keys()]
+    return scale_unfolded(unfolded, groups, {group.name: _scale(group, reaches) for group in groups})
 
 
 def _tensors(group: Group) -> set[str]:
@@ -49,7 +40,7 @@ def _tensors(group: Group) -> set[str]:
 
 
 def _scale(group: Group, reaches: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(channels,), from all tensors between the group's layers: in each a channel may be beside farther ones."""
+    """s of the group's channels, (channels,): r_c / max r is the largest that it is in a tensor between the group's layers."""
     seen = [reaches[tensor] / max(reaches[tensor].max(), 1e-30) for tensor in _tensors(group)]
     relative = np.max(seen, axis=0)
     return np.where(relative > _NOTHING, 1 / np.sqrt(np.maximum(relative, _LEAST)), 1.0)

@@ -1,15 +1,16 @@
-"""Scales that take outliers out of two kernels with one step each, where a capped activation stands between the two.
+"""Scales that take outliers out of two kernels with one step each, where a capped activation stands between them.
 
-Layer A writes channels c, y = min(h(.), m) caps them, layer B reads them. Scaling a channel by s_c > 0 and dividing the weights
-that read it by s_c moves its cap from m to m / s_c and else changes nothing. A weight far larger than its neighbours makes the
-step of the whole kernel, so a few channels may be worth that. Per channel, expected squared errors are added up
+Layer A writes channels c, y = min(h(.), m) caps them, layer B reads them. Channel c is scaled by s_c > 0, and the weights that
+read it are divided by s_c. This moves its cap from m to m / s_c and changes nothing else. A weight far larger than its neighbours
+decides the step of the whole kernel, so that moving the caps of a few channels may be worth it. What is minimized is the sum of
+the expected squared errors
 
     of rounding     e_A(s) + e_B(s), each sum_o w_o (dW_o)^T H dW_o as in `weight_steps.py`, with the largest weight as range
     of the cap      sum_c h_c E (min(t y_c, m / s_c) - min(t y_c, m))^2
 
-where w and h tell what the next layers make of an error (`importance.py`), and t = 1.5, for real inputs reach farther than
-generated ones. Down to a tenth of it, each possible largest weight is tried, first of B (the channels with larger ones are scaled
-up), then of A (scaled down); s = 1 is among what is tried, so by this measure nothing gets worse.
+where w and h say what the next layers make of an error (`importance.py`). t = 1.5, because real inputs reach farther than
+generated ones. Several largest weights, down to a tenth of the present one, are tried: first for B, whose channels with larger
+weights are scaled up, then for A, whose channels are scaled down. s = 1 is tried, too, so that the sum never gets larger.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 from tfdatafree.numerics.second_moment import output_errors
 
 _FRACTIONS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1)
-# How much farther than generated inputs real ones are taken to reach.
+# t: how many times as large as with generated inputs values are expected to be with real ones.
 _BEYOND = 1.5
 
 
@@ -28,7 +29,7 @@ class Side:
     """A kernel on one side of the activation.
 
     Attributes:
-        matrix: As of `linear.output_last`, (rows, outputs).
+        matrix: As `kernels.output_last` gives it, (rows, outputs).
         covariance: Of its inputs, (groups, inputs, inputs).
         importance: Weight of each output's squared error, (outputs,).
         depthwise: Whether each output reads one channel.
@@ -50,11 +51,11 @@ class Side:
         return np.abs(self.matrix).reshape(-1, channels, self.matrix.shape[1]).max(axis=(0, 2))
 
     def error_with_outputs(self, scale: np.ndarray, bits: int) -> float:
-        """Of rounding the kernel with its outputs multiplied by `scale`, seen where they are divided by it again."""
+        """Error of rounding the kernel with its outputs multiplied by `scale`, after they are divided by it again."""
         return self._error(scale[None, :], bits)
 
     def error_with_inputs(self, scale: np.ndarray, bits: int) -> float:
-        """Of rounding the kernel that reads channels multiplied by `scale`."""
+        """Error of rounding the kernel divided by `scale` along its inputs, which are multiplied by it."""
         if self.depthwise:
             return self._error(1 / scale[None, :], bits)
         return self._error(1 / np.tile(scale, len(self.matrix) // len(scale))[:, None], bits)
@@ -75,7 +76,7 @@ def outlier_scales(
         before, after: The kernels of A and of B.
         values: Samples before the cap, (rows, channels).
         cap: m.
-        importance: h, weight of a squared error in each channel behind the cap, (channels,).
+        importance: h, weight of a squared error in each channel after the cap, (channels,).
         bits: Of the weights.
     """
 

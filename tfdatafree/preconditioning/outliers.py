@@ -1,8 +1,9 @@
-"""Channels whose weights lie far outside their kernel's others, scaled across ReLU6 where one step has to serve a whole kernel.
+"""Scales channels with outlying weights across ReLU6 and other caps, for kernels that have one step each.
 
-One walk over generated inputs with BatchNorm statistics put right sees what layers read; then pair after pair of layers with a
-capped activation between them gets the scales of `outlier_scales.py`. Caps stay where they are, so that no operator
-is added, and the float function moves by what the caps then cut off: little, weighed against what rounding would do.
+Generated inputs pass once, each BatchNorm's statistics put right, and show what layers read. Then each pair of layers with a
+capped activation between them gets the scales of `outlier_scales.py`, one pair after another. Caps stay where they are, so that
+no operator is added. The float function changes where a scaled channel now reaches its cap; the scales weigh this change
+against rounding.
 """
 
 import math
@@ -16,25 +17,24 @@ from tfdatafree.measuring.patches import tap_covariances
 from tfdatafree.measuring.walks import normalized_walk
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.kernels import kernel_of, layout_of, output_last
+from tfdatafree.model.rewrite import Rewrite
 from tfdatafree.preconditioning.caps import Caps, cap_of
 from tfdatafree.preconditioning.outlier_scales import Side, outlier_scales
 from tfdatafree.preconditioning.scale_channels import Group, find_groups, scale_group, scale_unfolded
 
-# Values of each channel before its cap that are looked at.
+# How many values of each channel, before its cap, are sampled.
 _ROWS = 2048
 
 
-def scale_outlier_channels(
-    unfolded: Graph, inputs: Sequence[np.ndarray], *, bits: int = 8, seed: int = 0
-) -> tuple[Graph, dict[str, np.ndarray], dict[str, str]]:
-    """The graph with outlier channels scaled: (graph, {layer that writes them: scales}, {layer: why it was left alone}).
+def scale_outlier_channels(unfolded: Graph, inputs: Sequence[np.ndarray], *, bits: int = 8, seed: int = 0) -> Rewrite:
+    """The graph with outlier channels scaled. `notes`, `kept` and `scales` go by the layer that writes them.
 
     Args:
         unfolded: A separated graph with its BatchNorms.
         inputs: Generated inputs, one array per graph input; one batch of them is used.
         bits: Of the weights.
     """
-    folded, _ = fold(unfolded)
+    folded = fold(unfolded).graph
     groups, kept = _pairs(folded)
     wanted = {group.caps[0].inputs[0] for group in groups}
     random = np.random.default_rng(seed)
@@ -51,15 +51,15 @@ def scale_outlier_channels(
         layer = folded.layer_of(node)
         layout = layout_of(layer)
         matrix = output_last(kernel_of(layer), layout).astype(np.float64)
-        ahead = importance.get(node.output, np.ones(matrix.shape[1]))
-        return Side(matrix, covariances[node.layer], ahead, layout.kind == "depthwise")
+        weights = importance.get(node.output, np.ones(matrix.shape[1]))
+        return Side(matrix, covariances[node.layer], weights, layout.kind == "depthwise")
 
     scales, done = {}, []
     for group in groups:
         writer, cap, reader = group.producers[0], group.caps[0], group.consumers[0]
         seen = {writer.layer, reader.layer} <= covariances.keys() and cap.inputs[0] in values
         if not seen or cap.output not in importance:
-            kept[writer.name] = "what it or its reader sees, or what errors there do, is not known"
+            kept[writer.name] = "inputs of it or of its reader were not seen, or no later layer tells what errors cost"
             continue
         scale = outlier_scales(
             side(writer),
@@ -72,13 +72,20 @@ def scale_outlier_channels(
         scale_group(folded, group, scale)  # the reader may be the next pair's writer
         scales[writer.name] = scale
         done.append(group)
-    graph, done, apart = scale_unfolded(unfolded, done, scales)
-    moved = {name: scales[name] for group in done if (scales[name := group.producers[0].name] != 1).any()}
-    return graph, moved, kept | apart
+    scaled = scale_unfolded(unfolded, done, scales)
+    moved = {name: scale for name, scale in scaled.scales.items() if (scale != 1).any()}
+    said = "channel(s) with outlying weights scaled across the cap"
+    return Rewrite(
+        graph=scaled.graph,
+        kept={**kept, **scaled.kept},
+        notes={name: f"{np.count_nonzero(scale != 1)} {said}" for name, scale in moved.items()},
+        scales=moved,
+        inexact=("scale_outliers=True",) if moved else (),
+    )
 
 
 def _pairs(folded: Graph) -> tuple[list[Group], dict[str, str]]:
-    """Groups of one writer, one cap and one reader, in execution order, and {writer: why its cap is no such}."""
+    """Groups of one writer, one cap and one reader, in execution order, and {writer with another group: why it is none}."""
     free = {
         node.name: (np.zeros(()), np.full((), np.inf))
         for node in folded.nodes
@@ -93,7 +100,7 @@ def _pairs(folded: Graph) -> tuple[list[Group], dict[str, str]]:
         if len(group.caps) > 1 or len(group.producers) > 1 or len(group.consumers) > 1:
             reason = "several layers share the channels"
         elif _pixels(folded, group.consumers[0].inputs[0]) == 1 != _pixels(folded, group.caps[0].output):
-            # Behind a global pooling peaks decide, and these are what generated inputs do not show.
+            # After a global pooling single large values decide, and generated inputs do not show them.
             reason = "its channels are pooled before they are read"
         if reason is None:
             pairs.append(group)
@@ -104,6 +111,6 @@ def _pairs(folded: Graph) -> tuple[list[Group], dict[str, str]]:
 
 
 def _pixels(graph: Graph, tensor: str) -> int | None:
-    """Values per channel of one example; None if that depends on the input."""
+    """Values per channel of one example; None if that depends on the input size."""
     sizes = graph.specs[tensor].shape[1:-1]
     return None if None in sizes else math.prod(sizes)

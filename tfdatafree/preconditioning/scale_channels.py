@@ -1,15 +1,15 @@
-"""Scale per channel, moved from the layers that write a tensor to the layers that read it: where it may, and doing it.
+"""Moves a scale per channel from the layers that write a tensor to the layers that read it.
 
-Layers A (one or several, joined by Add) feed layers B through tensors of channels c that only positively homogeneous
-operations touch (f(s x) = s f(x) for s > 0). Then for any s_c > 0
+Layers A (one, or several that Add joins) feed layers B. Only positively homogeneous operations stand between them, which are
+those with f(s x) = s f(x) for s > 0. Then for any s_c > 0 per channel c
 
     A_c <- s_c A_c,   bias_A_c <- s_c bias_A_c,   B_c <- B_c / s_c
 
-leaves the outputs of every B what they were, for every input. Which s_c are worth it is for others to say: `equalize.py` looks
-at kernels, `level.py` at how far channels reach.
+so that the outputs of every B are what they were, for every input. This module finds such layers and scales them. Others choose
+s_c: `equalize.py` by kernels, `level.py` by the largest values of channels, `outliers.py` by single large weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import keras
@@ -19,6 +19,7 @@ from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph, Layer, Node, new_layer
 from tfdatafree.model.kernels import from_output_last, kernel_of, layout_of, output_last, scale_inputs, with_kernel
+from tfdatafree.model.rewrite import Rewrite, Scales
 from tfdatafree.preconditioning.caps import Caps, apply_scales, find_caps
 
 # Operations with one input that scale with it, channel by channel.
@@ -44,15 +45,28 @@ _HOMOGENEOUS = (
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that write and layers that read tensors with one common scale per channel, and the caps between them."""
+    """Layers that write, and layers that read, tensors with one common scale per channel.
+
+    Attributes:
+        caps: Capped activations between them, which may be scaled across (`caps.py`).
+    """
 
     producers: tuple[Node, ...]
     consumers: tuple[Node, ...]
     caps: tuple[Node, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """Name of the first layer that writes."""
+        return self.producers[0].name
+
 
 def find_groups(graph: Graph, crossed: Caps | None = None) -> tuple[list[Group], dict[str, str]]:
-    """Groups between which scale may move, and {producing layer: why it may not}."""
+    """The groups of a separated, folded graph, and {layer whose channels cannot be scaled: why}.
+
+    Args:
+        crossed: Caps that scales may cross; None: none.
+    """
     crossed = crossed or Caps({}, {})
     group_of = {tensor: tensor for tensor in graph.specs}
     blocked: dict[str, str] = {}
@@ -118,7 +132,7 @@ def _collect(graph: Graph, root, blocked: dict[str, str], crossed: Caps) -> tupl
 
 
 def _joins(graph: Graph, node: Node) -> bool:
-    """Whether the node's inputs and output must share one positive scale per channel, and may."""
+    """Whether the inputs and the output of the node can be scaled together, by one positive scale per channel."""
     operation = graph.operation_of(node)
     channels = {graph.specs[tensor].shape[-1] for tensor in (*node.inputs, *node.outputs)}
     if len(channels) != 1:
@@ -137,7 +151,7 @@ def _joins(graph: Graph, node: Node) -> bool:
 
 
 def scale_group(graph: Graph, group: Group, scale: np.ndarray) -> None:
-    """Scales the channels between the layers of `group`, in place; scale: (channels,)."""
+    """Multiplies the channels between the layers of `group` by `scale` (channels,), in place."""
     for node in group.producers:
         rank = len(graph.specs[node.output].shape)
         graph.layers[node.layer] = _scale_outputs(graph.layer_of(node), scale, rank)
@@ -145,24 +159,31 @@ def scale_group(graph: Graph, group: Group, scale: np.ndarray) -> None:
         graph.layers[node.layer] = _divide_inputs(graph.layer_of(node), scale)
 
 
-def scale_unfolded(
-    unfolded: Graph, groups: list[Group], scales: Mapping[str, np.ndarray]
-) -> tuple[Graph, list[Group], dict[str, str]]:
-    """`scale_group` on a graph that still has its BatchNorms: (the same function, groups scaled, {layer: why not}).
+def scale_folded(folded: Graph, scales: Scales) -> Graph:
+    """A folded graph with the same function, whose channels are scaled as those of the graph that `scales` are of."""
+    graph = folded.copy()
+    for group in find_groups(folded)[0]:
+        if group.name in scales:
+            scale_group(graph, group, scales[group.name])
+    return graph
 
-    A channel's scale goes into the gamma and beta of the BatchNorm that writes it, so that the statistics which later stages
-    read there are those of the scaled channel.
+
+def scale_unfolded(unfolded: Graph, groups: Iterable[Group], scales: Scales) -> Rewrite:
+    """`scale_group` on a graph that still has its BatchNorms; the function stays. `scales`: of the groups that were scaled.
+
+    A channel's scale goes into gamma and beta of the BatchNorm that writes it. The statistics that later stages read there
+    are thus those of the scaled channel.
 
     Args:
-        groups: Those of the folded graph.
-        scales: Group (named after its first producer) -> (channels,).
+        groups: Of the folded graph.
+        scales: Name of a group -> (channels,).
     """
-    graph, done, kept = unfolded.copy(), [], {}
+    graph, done, kept = unfolded.copy(), {}, {}
     for group in groups:
-        scale = scales[group.producers[0].name]
+        scale = scales[group.name]
         writers = [_writer(graph, node) for node in group.producers]
         if None in writers or not all(_reads_alike(unfolded, node) for node in group.consumers):
-            reason = "a BatchNorm that folds into the layer behind it, or into none, stands between"
+            reason = "between its layers stands a BatchNorm that does not fold into the layer before it"
             kept.update((node.name, reason) for node in group.producers)
             continue
         for key in writers:
@@ -170,36 +191,35 @@ def scale_unfolded(
             graph.layers[key] = _scale_outputs(graph.layers[key], scale, rank)
         for node in group.consumers:
             graph.layers[node.layer] = _divide_inputs(graph.layers[node.layer], scale)
-        done.append(group)
-    return graph, done, kept
+        done[group.name] = scale
+    return Rewrite(graph=graph, kept=kept, scales=done)
 
 
-def scale_alike(unfolded: Graph, scales: Mapping[str, np.ndarray]) -> Graph:
-    """Another copy of a network whose channels were scaled, scaled alike: so that its tensors compare, channel by channel.
+def scale_alike(unfolded: Graph, scales: Scales) -> Rewrite:
+    """Scales another copy of a network as that of `scales` was, so that their tensors compare, channel by channel.
 
-    Its function stays what it is: caps move with their channels.
+    The function of the copy stays: its caps are scaled with their channels.
 
     Args:
         unfolded: A separated graph, with its BatchNorms or without.
-        scales: Group (named after its first producer) -> (channels,), of one scaling after another their product.
+        scales: Name of a group -> (channels,); after several scalings their product.
     """
-    folded = fold(unfolded)[0]
+    folded = fold(unfolded).graph
     groups = [
         group
         for group in find_groups(folded, find_caps(folded, "channel", {}))[0]
-        if scales.get(group.producers[0].name, np.ones(0)).shape
-        == (unfolded.specs[group.producers[0].output].shape[-1],)
+        if scales.get(group.name, np.ones(0)).shape == (unfolded.specs[group.producers[0].output].shape[-1],)
     ]
-    graph, done, _ = scale_unfolded(unfolded, groups, scales)
-    for group in done:
-        for cap in group.caps:
-            apply_scales(graph, graph.node(cap.name), "channel", scales[group.producers[0].name])
-    return graph
+    scaled = scale_unfolded(unfolded, groups, scales)
+    scale_caps(scaled, groups, "channel")
+    return scaled
 
 
-def multiplied(first: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Scales of channels after both: groups that both scale are the same layers."""
-    return {**first, **{name: first.get(name, 1.0) * scale for name, scale in then.items()}}
+def scale_caps(scaled: Rewrite, groups: Iterable[Group], mode: str) -> None:
+    """Makes the caps between the groups that `scale_unfolded` scaled what they have to be now, in place."""
+    for group in groups:
+        for cap in group.caps if group.name in scaled.scales else ():
+            apply_scales(scaled.graph, scaled.graph.node(cap.name), mode, scaled.scales[group.name])
 
 
 def _has_kernel(graph: Graph, node: Node) -> bool:
@@ -207,13 +227,16 @@ def _has_kernel(graph: Graph, node: Node) -> bool:
 
 
 def _reads_alike(unfolded: Graph, node: Node) -> bool:
-    """Whether the folded `node` reads the same tensor in the unfolded graph, with a kernel."""
+    """Whether `node` of the folded graph has a kernel and reads the same tensor in the unfolded graph, too."""
     same = any(other.name == node.name and other.inputs == node.inputs for other in unfolded.nodes)
     return same and _has_kernel(unfolded, node)
 
 
 def _writer(unfolded: Graph, node: Node) -> str | None:
-    """Key of the layer that writes, with its BatchNorm, what the folded `node` writes; None if its kernel is no kernel here."""
+    """Key of the layer of the unfolded graph that writes what `node` of the folded graph writes.
+
+    This is the layer itself or its BatchNorm. None: `node` has no kernel in the unfolded graph, or a shared one.
+    """
     writer = unfolded.producers().get(node.output)
     if writer is None or not _has_kernel(unfolded, node) or unfolded.calls()[writer.layer] > 1:
         return None
@@ -222,7 +245,7 @@ def _writer(unfolded: Graph, node: Node) -> str | None:
 
 
 def _divide_inputs(layer: Layer, scale: np.ndarray) -> Layer:
-    """The layer that acts on channels multiplied by `scale` as `layer` acts on the channels as they were."""
+    """The layer that computes on channels multiplied by `scale` what `layer` computes on the channels themselves."""
     return with_kernel(layer, scale_inputs(kernel_of(layer).astype(np.float64), layout_of(layer), 1 / scale))
 
 

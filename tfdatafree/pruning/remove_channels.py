@@ -100,7 +100,7 @@ def remove_channels(model: keras.Model, channels: Mapping[str, Sequence[int]]) -
         UnsupportedModelError: The model is subclassed or was never built.
         ValueError: A layer is not there or has no kernel, or a channel is not there.
     """
-    graph = separate(Graph.from_keras(model))
+    graph = separate(Graph.from_keras(model)).graph
     found = find_channels(graph)
     removed: set[int] = set()
     kept: dict[str, str] = {}

@@ -128,9 +128,10 @@ def round_equalized(graph: Graph, rounding: Rounding) -> Rounded:
 
     Each kernel is v_o W_q v_i: one step per tensor times a factor per channel. The integers are those of W_q.
     """
-    equalized, buffers, _, reasons = equalize_assumption_free(graph)
+    free = equalize_assumption_free(graph)
+    buffers = free.buffers
     scaled = {
         key: covariance_of_scaled(covariance, buffers[key][0]) for key, covariance in rounding.covariances.items()
     }
-    rounded = round_graph(equalized, dataclasses.replace(rounding, covariances=scaled))
-    return Rounded(graph=fold_buffers(rounded.graph, buffers), kernels=rounded.kernels, reasons=reasons)
+    rounded = round_graph(free.graph, dataclasses.replace(rounding, covariances=scaled))
+    return Rounded(graph=fold_buffers(rounded.graph, buffers), kernels=rounded.kernels, reasons=free.kept)

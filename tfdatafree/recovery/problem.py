@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfdatafree.canonical.fold_batchnorm import fold
-from tfdatafree.canonical.form import compressible
+from tfdatafree.canonical.form import canonical_form
 from tfdatafree.canonical.resize import resize
 from tfdatafree.canonical.separate import separate
 from tfdatafree.compressed import Compressed
@@ -80,10 +80,11 @@ def pose(
         written = {} if grids is not None else student.weight_grids
         unpruned = student.weight_grids if student.recipe.prune is None else ()
     whole = Graph.from_keras(load(teacher))
-    begin, reference = separate(source), _alike(whole, student) if isinstance(student, Compressed) else separate(whole)
+    begin = separate(source).graph
+    reference = _alike(whole, student) if isinstance(student, Compressed) else separate(whole).graph
     size = _other_size(images, begin)
     if size is not None:
-        begin, reference = resize(begin, size), resize(reference, size)
+        begin, reference = resize(begin, size).graph, resize(reference, size).graph
     inputs = _inputs(images, begin)
     pairs, kept = feature_pairs(begin, reference)
     if not pairs:
@@ -132,7 +133,7 @@ class Judge:
 def kernels_before_rounding(student: Graph, teacher: Graph, grids: Mapping[str, Quantizer]) -> dict[str, np.ndarray]:
     """Layer -> the kernel that was put on its grid: the teacher's, its BatchNorms folded, in the output channels where it is
     less than a step away, as what was rounded is; elsewhere the student's own."""
-    folded, found = fold(teacher)[0], {}
+    folded, found = fold(teacher).graph, {}
     for key, grid in grids.items():
         if key not in folded.layers or layout_of(folded.layers[key]) is None:
             continue
@@ -155,8 +156,9 @@ def _step(grid: Quantizer, rank: int) -> np.ndarray:
 def _alike(teacher: Graph, student: Compressed) -> Graph:
     """The teacher, with its channels scaled, and its high biases moved, as those of the student were."""
     target = GENERIC if student.decision is None else student.decision.target
-    scaled = scale_alike(compressible(teacher, target), student.channel_scales)
-    return absorb_biases(scaled)[0] if student.recipe.absorb_bias else scaled
+    form = canonical_form(teacher, pooled_slices=target.pooled_slices).graph
+    scaled = scale_alike(form, student.channel_scales).graph
+    return absorb_biases(scaled).graph if student.recipe.absorb_bias else scaled
 
 
 def _other_size(images: Any, graph: Graph) -> tuple[int, ...] | None:
