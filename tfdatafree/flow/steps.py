@@ -89,7 +89,9 @@ def precondition_network(network: Network, task: Task, progress: Progress) -> Ne
         reference, notes = fold_scales(folded.graph).graph, dict(done.notes)
         if done.inexact:
             compared = make_inputs(reference, task.recipe.generate.images, ends, seed=task.seed)
-            notes[network.source.name] = moved_by_caps(network.unfolded, reference, compared, " and ".join(done.inexact))
+            notes[network.source.name] = moved_by_caps(
+                network.unfolded, reference, compared, " and ".join(done.inexact)
+            )
     return Network(
         source=network.source,
         unfolded=done.graph,

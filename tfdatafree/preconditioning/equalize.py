@@ -19,12 +19,7 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
-from tfdatafree.canonical.fold_batchnorm import fold
-from tfdatafree.canonical.separate import separate
-from tfdatafree.model.graph import Graph, Node
-from tfdatafree.model.kernels import kernel_of, layout_of, output_last
-from tfdatafree.model.rewrite import Rewrite
-from tfdatafree.preconditioning.assumption_free import (
+from tfdatafree.canonical.assumption_free import (
     LARGEST_SCALE,
     TOLERANCE,
     Buffers,
@@ -32,6 +27,11 @@ from tfdatafree.preconditioning.assumption_free import (
     insert_buffers,
     remove_buffers,
 )
+from tfdatafree.canonical.fold_batchnorm import fold
+from tfdatafree.canonical.separate import separate
+from tfdatafree.model.graph import Graph, Node
+from tfdatafree.model.kernels import kernel_of, layout_of, output_last
+from tfdatafree.model.rewrite import Rewrite
 from tfdatafree.preconditioning.caps import CAP_PROBABILITY, Caps, apply_scales, batchnorm_moments, find_caps
 from tfdatafree.preconditioning.scale_channels import Group, find_groups, scale_caps, scale_group, scale_unfolded
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfdatafree.activity import report_layer
+from tfdatafree.canonical.assumption_free import equalize_assumption_free, fold_buffers
 from tfdatafree.measuring.importance import channel_importance
 from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.kernels import kernel_of, layout_of, output_last, with_kernel
 from tfdatafree.numerics.affine import asymmetric_weight_quantizer, weight_quantizer
 from tfdatafree.numerics.second_moment import covariance_of_scaled
-from tfdatafree.preconditioning.assumption_free import equalize_assumption_free, fold_buffers
 from tfdatafree.quantization.adaround import round_adaptively
 from tfdatafree.quantization.descent import descend
 from tfdatafree.quantization.feedback import round_with_feedback

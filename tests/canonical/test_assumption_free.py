@@ -5,6 +5,13 @@ from keras import layers as L
 from tiny_models import MODELS, outputs_of, random_inputs, randomized, relative_difference, separated
 
 import tfdatafree
+from tfdatafree.canonical.assumption_free import (
+    TOLERANCE,
+    equalize_assumption_free,
+    fold_buffers,
+    insert_buffers,
+    remove_buffers,
+)
 from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import (
@@ -14,13 +21,6 @@ from tfdatafree.model.kernels import (
     scale_inputs,
     scale_outputs,
     with_kernel,
-)
-from tfdatafree.preconditioning.assumption_free import (
-    TOLERANCE,
-    equalize_assumption_free,
-    fold_buffers,
-    insert_buffers,
-    remove_buffers,
 )
 
 every_model = pytest.mark.parametrize("name", MODELS)
