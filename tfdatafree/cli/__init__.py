@@ -1,4 +1,4 @@
-"""The command line: `tfdatafree compress | inspect | compare | diagnose | demo`. The only package that prints.
+"""The command line: `tfdatafree compress | inspect | compare | diagnose | demo`. Only this package prints.
 
 Each command has a module of its own.
 """
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted.", _INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python would complain once more while closing stdout.
+        # The reader of our output is gone. Without this Python would complain once more when it closes stdout.
         with contextlib.suppress(io.UnsupportedOperation):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(_text(error))
     except ValueError as error:
-        # A ValueError of this package is about an option; one from deeper down is a bug and keeps its traceback.
+        # A ValueError of this package is about an option. One from another package is a bug and keeps its traceback.
         if debug or not _is_ours(error):
             raise
         return _fail(_text(error))
@@ -83,7 +83,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> None:
     if len(given) != len(command.arguments):
         wanted = " ".join(command.arguments) or "no arguments"
         got = f"{len(given)}: {' '.join(given)}" if given else "none"
-        raise ValueError(f"{name} wants {wanted}, got {got}; see {NAME} {name} --help.")
+        raise ValueError(f"{name} needs {wanted}, got {got}; see {NAME} {name} --help.")
     _require_tensorflow_backend()
     level = logging.ERROR if "quiet" in values and values.quiet else logging.WARNING
     with talkative() if debug else quiet(level):
@@ -124,7 +124,7 @@ def _command_help(name: str, command: Command, options: Flags) -> str:
 
 
 def _columns(rows: Iterable[tuple[str, str]], width: int = 100) -> Iterator[str]:
-    """Lines of two columns, the second wrapped."""
+    """Lines of two columns; the second column is wrapped."""
     rows = list(rows)
     left = max(len(name) for name, _ in rows) + 4
     for name, text in rows:
@@ -134,13 +134,13 @@ def _columns(rows: Iterable[tuple[str, str]], width: int = 100) -> Iterator[str]
 
 
 def _require_tensorflow_backend() -> None:
-    """Chooses Keras' backend before Keras is imported, whatever its configuration file says."""
+    """Sets Keras' backend before Keras is imported, whatever its configuration file says."""
     if (backend := os.environ.setdefault("KERAS_BACKEND", "tensorflow")) != "tensorflow":
         raise ValueError(f"KERAS_BACKEND is {backend!r}; unset it, or set it to 'tensorflow'.")
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether the error was raised by this package's own code."""
+    """Whether code of this package raised the error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -154,6 +154,6 @@ def _text(error: Exception) -> str:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    """Says what is wrong in one line."""
+    """Prints what is wrong as one line on stderr, and returns the exit code."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -1,6 +1,6 @@
-"""What a subcommand consists of, the flags that several have, and the checks that they share.
+"""The parts of a subcommand, and the flags and checks that several subcommands share.
 
-What needs TensorFlow is imported by the command that uses it, so that `--help` and mistyped options answer at once.
+A command imports what needs TensorFlow only when it runs, so that `--help` and mistyped options answer at once.
 """
 
 import os
@@ -31,7 +31,7 @@ class Flags:
         self.lines: list[tuple[str, str]] = []
 
     def add(self, name: str, default, text: str, *, meta: str = "", short: str | None = None, lower: int | None = None):
-        """Adds a flag of the type of `default`; None stands for a text that need not be given."""
+        """Adds a flag of the type of `default`. None is the default of a text that may be left out."""
         if isinstance(default, bool):
             flags.DEFINE_boolean(name, default, text, flag_values=self.values, short_name=short)
         elif isinstance(default, int):
@@ -43,7 +43,7 @@ class Flags:
         self.lines.append((f"{left}={meta}" if meta else left, text + shown))
 
     def parse(self, arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
-        """(values, what is no flag). Raises flags.Error."""
+        """(values of the flags, the other arguments). Raises flags.Error."""
         return self.values, self.values([NAME, *arguments])[1:]
 
 
@@ -52,13 +52,13 @@ class Command:
     """A subcommand.
 
     Attributes:
-        arguments: Names of what must be given besides flags.
-        flag: The flag that must be given, if there is one.
-        does: One line.
+        arguments: Names of the arguments that it needs besides flags.
+        flag: The flag that must be given; "" if there is none.
+        does: What it does, in one line.
         more: What a newcomer should know.
-        example: A line to copy.
+        example: A command line to copy.
         define: Adds its flags.
-        run: Does it.
+        run: Runs it, with the values of the flags and the arguments.
     """
 
     arguments: tuple[str, ...]
@@ -78,22 +78,22 @@ def add_inputs(options: Flags) -> None:
     options.add(
         "input_range",
         None,
-        "Smallest and largest value that the model is fed with, after preprocessing. Without it, it is taken from the "
+        "Smallest and largest value of the model's inputs after preprocessing. Without it, the range is taken from the "
         "model or estimated; the report says which.",
         meta="LOW,HIGH",
     )
-    options.add("input_shape", None, "Input size, if the model leaves it open.", meta="H,W,C")
+    options.add("input_shape", None, "Shape of the input, if that of the model is not static.", meta="H,W,C")
     options.add(
         "representative_data",
         None,
-        "A few real inputs, if you have some, in place of generated ones: a folder of images, which are scaled and cut to "
-        "the model's input and brought into its input range, or an array of preprocessed inputs.",
+        "A few real inputs in place of generated ones: a folder of images, which are scaled and cropped to the model's "
+        "input and scaled to its input range; or a file with an array of preprocessed inputs.",
         meta="FOLDER|FILE.npz|.npy",
     )
 
 
 def model_arguments(values: flags.FlagValues) -> dict[str, Any]:
-    """The arguments that say how the model is read and fed."""
+    """Arguments of `compress` and `diagnose` about the model and its inputs."""
     return {
         "input_range": numbers("input_range", values.input_range, float, "-1,1"),
         "input_shape": numbers("input_shape", values.input_shape, int, "224,224,3"),
@@ -105,7 +105,7 @@ def model_arguments(values: flags.FlagValues) -> dict[str, Any]:
 
 
 def require_inputs(values: flags.FlagValues, model: str) -> None:
-    """Says at once what would be said after TensorFlow's import, or after the work."""
+    """Raises errors about files at once that would otherwise come after TensorFlow's import, or after the work."""
     if values.save_recipe is not None:
         _require_writable_recipe(values.save_recipe, model, values.overwrite)
     if values.representative_data is not None:
@@ -113,7 +113,7 @@ def require_inputs(values: flags.FlagValues, model: str) -> None:
 
 
 def find_recipe(text: str) -> Recipe:
-    """The preset of that name, or the recipe in that file."""
+    """The preset with the name `text`, or the recipe in the file `text`."""
     if is_recipe_file(text):
         return read_recipe(text)
     require_name("recipe", text, PRESETS)
@@ -130,18 +130,18 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def require_file(path: str) -> None:
-    """Says at once what `load` would say after TensorFlow's import."""
+    """Raises at once what `load` would raise after TensorFlow's import."""
     if not os.path.exists(path):
         raise LoadError(f"'{path}' does not exist.")
 
 
 def _require_writable_recipe(path: str, model: str, overwrite: bool) -> None:
     require_writable("save_recipe", Path(path), RECIPE_ENDINGS, model, overwrite)
-    recipe_text(Recipe(), path)  # fails where PyYAML is missing
+    recipe_text(Recipe(), path)  # raises if PyYAML is missing
 
 
 def require_writable(name: str, path: Path, endings: tuple[str, ...], model: str | None, overwrite: bool) -> None:
-    """Raises before the work what would otherwise fail after it."""
+    """Raises before the work what would otherwise fail after it: `path` cannot be written, or may not be."""
     if path.suffix not in endings:
         raise ValueError(f"{name} is '{path}'; give a name that ends in {' or '.join(endings)}.")
     if path.is_dir():
@@ -158,7 +158,18 @@ def require_writable(name: str, path: Path, endings: tuple[str, ...], model: str
         raise PermissionError(f"{name} is '{path}', but nothing can be written there: {error.strerror}.") from error
 
 
+def number(name: str, text: str | None, kind: Callable, example: str) -> Any:
+    """The value of the flag `name` that takes one number; None where it was not given."""
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}; give one number, e.g. --{name}={example}.") from None
+
+
 def numbers(name: str, text: str | None, kind: Callable, example: str) -> tuple | None:
+    """The value of the flag `name` that takes several numbers; None where it was not given."""
     if text is None:
         return None
     try:

@@ -2,30 +2,31 @@
 
 from absl import flags
 
-from tfdatafree.cli.command import Command, Flags, numbers, require_file
+from tfdatafree.cli.command import Command, Flags, number, numbers, require_file
 
 
 def _define(options: Flags) -> None:
     options.add(
-        "data", None, "Real inputs, preprocessed: an .npy, or an .npz with one array, or one called x.", meta="FILE.npz"
+        "data",
+        None,
+        "Preprocessed inputs: an .npy, or an .npz with one array, with one called x, or with one per input name.",
+        meta="FILE.npz",
     )
     options.add("n", None, "Number of inputs (default: 32, or all of --data).", meta="N")
     options.add(
         "input_range",
         None,
-        "Range of the generated inputs. Without it, it is what an integer file's input covers, else what the Keras "
+        "Range of the generated inputs. Without it, the range of an integer file's input, else the range that the Keras "
         "model tells.",
         meta="LOW,HIGH",
     )
-    options.add("input_shape", None, "Input size, if a model leaves it open.", meta="H,W,C")
-    options.add("seed", 0, "Of the generated inputs.", meta="N", lower=0)
+    options.add("input_shape", None, "Shape of the input, if that of a model is not static.", meta="H,W,C")
+    options.add("seed", 0, "Seed of the generated inputs.", meta="N", lower=0)
     options.add("unsafe_load", False, "Run Python code stored in the model (Lambda layers). Only for models you trust.")
 
 
 def _run(values: flags.FlagValues, a: str, b: str) -> None:
-    n = numbers("n", values.n, int, "32")
-    if n is not None and len(n) != 1:
-        raise ValueError(f"n is {values.n!r}; give one number, e.g. --n=32.")
+    n = number("n", values.n, int, "32")
     input_range = numbers("input_range", values.input_range, float, "-1,1")
     input_shape = numbers("input_shape", values.input_shape, int, "224,224,3")
     for path in (a, b, *([values.data] if values.data else [])):
@@ -36,7 +37,7 @@ def _run(values: flags.FlagValues, a: str, b: str) -> None:
         a,
         b,
         data=values.data,
-        n=None if n is None else n[0],
+        n=n,
         input_range=input_range,
         input_shape=input_shape,
         unsafe_load=values.unsafe_load,
@@ -50,7 +51,7 @@ def _run(values: flags.FlagValues, a: str, b: str) -> None:
 COMMAND = Command(
     ("A", "B"),
     "",
-    "Runs two models on the same inputs and says how alike their outputs are. No labels are needed.",
+    "Runs two models on the same inputs and says how similar their outputs are. No labels are needed.",
     "A and B are .keras, .h5 or .tflite files; A is the reference.",
     "tfdatafree compare mobilenet.keras mobilenet.tflite",
     _define,

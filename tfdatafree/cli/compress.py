@@ -13,7 +13,7 @@ from tfdatafree.cli.command import (
     add_inputs,
     find_recipe,
     model_arguments,
-    numbers,
+    number,
     require_file,
     require_inputs,
     require_writable,
@@ -30,22 +30,23 @@ from tfdatafree.targets.registry import TARGETS, get_target
 def _define(options: Flags) -> None:
     options.add("output", None, "Where to write the TFLite file. Required.", meta="FILE.tflite", short="o")
     options.add("recipe", "int8", f"What to do: {', '.join(PRESETS)}; or a recipe file.", meta="NAME|FILE")
-    options.add("save_recipe", None, "Also write the recipe as a file that --recipe takes.", meta="FILE.json|.yaml")
+    options.add("save_recipe", None, "Also write the recipe to a file, which --recipe takes.", meta="FILE.json|.yaml")
     add_inputs(options)
     options.add(
         "size",
         None,
-        "Part of the int8 file's bytes that the file may take, e.g. 0.6: each layer gets 4 or 8 bits, whichever harms least.",
+        "Largest size of the file as a part of the int8 file's bytes, e.g. 0.6: each layer gets 4 or 8 bits, so that the "
+        "outputs change least.",
         meta="PART",
     )
     options.add("sparsity", None, "Part of the convolution and dense weights to make zero, e.g. 0.6.", meta="PART")
     options.add("prune", None, f"How zeros are chosen (default auto): {', '.join(PRUNE_METHODS)}.", meta="METHOD")
-    options.add("pattern", None, "Where zeros may lie: 2:4, 4:8, or blocks as 4x1 with --sparsity.", meta="PATTERN")
+    options.add("pattern", None, "Where zeros may be: 2:4, 4:8, or blocks such as 4x1 with --sparsity.", meta="PATTERN")
     options.add(
         "recover",
         None,
-        "Solve the integer network's layers anew on this many generated images, e.g. 256: can win back accuracy at 4 bits, "
-        "takes far longer.",
+        "Solve the layers of the integer network again on this many generated images, e.g. 256. It can win back accuracy at "
+        "4 bits, and takes far longer.",
         meta="N",
     )
     options.add(
@@ -54,7 +55,7 @@ def _define(options: Flags) -> None:
         f"Device or runtime to write for: {', '.join(TARGETS)}. Also ethos-u55-256 and the like.",
         meta="NAME",
     )
-    options.add("report", None, "Also write the report here: a page to look at, or JSON.", meta="FILE.html|.json")
+    options.add("report", None, "Also write the report: a page to look at, or JSON.", meta="FILE.html|.json")
     options.add("simulated", None, "Also write a Keras model that computes the same integers.", meta="FILE.keras")
     options.add("seed", 0, "The same seed gives the same bytes.", meta="N", lower=0)
     options.add("overwrite", False, "Replace output files that exist.")
@@ -102,34 +103,28 @@ def _run(values: flags.FlagValues, model: str) -> None:
 
 
 def _search(size: str | None) -> Search | None:
-    """What --size asks for."""
-    parts = numbers("size", size, float, "0.6")
-    if parts is not None and len(parts) != 1:
-        raise ValueError(f"size is {size!r}; give one number, e.g. --size=0.6.")
-    return None if parts is None else Search(size=parts[0])
+    """The options that --size stands for."""
+    part = number("size", size, float, "0.6")
+    return None if part is None else Search(size=part)
 
 
 def _recovering(recipe: Recipe, images: str | None) -> Recipe:
-    """`recipe` with what --recover asks for; its other options of recovery stay."""
-    counts = numbers("recover", images, int, "256")
-    if counts is None:
+    """`recipe` with the images that --recover stands for; its other options of recovery stay."""
+    count = number("recover", images, int, "256")
+    if count is None:
         return recipe
-    if len(counts) != 1:
-        raise ValueError(f"recover is {images!r}; give one number of images, e.g. --recover=256.")
-    return dataclasses.replace(recipe, recover=dataclasses.replace(recipe.recover or Recover(), images=counts[0]))
+    return dataclasses.replace(recipe, recover=dataclasses.replace(recipe.recover or Recover(), images=count))
 
 
 def _prune(sparsity: str | None, method: str | None, pattern: str | None) -> Prune | None:
-    """What --sparsity, --prune and --pattern ask for."""
+    """The options that --sparsity, --prune and --pattern stand for."""
     if sparsity is None and pattern is None:
         if method is not None:
             raise ValueError(f"prune is {method!r}, but there is no sparsity; add --sparsity=0.6.")
         return None
     require_name("prune", method or "auto", PRUNE_METHODS)
-    parts = [None] if sparsity is None else numbers("sparsity", sparsity, float, "0.6")
-    if len(parts) != 1:
-        raise ValueError(f"sparsity is {sparsity!r}; give one number, e.g. --sparsity=0.6.")
-    return Prune(sparsity=parts[0], method=cast(PruneMethod, method or "auto"), pattern=pattern)
+    part = number("sparsity", sparsity, float, "0.6")
+    return Prune(sparsity=part, method=cast(PruneMethod, method or "auto"), pattern=pattern)
 
 
 COMMAND = Command(

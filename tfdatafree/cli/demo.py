@@ -28,7 +28,7 @@ def _run(values: flags.FlagValues) -> None:
         ("float", np.asarray(model.predict(images, verbose=0)), report.float_bytes),
         ("integer", np.asarray(compressed.predict(images)), report.bytes),
     )
-    print(f"Compressed in {report.seconds:.1f} s without data. On {len(labels)} digits that it has not seen:")
+    print(f"Compressed in {report.seconds:.1f} s without data. On {len(labels)} digits that were not used in training:")
     print()
     for name, outputs, size in rows:
         print(f"  {name:<8} accuracy {100 * (outputs.argmax(-1) == labels).mean():6.2f} %   {size:>7,} bytes")
@@ -40,7 +40,7 @@ COMMAND = Command(
     (),
     "",
     "Compresses a small network that comes with tfdatafree, and measures it.",
-    "It writes demo.tflite into the current folder, over an older one.",
+    "It writes demo.tflite into the current folder, and replaces an older one.",
     "tfdatafree demo",
     _define,
     _run,

@@ -1,4 +1,4 @@
-"""`tfdatafree diagnose`: says which layers lose most."""
+"""`tfdatafree diagnose`: says which layers lose most accuracy."""
 
 import dataclasses
 import sys
@@ -25,10 +25,15 @@ from tfdatafree.targets.registry import TARGETS, get_target
 def _define(options: Flags) -> None:
     options.add("recipe", "int8", f"What to diagnose: {', '.join(PRESETS)}; or a recipe file.", meta="NAME|FILE")
     add_inputs(options)
-    options.add("target", "generic", f"Device or runtime that it is for: {', '.join(TARGETS)}.", meta="NAME")
-    options.add("images", 8, "Inputs to measure on.", meta="N", lower=1)
-    options.add("seed", 0, "Of the generated inputs.", meta="N", lower=0)
-    options.add("rules", 1, "How many of the worst layers --save_recipe is to help.", meta="N", lower=1)
+    options.add(
+        "target",
+        "generic",
+        f"Device or runtime that the file is for: {', '.join(TARGETS)}. Also ethos-u55-256 and the like.",
+        meta="NAME",
+    )
+    options.add("images", 8, "Number of inputs to measure on.", meta="N", lower=1)
+    options.add("seed", 0, "Seed of the generated inputs.", meta="N", lower=0)
+    options.add("rules", 1, "Number of the worst layers for which --save_recipe gets rules.", meta="N", lower=1)
     options.add("save_recipe", None, "Write the recipe with rules that follow the advice.", meta="FILE.json|.yaml")
     options.add("overwrite", False, "Replace output files that exist.")
     options.add("unsafe_load", False, "Run Python code stored in the model (Lambda layers). Only for models you trust.")
@@ -56,8 +61,8 @@ def _run(values: flags.FlagValues, model: str) -> None:
 COMMAND = Command(
     ("MODEL",),
     "",
-    "Says which layers lose most by a recipe, and what to do about it. No data is needed.",
-    "MODEL is a .keras or .h5 file. One quantizer at a time is switched on; no file is made.",
+    "Says which layers lose most accuracy with a recipe, and what to do about it. No data is needed.",
+    "MODEL is a .keras or .h5 file. One quantizer at a time is switched on; no TFLite file is made.",
     "tfdatafree diagnose mobilenet.keras --input_range=-1,1 --save_recipe=better.json",
     _define,
     _run,

@@ -10,7 +10,8 @@ def _define(options: Flags) -> None:
     options.add(
         "target",
         None,
-        f"Say what of the file this device computes: {', '.join(TARGETS)}. For an Ethos-U, Vela compiles it, if installed.",
+        f"Say which operators this device computes: {', '.join(TARGETS)}. For an Ethos-U, Vela compiles the file, if "
+        "installed.",
         meta="NAME",
     )
 

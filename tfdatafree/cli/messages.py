@@ -1,4 +1,4 @@
-"""What TensorFlow and this package say while a command runs."""
+"""Messages of TensorFlow and of this package while a command runs: all of them, or those of this package."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from absl import logging as absl_logging
 
 @contextlib.contextmanager
 def talkative() -> Iterator[None]:
-    """Shows what this package logs: stages and how long they took."""
+    """Shows what this package logs: stages and their durations."""
     before, root = absl_logging.get_verbosity(), logging.getLogger()
     handlers = list(root.handlers)
     absl_logging.use_absl_handler()
@@ -28,9 +28,9 @@ def talkative() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet(level: int) -> Iterator[None]:
-    """Hides what TensorFlow and LiteRT say about themselves; what this package says, from `level`, still reaches stderr.
+    """Hides messages of TensorFlow and LiteRT; those of this package, from `level` on, still reach stderr.
 
-    Native code writes to file descriptor 2, so that one is turned away, and sys.stderr gets a copy of the old one.
+    Native code writes to file descriptor 2. So that descriptor leads nowhere meanwhile, and sys.stderr writes to a copy of it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     own, shown = sys.stderr, os.dup(2)
@@ -60,7 +60,7 @@ def _descriptor(stream) -> int | None:
 
 @contextlib.contextmanager
 def _own_messages_only(level: int) -> Iterator[None]:
-    """Of what is logged, lets through what this package says from `level`, as one line each."""
+    """Shows log messages of this package from `level` on, as one line each, and no others."""
     package = str(Path(__file__).absolute().parents[1])
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("note: %(message)s"))

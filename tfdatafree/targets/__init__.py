@@ -1,1 +1,1 @@
-"""Devices and runtimes: one profile per file, and what checks a file against them."""
+"""Devices and runtimes: one profile per file, and the checks of recipes and files against them."""

@@ -1,7 +1,7 @@
-"""Holds a TFLite file, by whomever written, against a target's profile: which operators the target computes, and why not.
+"""Checks a TFLite file of any converter against a target's profile: which operators it does not compute, and why.
 
-A profile's limits speak of facts (`FACTS`), which are read off each operator of the file. An operator that lacks a fact is not
-held to limits about it.
+The limits of a profile are about facts (`FACTS`), which are read from each operator of the file. A limit does not apply to an
+operator that lacks its fact.
 """
 
 from collections.abc import Iterator
@@ -19,27 +19,27 @@ _ACTIVATIONS = {code: name for name, code in vars(schema.ActivationFunctionType)
 _PADDINGS = {code: name for name, code in vars(schema.Padding).items() if name.isupper()}
 _TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if name.isupper()}
 _REDUCTIONS = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD")
-# Operators with weights -> position of what they multiply, and axis of the weights that runs over outputs.
+# Operators with weights -> position of the input that the weights multiply, and the output axis of the weights.
 _WEIGHTED = {"CONV_2D": (0, 0), "DEPTHWISE_CONV_2D": (0, -1), "FULLY_CONNECTED": (0, 0), "TRANSPOSE_CONV": (2, 0)}
 
-# What limits can speak of.
+# Facts that limits can be about.
 FACTS = {
     "version": "version of the operator",
     "inputs": "number of its inputs, a bias included",
-    "types": "types of the tensors that it reads and writes, constants left out",
+    "types": "types of the tensors that it reads and writes, without constants",
     "input_type": "type of the first of them",
     "rank": "largest number of axes among them",
     "outer": "largest number of entries outside the three innermost axes",
-    "activation": "what is fused into it; NONE if nothing is",
-    "stride": "larger one of its strides",
+    "activation": "activation that is fused into it; NONE without one",
+    "stride": "larger of its strides",
     "padding": "SAME or VALID",
     "dilated": "whether it is dilated",
     "square_dilation": "whether its dilation is the same along height and width",
     "filter_height": "rows of its window",
     "filter_width": "columns of its window",
-    "filter_area": "product of both",
-    "window": "larger one of both",
-    "weight_type": "type of its weights; 'computed' if they are not constant",
+    "filter_area": "product of rows and columns",
+    "window": "larger of rows and columns",
+    "weight_type": "type of its weights; 'computed' if they are not constants",
     "weight_steps": "number of steps of its weights: 1, or one per output",
     "weight_sum": "largest sum of the magnitudes of an output's weights, in steps",
     "multiplied_depth": "outputs per input channel of a depthwise convolution; 1 if there is one input channel only",
@@ -55,9 +55,9 @@ FACTS = {
     "depth_with_map": "whether channels are reduced although height, width and channels are all longer than 1",
     "global_pooling": "whether height and width are reduced and nothing else",
     "same_grid": "whether its output has the grid of its input",
-    "factor": "how many times a map is enlarged: a number if it is whole and the same along height and width",
-    "half_pixel": "whether pixels are thought of as areas while resizing",
-    "output_side": "larger one of height and width of the resized map",
+    "factor": "factor by which a map is enlarged: a number if it is whole and the same along height and width",
+    "half_pixel": "whether resizing takes pixels as areas",
+    "output_side": "larger of height and width of the resized map",
     "along_depth": "whether it works along the last axis",
     "strided": "whether a slice skips entries",
     "channel_stride": "step along the last axis of a slice",
@@ -68,10 +68,10 @@ FACTS = {
 
 
 def check_target(content: bytes, target: Target) -> TargetCheck:
-    """Holds the file `content` against `target`.
+    """Checks the file `content` against the profile `target`.
 
     Raises:
-        ExportError: The target can do nothing with the file.
+        ExportError: The target cannot use the file at all.
     """
     file = File.parse(content)
     refused: dict[str, str] = {}
@@ -84,8 +84,8 @@ def check_target(content: bytes, target: Target) -> TargetCheck:
     if refused and target.needs_all:
         name, reason = next(iter(refused.items()))
         raise ExportError(
-            f"{target.title} cannot start with this file, for want of {name}: {reason}. Replace the layer that it comes "
-            "from, or choose target='generic'."
+            f"{target.title} cannot start with this file, because it does not compute {name}: {reason}. Replace the layer "
+            "that the operator comes from, or choose target='generic'."
         )
     return TargetCheck(
         target=target.name,
@@ -99,12 +99,13 @@ def check_target(content: bytes, target: Target) -> TargetCheck:
 
 
 def operator_key(file: File, operator, taken: dict[str, str]) -> str:
-    """How an operator is called in a report: by its kind and the tensor that it writes."""
+    """Name of an operator in a report: its kind and the tensor that it writes; not one of `taken`."""
     name = f"{file.operator_name(operator)} {file.name(operator.outputs[0])}"
     return next(key for key in (name, *(f"{name} ({i})" for i in range(2, len(taken) + 3))) if key not in taken)
 
 
 def _refusals(file: File, operator, target: Target) -> Iterator[str]:
+    """Why the target does not compute the operator; nothing if it does."""
     name = file.operator_name(operator)
     if target.operators is not None and name not in target.operators:
         document = target.sources["operators"]
@@ -131,7 +132,7 @@ def _holds(limit: Limit, value: Any) -> bool:
 
 
 def operator_facts(file: File, operator) -> dict[str, Any]:
-    """Those of FACTS that the operator has: numbers, names, truth values, or a tuple of type names."""
+    """The FACTS that the operator has: numbers, names, booleans, or a tuple of type names."""
     name, options = file.operator_name(operator), operator.builtinOptions
     code = file.model.operatorCodes[operator.opcodeIndex]
     reads = [int(i) for i in operator.inputs if i >= 0]
@@ -212,7 +213,7 @@ def _weights(file: File, operator, name: str) -> dict[str, Any]:
         facts["weight_sum"] = int(sums.max(initial=0))
     if name == "DEPTHWISE_CONV_2D":
         multiplier = int(operator.builtinOptions.depthMultiplier)
-        # One input channel makes a depthwise convolution an ordinary one.
+        # With one input channel a depthwise convolution is an ordinary one.
         facts["multiplied_depth"] = 1 if file.shape(int(operator.inputs[0]))[-1] == 1 else multiplier
     return facts
 
@@ -252,7 +253,7 @@ def _reduction(file: File, operator, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _factor(shape: tuple[int, ...], result: tuple[int, ...]) -> int | str:
-    """How many times a map is enlarged: a number where it is whole and the same along height and width."""
+    """Factor by which a map is enlarged: a number where it is whole and the same along height and width, else a text."""
     height, width = result[1] / shape[1], result[2] / shape[2]
     if shape[1] == shape[2] == 1:
         return 1

@@ -55,7 +55,7 @@ EDGE_TPU = Target(
     dense_per_channel=False,
     pooled_slices=True,
     one_piece=True,
-    elsewhere="the CPU, as does all that stands behind the first such operator",
+    elsewhere="the CPU, and so does everything after the first such operator",
     sources={
         "operators": _CORAL_OPERATORS,
         "activation_bits": _coral("Model requirements"),

@@ -1,10 +1,10 @@
-"""Arm Ethos-U. `vela --supported-ops-report` writes the document that belongs to the installed version."""
+"""Arm Ethos-U. `vela --supported-ops-report` writes the document of the installed version."""
 
 from typing import Any
 
 from tfdatafree.targets.target import Limit, Source, Target, names
 
-# The operator that Vela writes in place of all that the NPU computes.
+# The operator that Vela writes in place of those that the NPU computes.
 COMPILED_BY_VELA = "CUSTOM ethos-u"
 
 
@@ -47,7 +47,7 @@ def _pooling(family: str) -> tuple[Limit, ...]:
 
 
 def _ethos(family: str, weight_sum_16: int) -> tuple[Limit, ...]:
-    """What all Ethos-U ask for."""
+    """Limits of every Ethos-U."""
     mean: dict[str, Any] = {"operators": ("MEAN",), "source": _vela(f"{family} MEAN Constraints")}
     return (
         Limit(fact="types", one_of=("int8", "uint8", "int16", "int32"), source=_vela(f"{family} Generic Constraints"),
@@ -145,8 +145,8 @@ _ETHOS_U85_ALSO = (
 )
 
 
-# The usual number of multipliers comes first.
 def _ethos_target(name: str, operators: str, limits: tuple[Limit, ...], family: str, macs: tuple[int, ...]) -> Target:
+    """The profile of a family. The first of `macs` is the number of multipliers if the name gives none."""
     return Target(
         name=name,
         title=name.replace("ethos-u", "Arm Ethos-U"),

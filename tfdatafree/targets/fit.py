@@ -1,4 +1,4 @@
-"""What a recipe leaves open, decided as a target wants it."""
+"""Fits a recipe to a target: decides what the recipe leaves open, and refuses what the target cannot compute."""
 
 import dataclasses
 
@@ -9,18 +9,18 @@ from tfdatafree.targets.target import Target
 
 
 def fit_recipe(recipe: Recipe, target: Target) -> Recipe:
-    """`recipe` with what it leaves open decided as `target` wants it.
+    """`recipe` with the options that it leaves open as `target` needs them.
 
     Raises:
-        ValueError: They contradict each other; says what to change.
+        ValueError: The recipe and the target contradict each other; says what to change.
     """
     options = recipe.quantize
     if options is None:
         kind = "float16" if recipe.float16 else "float32"
         if kind not in target.float_files:
             raise ValueError(
-                f"target {target.name!r} does not take files with {kind} weights, and the recipe {recipe.name!r} makes one; "
-                "choose a recipe that quantizes, e.g. 'int8'."
+                f"target {target.name!r} does not take files with {kind} weights, but recipe {recipe.name!r} makes such a "
+                "file; choose a recipe that quantizes, e.g. 'int8'."
             )
         return recipe
     if target is GENERIC:
@@ -54,15 +54,15 @@ def _fit_weights(options: Quantize, target: Target) -> Quantize:
     if not target.int4_weights:
         if options.int4:
             raise ValueError(
-                f"int4 is True, but {target.title} reads weights of a byte each; set it to False: a grid of 4 bits is then "
-                "stored in int8 (a recipe with a policy asks for True by itself)."
+                f"int4 is True, but {target.title} reads weights of a byte each; set int4=False, which stores 4-bit weights in "
+                "int8."
             )
         options = dataclasses.replace(options, int4=False)
     if target.dense_per_channel or not options.per_channel:
         return options
     if options.dense_per_channel:
         raise ValueError(
-            f"dense_per_channel is True, but {target.title} wants one step per tensor for the weights of dense layers; "
+            f"dense_per_channel is True, but {target.title} needs one step per tensor for the weights of dense layers; "
             "leave it out, or set it to False."
         )
     return dataclasses.replace(options, dense_per_channel=False)

@@ -1,8 +1,8 @@
-"""What a device or a runtime takes of a file, and which document says so.
+"""Profiles of devices and runtimes: what they compute of a file, and the document that says so.
 
-A profile lists the operators that the device computes itself, and what it asks of them. `fit.py` settles what is decided
-before a file exists (types, one weight step per tensor or per channel); `check.py` looks at the finished file. An operator
-that breaks a rule runs on the CPU beside the device, or, where there is none, makes the file useless (`Target.needs_all`).
+A profile lists the operators that the device computes itself, and their limits. `fit.py` uses what is decided before a file
+exists (types, one weight step per tensor or per channel); `check.py` checks the finished file. An operator that breaks a
+limit runs on the CPU next to the device. Where there is no such CPU, the file is useless (`Target.needs_all`).
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a rule is written.
+    """The document that states a rule.
 
     Attributes:
-        document: Its name, and its version where it has one.
-        section: Where in it; "" for all of it.
+        document: Name of the document, with its version if it has one.
+        section: Section of the document; "" for all of it.
         url: Where to read it.
     """
 
@@ -30,17 +30,18 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """Something that a target asks of an operator besides knowing it.
+    """A condition under which a target computes an operator.
 
     Attributes:
-        operators: The operators that it is about; empty for every one.
-        fact: What is looked at, by its name in `targets.check.FACTS`.
-        low, high: Numbers between which it must lie; None for no limit on that side.
-        one_of: What it must be one of; empty for no such limit.
-        where: Other facts that must hold for the limit to count.
-        reason: What is said of an operator that breaks it: {value} is what was found, {high} and {one_of} the limit.
-        mend: What can be done about it.
-        source: The document.
+        operators: Names of the operators that the limit is for; empty for all operators.
+        fact: The fact that is limited, a name in `targets.check.FACTS`.
+        low, high: Smallest and largest value of the fact; None for no limit on that side.
+        one_of: Allowed values of the fact; empty for no such limit.
+        where: Fact -> value that an operator must have for the limit to apply.
+        reason: What a report says of an operator that breaks the limit. {value} stands for the fact, {high} and {one_of} for
+            the limit.
+        mend: What the user can do about it.
+        source: The document that states the limit.
     """
 
     operators: tuple[str, ...] = ()
@@ -56,26 +57,28 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a device or a runtime takes.
+    """A device or a runtime, and what it computes.
+
+    `TARGETS` holds the known ones by name. For a profile of your own, `Limit` and `Source` are in `tfdatafree.targets.target`.
 
     Attributes:
-        name: As given to `compress(target=)`.
-        title: As people call it.
-        operators: TFLite operators that it computes itself; None for all that TFLite has.
-        limits: What it asks of them.
-        activation_bits: Widths of activations that it computes with.
+        name: Name for `compress(target=)`.
+        title: Full name, for reports.
+        operators: TFLite operators that it computes itself; None for all operators of TFLite.
+        limits: Conditions under which it computes them.
+        activation_bits: Bits of activations that it computes with.
         edge_dtypes: Types that the file's inputs and outputs may have.
-        float_files: Whether it computes files without integers ("float32"), and with float16 weights ("float16").
+        float_files: Kinds of float files that it computes: "float32", and "float16" for float16 weights.
         dense_per_channel: Whether dense layers may have one weight step per output.
         int4_weights: Whether weights may be stored two to a byte.
-        input_grid: Operators whose output must have the grid of their input, although TFLite lets it be another.
-        pooled_slices: Whether slices that take every k-th pixel are to be written as poolings, which it does compute.
-        one_piece: Whether it computes only what stands ahead of the first operator that it does not take.
-        needs_all: Whether a file with an operator that it does not compute is useless there.
-        elsewhere: What computes the operators that it does not take.
-        accelerator: Vela's --accelerator-config; None where Vela does not compile for it.
-        macs: Numbers of multipliers that it can be had with; one of them may follow the name: "ethos-u55-256".
-        sources: Where `operators` and each of the other fields come from: field name -> document.
+        input_grid: Operators whose output must have the grid of their input, although TFLite allows another.
+        pooled_slices: Whether slices that take every k-th pixel are written as poolings, because it computes only these.
+        one_piece: Whether it computes only the operators before the first one that it does not compute.
+        needs_all: Whether a file is useless there if it has an operator that it does not compute.
+        elsewhere: What computes the operators that it does not compute.
+        accelerator: Vela's --accelerator-config; None if Vela does not compile for it.
+        macs: Numbers of multipliers that it is made with. One of them may follow the name: "ethos-u55-256".
+        sources: Field name -> the document that states it.
     """
 
     name: str
@@ -103,14 +106,14 @@ class TargetCheck:
 
     Attributes:
         target: Name of the profile.
-        title: As people call the device.
-        operators: Operators of the file.
+        title: Full name of the device.
+        operators: Number of operators of the file.
         refused: Operator and the tensor it writes -> why the target does not compute it, and what to do.
-        before: Operators ahead of the first refused one.
-        one_piece: Whether it computes only these.
-        elsewhere: What computes those that the target refuses.
-        by: Who says so: the profile, or the device's own compiler.
-        trouble: What went wrong when that was asked; "" if nothing did.
+        before: Number of operators before the first refused one.
+        one_piece: Whether the target computes only these.
+        elsewhere: What computes the refused operators.
+        by: What the result comes from: the profile, or the device's own compiler.
+        trouble: Why the compiler failed; "" if it did not.
     """
 
     target: str
@@ -125,17 +128,17 @@ class TargetCheck:
 
     @property
     def accepted(self) -> int:
-        """Operators that the target computes itself."""
+        """Number of operators that the target computes itself."""
         return self.before if self.refused and self.one_piece else self.operators - len(self.refused)
 
     @property
     def share(self) -> float:
-        """Their share, 0 to 1; 1 for a file without operators."""
+        """Part of the operators that the target computes itself, 0 to 1; 1 for a file without operators."""
         return self.accepted / self.operators if self.operators else 1.0
 
     def __str__(self) -> str:
-        """One line."""
-        # Rounded down: 100 % is said only where nothing is left over.
+        """The result in one line."""
+        # Rounded down, so that 100 % means all operators.
         share = f"{self.accepted} of {self.operators} operators ({int(100 * self.share)} %)"
         rest = f"; the others run on {self.elsewhere}" if self.refused else ""
         trouble = f"; but {self.trouble}" if self.trouble else ""
@@ -143,6 +146,7 @@ class TargetCheck:
 
 
 def names(text: str) -> frozenset[str]:
+    """The words of `text`."""
     return frozenset(text.split())
 
 

@@ -1,8 +1,7 @@
-"""What a file takes on an Arm Ethos-U: Vela compiles it, and its weights with it, losslessly coded.
+"""Compiles a file with Vela, Arm's compiler for the Ethos-U, and reads its figures: sizes, memory, time.
 
-Memory and time are Vela's estimates for its default system of each accelerator, which the result names.
-
-Needs the extra `npu` (pip install "tfdatafree[npu]"). Vela runs as a process of its own in a folder of its own.
+Vela codes the weights without loss. Memory and time are its estimates for its default system of each accelerator, which the
+result names. It needs the extra `npu` (pip install "tfdatafree[npu]"), and runs in a process and a folder of its own.
 """
 
 import csv
@@ -21,7 +20,7 @@ from tfdatafree.targets.ethos_u import COMPILED_BY_VELA
 from tfdatafree.targets.target import TargetCheck
 from tfdatafree.tflite.flatbuffer import File
 
-# What its script runs; the script itself need not be on the path.
+# The program behind the command `vela`, which need not be on the path.
 _PROGRAM = "import sys; from ethosu.vela.vela import main; sys.exit(main())"
 _ACCELERATOR = "ethos-u55-128"
 _SECONDS = 600
@@ -35,17 +34,17 @@ class NpuSizes:
     """Vela's summary of one file.
 
     Attributes:
-        bytes: Of the compiled `.tflite`: commands, coded weights, and what stays on the CPU.
-        weight_bytes: Of the weights as Vela stores them, coded.
-        original_weight_bytes: Of the same weights uncoded.
-        macs: Multiplications in one inference, as Vela counts them.
-        accelerator: What it was compiled for.
-        operators: Operators of the file.
-        left: Those that Vela leaves to the CPU, called as by `target_check.operator_key` -> the reason that it gives.
+        bytes: Bytes of the compiled `.tflite`: commands, coded weights, and what the CPU computes.
+        weight_bytes: Bytes of the weights as Vela codes them.
+        original_weight_bytes: Bytes of the same weights uncoded.
+        macs: Number of multiplications in one inference, as Vela counts them.
+        accelerator: The accelerator that it was compiled for.
+        operators: Number of operators of the file.
+        left: Operator that Vela leaves to the CPU, named by `check.operator_key` -> the reason that it gives.
         sram_bytes, dram_bytes, flash_bytes: Memory that the network takes.
         seconds: Estimated time of one inference.
-        clock_hz: At which clock.
-        system, memory_mode: Vela's system configuration and memory mode behind these estimates.
+        clock_hz: Clock of the accelerator for this estimate.
+        system, memory_mode: Vela's system configuration and memory mode for these estimates.
     """
 
     bytes: int
@@ -65,7 +64,7 @@ class NpuSizes:
 
     @property
     def share(self) -> float:
-        """Share of the file's operators that the NPU computes, 0 to 1."""
+        """Part of the file's operators that the NPU computes, 0 to 1."""
         return 1 - len(self.left) / self.operators if self.operators else 1.0
 
     def __str__(self) -> str:
@@ -95,7 +94,7 @@ def compile_for_npu(content: bytes, *, accelerator: str = _ACCELERATOR) -> NpuSi
 
     Raises:
         MissingPackageError: Vela is not installed.
-        ExportError: Vela fails; ends with what it said.
+        ExportError: Vela fails; the message ends with Vela's output.
     """
     if not vela_is_installed():
         raise MissingPackageError(HOW_TO_GET_VELA)
@@ -136,7 +135,7 @@ def compile_for_npu(content: bytes, *, accelerator: str = _ACCELERATOR) -> NpuSi
 
 
 def _left_to_the_cpu(compiled: bytes, said: str) -> dict[str, str]:
-    """Operators of a compiled file that are not the NPU's, which Vela keeps as they came, and what it said of each."""
+    """Operators of a compiled file that the CPU computes -> Vela's reason. Vela keeps these operators as they were."""
     reasons = {f"{kind} {tensor}": reason for kind, tensor, reason in _REASON.findall(said)}
     file, found = File.parse(compiled), {}
     for operator in file.operators:
@@ -147,9 +146,9 @@ def _left_to_the_cpu(compiled: bytes, said: str) -> dict[str, str]:
 
 
 def ask_vela(check: TargetCheck, content: bytes, accelerator: str) -> tuple[TargetCheck, NpuSizes | None]:
-    """`check` as the device's own compiler has it, and its figures; where that fails, `check` with what it said.
+    """(`check` by the device's own compiler, its figures). If the compiler fails, `check` with its message, and None.
 
-    Where the profile refuses the same operator, its reason stays: it says what to do.
+    If the profile refuses the same operator, its reason stays, because it says what to do.
     """
     try:
         sizes = compile_for_npu(content, accelerator=accelerator)
