@@ -11,7 +11,7 @@ from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.diagnosis.quantizer_damage import Effect, measure_damage
 from tfdatafree.export.simulate import insert_quantizers
 from tfdatafree.inputs.make import make_inputs
-from tfdatafree.measuring import damage
+from tfdatafree.measuring import variants
 from tfdatafree.measuring.damage import single_layer_damages
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
@@ -59,7 +59,7 @@ def test_few_examples_at_once_find_the_same(monkeypatch):
     teacher, student, layers, inputs = graphs("shared_separable")
     whole = single_layer_damages(teacher, student, layers, inputs)
     assert sum(value > 1e-6 for value in whole.values()) > 2
-    monkeypatch.setattr(damage, "_WALK_BYTES", 1)
+    monkeypatch.setattr(variants, "_WALK_BYTES", 1)
     in_parts = single_layer_damages(teacher, student, layers, inputs)
     assert in_parts == pytest.approx(whole, rel=1e-4)
 
@@ -135,7 +135,7 @@ def test_few_examples_and_few_quantizers_at_once_find_the_same(monkeypatch, name
     grids = simulated_grids(made.teacher, made.ranges, 6)
     bits = dict.fromkeys(made.kernels, 8)
     whole, together = measure_damage(made.teacher, made.student, bits, grids, made.inputs)
-    monkeypatch.setattr(damage, "_WALK_BYTES", 1)
+    monkeypatch.setattr(variants, "_WALK_BYTES", 1)
     in_parts, again = measure_damage(made.teacher, made.student, bits, grids, made.inputs)
     assert [(d.kind, d.name, d.node, d.bits) for d in in_parts] == [(d.kind, d.name, d.node, d.bits) for d in whole]
     assert len({d.effect.error for d in whole}) > 5, "they differ"

@@ -10,8 +10,8 @@ from keras import layers as L
 from tiny_models import build, quick, randomized
 
 from tfdatafree import ExportError
-from tfdatafree.targets import vela
 from tfdatafree.recipe.prune import Prune
+from tfdatafree.targets import vela
 from tfdatafree.targets.vela import compile_for_npu
 from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros, macs
 
