@@ -21,12 +21,12 @@ from tfdatafree import (
     compress,
     feature_regression,
     generate_images,
-    recovery,
 )
 from tfdatafree.cli import main
 from tfdatafree.demo import MODEL_PATH
 from tfdatafree.progress import Progress
 from tfdatafree.recipe.file import read_recipe, recipe_text
+from tfdatafree.recovery import recover as recovery
 from tfdatafree.recovery.problem import Judge
 from tfdatafree.report.reproduce import python_text
 
