@@ -71,7 +71,7 @@ def cycle_in(graph: dict[str, set[str]]) -> list[str]:
 def test_no_module_imports_itself_by_way_of_others():
     assert cycle_in(GRAPH) == []
     assert cycle_in({"a": {"b"}, "b": {"a"}}), "a cycle would be found"
-    assert "tfdatafree.flow.pipeline" in GRAPH["tfdatafree.compress"], "the edges are real"
+    assert "tfdatafree.flow.steps" in GRAPH["tfdatafree.compress"], "the edges are real"
 
 
 def test_no_folder_imports_itself_by_way_of_others():
@@ -146,6 +146,23 @@ def test_nothing_prints_and_nothing_draws_from_global_chance():
                 assert node.func.id not in ("print", "hash", "eval", "exec"), f"{module}:{node.lineno}"
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("np.random", "numpy.random"):
                 assert node.attr in ("default_rng", "Generator"), f"{module}:{node.lineno}"
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+# Modules that still have such a name.
+STANDARD_NAMES_TO_REPLACE = {"tfdatafree.measuring.statistics"}
+
+
+def has_standard_name(module: str) -> bool:
+    """Whether a module, or a folder, is called like a module of the standard library; `__main__` must be."""
+    name = module.rpartition(".")[2]
+    return name in sys.stdlib_module_names and not name.startswith("__")
+
+
+def test_no_module_is_called_like_one_of_the_standard_library():
+    assert [module for module in MODULES if has_standard_name(module)] == sorted(STANDARD_NAMES_TO_REPLACE)
+    assert has_standard_name("tfdatafree.cli.inspect") and not has_standard_name("tfdatafree.__main__")
 
 
 # Size -----------------------------------------------------------------------------------------------------------------
