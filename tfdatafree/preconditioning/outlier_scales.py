@@ -4,7 +4,7 @@ Layer A writes channels c, y = min(h(.), m) caps them, layer B reads them. Scali
 that read it by s_c moves its cap from m to m / s_c and else changes nothing. A weight far larger than its neighbours makes the
 step of the whole kernel, so a few channels may be worth that. Per channel, expected squared errors are added up
 
-    of rounding     e_A(s) + e_B(s), each sum_o w_o (dW_o)^T H dW_o as in `weight_steps.py`, with the largest weight as range
+    of rounding     e_A(s) + e_B(s), each sum_o w_o (dW_o)^T H dW_o as in `weight_scales.py`, with the largest weight as range
     of the cap      sum_c h_c E (min(t y_c, m / s_c) - min(t y_c, m))^2
 
 where w and h tell what the next layers make of an error (`importance.py`), and t = 1.5, for real inputs reach farther than
