@@ -148,6 +148,23 @@ def test_nothing_prints_and_nothing_draws_from_global_chance():
                 assert node.attr in ("default_rng", "Generator"), f"{module}:{node.lineno}"
 
 
+# Names ----------------------------------------------------------------------------------------------------------------
+
+# Modules that still have such a name.
+STANDARD_NAMES_TO_REPLACE = {"tfdatafree.measuring.statistics"}
+
+
+def has_standard_name(module: str) -> bool:
+    """Whether a module, or a folder, is called like a module of the standard library; `__main__` must be."""
+    name = module.rpartition(".")[2]
+    return name in sys.stdlib_module_names and not name.startswith("__")
+
+
+def test_no_module_is_called_like_one_of_the_standard_library():
+    assert [module for module in MODULES if has_standard_name(module)] == sorted(STANDARD_NAMES_TO_REPLACE)
+    assert has_standard_name("tfdatafree.cli.inspect") and not has_standard_name("tfdatafree.__main__")
+
+
 # Size -----------------------------------------------------------------------------------------------------------------
 
 MOST_FOLDERS, MOST_LINES, MOST_PARAMETERS, MOST_RETURNED = 8, 400, 8, 2

@@ -85,7 +85,7 @@ def test_the_file_is_integer_and_within_one_step_of_its_simulation(blocks, seed)
     found = export(network(blocks, seed))
     file = File.parse(found.built.content)
     assert {file.dtype(index) for index in range(len(file.tensors))} <= {"int8", "int32"}
-    assert not found.built.kept_float
+    assert not found.built.float_reasons
     assert {tensor: check.lsb for tensor, check in found.built.checks.items() if check.lsb > 1} == {}
     inputs = [array[:1] for array in found.inputs]
     (y,), (wanted,) = Runner(found.built.content).predict(inputs), found.teacher.predict(inputs)

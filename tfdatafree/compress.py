@@ -69,24 +69,23 @@ def compress(
     Args:
         model: A Functional or Sequential `keras.Model`, a `tf_keras` model, or a path to a .keras or .h5 file.
         recipe: Name of a preset ("int8", "int8_per_tensor", "int16x8", "float16", "dfq", "lwdf"), or a Recipe.
-        input_range: (low, high) of the real inputs, the same for all of them; None takes it from a Rescaling or
-            Normalization layer, else estimates it from the first BatchNorm, and the report says so.
+        input_range: (low, high) of the real inputs, the same for all of them. None takes it from a Rescaling or
+            Normalization layer, or else estimates it from the first BatchNorm. The report says which.
         input_shape: (height, width, channels) for a model whose input shape is not static.
-        representative_data: A few real inputs, if there are any (array, list of arrays, iterable of examples or
-            batches, tf.data.Dataset; or the path of an .npz, an .npy or a folder of images, which are fitted to the
-            model's input and input range as `inputs/input_files.py` says): used in place of the generated ones,
-            and reported.
+        representative_data: A few real inputs, if there are any, to use instead of generated ones: an array, a list of
+            arrays, an iterable of examples or batches, a tf.data.Dataset, or the path of an .npz, an .npy or a folder of
+            images. Images are fitted to the model's input and input range, as `inputs/input_files.py` says.
         target: Device or runtime to write for: "generic" (any TFLite runtime), "ethos-u55", "ethos-u65", "ethos-u85",
             "edgetpu", "nnapi", "hexagon", "stm32n6", "tflite-micro", or a Target. It decides what the recipe leaves
             open, and the report lists the operators that it does not compute itself.
         seed: The same seed gives the same bytes.
-        executor: Any concurrent.futures.Executor, for the per-tensor searches.
-        unsafe_load: Run Python code that a .keras file carries (Lambda layers). Only for files that you trust.
+        executor: Any concurrent.futures.Executor, for the searches of single tensors.
+        unsafe_load: Run the Python code in a .keras file (Lambda layers). Only for files that you trust.
         verbose: 0 hides the progress bar.
 
     Returns:
-        A Compressed: `.tflite`, `.model`, `.report`, `.predict(x)`, `.save(path)`. Without a file where the recipe is
-        simulated only (`Quantize.simulated`).
+        A Compressed: `.tflite`, `.model`, `.report`, `.predict(x)`, `.save(path)`. It has no file if the recipe can only
+        be simulated (`Quantize.simulated`).
 
     Raises:
         LoadError: The path holds no Keras model.
@@ -113,13 +112,13 @@ def compress(
         network = prune_network(network, task, inputs, progress)
         if task.recipe.quantize is None:
             built = write_float(network, task, inputs, progress)
-            compressed = _assembled(task, network, inputs, built)
+            compressed = _assemble(task, network, inputs, built)
         else:
             network, observed = pass_inputs(network, task, inputs, progress)
             bits = choose_bits(network, task, observed, inputs, progress)
             decision = quantize_network(network, task, bits, observed, inputs, progress, executor)
             built = write_integers(decision, bits, inputs, progress)
-            compressed = _assembled(task, network, inputs, built, decision, bits, observed)
+            compressed = _assemble(task, network, inputs, built, decision, bits, observed)
         if task.recipe.recover is not None:
             compressed = recover(compressed, task, network.input_range.ends, progress)
     finally:
@@ -129,14 +128,14 @@ def compress(
 
 
 def _expected_seconds(recipe: Recipe) -> dict[str, float]:
-    """The steps that `recipe` takes, and how long each usually takes."""
+    """The steps of `recipe`, and the seconds that each usually takes."""
     steps = {FLOAT_FILE_STEP if recipe.quantize is None else FILE_STEP}
     if recipe.recover is not None:
         steps |= {IMAGES_STAGE, LAYERS_STAGE}
     return expected_seconds(recipe) | {step: seconds for step, seconds in _SECONDS.items() if step in steps}
 
 
-def _assembled(
+def _assemble(
     task: Task,
     network: Network,
     inputs: Inputs,
@@ -145,40 +144,45 @@ def _assembled(
     bits: Bits | None = None,
     observed: Observed | None = None,
 ) -> Compressed:
-    """The result: what was built with its report and with what is needed to write it once more.
+    """The result: what was built, its report, and what is needed to write the network again with other weights.
 
-    The last three are None for a float file.
+    Args:
+        decision, bits, observed: None for a float file.
     """
     rules = network.rules if bits is None else bits.rules
     edge_dtype = None if decision is None else decision.options.edge_dtype
-    notes = rule_notes(rules, built.grids, built.graph.outputs, edge_dtype, built.kept_float.values())
+    notes = rule_notes(rules, built.grids, built.graph.outputs, edge_dtype, built.float_reasons.values())
     weight_grids = {}
     evidence = gather(built, {} if observed is None else observed.images, inputs.arrays)
     if decision is not None:
         network = network.logged(reasons=decision.reasons)
         weight_grids = kernel_grids(built.graph, {**decision.kernels, **built.kernels})
-        if decision.options.one_step_per_channel(dense=True) != task.asked.quantize.one_step_per_channel(dense=True):
-            notes["dense layers"] = f"one weight step per tensor, as {task.target.title} wants"
-    policy, replay = (None, task.asked) if bits is None else (bits.policy, bits.replay)
+        requested = task.user_recipe.quantize
+        if decision.options.one_step_per_channel(dense=True) != requested.one_step_per_channel(dense=True):
+            notes["dense layers"] = f"one weight scale per tensor, as {task.target.title} requires"
+    policy, replay = (None, task.user_recipe) if bits is None else (bits.policy, bits.replay)
     report = make_report(
         network, built, evidence, inputs, recipe=task.recipe, target=task.target, notes=notes, policy=policy
     )
-    given = None if task.representative_data is None else [array[:COMPARED_OUTPUTS] for array in inputs.arrays]
+    probe_inputs = None if task.representative_data is None else [array[:COMPARED_OUTPUTS] for array in inputs.arrays]
     return Compressed(
-        recipe=task.asked,
+        recipe=task.user_recipe,
         replay=replay,
         report=dataclasses.replace(report, call=task.call),
         weight_grids=weight_grids,
         channel_scales=network.scales,
         built=built,
         evidence=evidence,
-        decision=None if decision is None else _settled(decision, built, weight_grids),
-        probes=Probes(input_range=network.input_range.ends, seed=task.seed, given=given),
+        decision=None if decision is None else _with_written_grids(decision, built, weight_grids),
+        probes=Probes(input_range=network.input_range.ends, seed=task.seed, given=probe_inputs),
     )
 
 
-def _settled(decision: Decision, built: Built, weight_grids: Mapping[str, Quantizer | None]) -> Decision:
-    """The decision with the grids of what was written; of its kernels only those that other weights cannot tell."""
+def _with_written_grids(decision: Decision, built: Built, weight_grids: Mapping[str, Quantizer | None]) -> Decision:
+    """The decision with the grids that were written, for writing other weights.
+
+    It keeps the integers of kernels without a grid along one axis. The others follow from their grids and the weights.
+    """
     return dataclasses.replace(
         decision,
         graph=built.graph,

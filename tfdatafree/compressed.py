@@ -1,4 +1,4 @@
-"""The result of a compression: the file, the model that simulates it, the recipe and the record."""
+"""The result of a compression: the file, the model that simulates it, the recipe and the report."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.integer_kernel import kernel_grids
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.report.assemble import COMPARED_OUTPUTS, rewritten_report
-from tfdatafree.report.evidence import Evidence, summaries
+from tfdatafree.report.evidence import Evidence, summarize_kernels
 from tfdatafree.report.page import report_page
 from tfdatafree.report.report import Report
 
@@ -37,17 +37,17 @@ class Compressed:
 
     Attributes:
         recipe: The recipe that made it.
-        replay: A recipe that makes the same file without a search: what `recipe.policy` found, as rules. `recipe` itself
-            where there was nothing to search.
-        report: One page about it; `print(compressed.report)`, `compressed.report.to_dict()`.
-        weight_grids: Layer of `.model` -> grid that its kernel is on, None where it has no steps along a single axis; empty
-            where weights stayed in float.
-        channel_scales: First layer of those that write the same channels -> (channels,) what equalization, the scaling of
-            outliers and leveling multiplied them by, and the layers that read them divide by again; empty where nothing was.
+        replay: A recipe that makes the same file without a search: the bits that `recipe.policy` found, as rules. `recipe`
+            itself if there was nothing to search.
+        report: One page about the compression: `print(compressed.report)`, `compressed.report.to_dict()`.
+        weight_grids: Layer of `.model` -> grid of its kernel; None if its scales do not run along a single axis. Empty
+            if weights stayed in float.
+        channel_scales: First of the layers that write the same channels -> factors (channels,) by which equalization, the
+            scaling of outliers and leveling multiplied them. The layers that read these channels divide by the factors.
         built: The file with its graph, grids and integers, as it was read back.
         evidence: Distributions of tensors and kernels, for the report page.
-        decision: What other weights can be written by; None for a float file.
-        probes: The inputs that the file was verified on; None for a float file.
+        decision: Needed to write the network with other weights; None for a float file.
+        probes: Inputs that the file was verified on; None for a float file.
     """
 
     recipe: Recipe
@@ -62,7 +62,7 @@ class Compressed:
 
     @property
     def tflite(self) -> bytes:
-        """The file. Raises ExportError where there is none."""
+        """The file. Raises ExportError if there is none."""
         if self.built.content is None:
             raise ExportError(
                 f"there is no integer file: {self.recipe.quantize.simulated}. Use .model or .predict(x), which simulate "
@@ -72,7 +72,7 @@ class Compressed:
 
     @functools.cached_property
     def model(self) -> keras.Model:
-        """A plain Keras model that simulates the file's arithmetic: `predict` and `save` work on it."""
+        """A plain Keras model that simulates the file's arithmetic. `predict` and `save` work on it."""
         return simulated_model(self.built.graph, self.built.grids)
 
     def rewritten(
@@ -84,25 +84,25 @@ class Compressed:
         note: str,
         seconds: float = 0.0,
     ) -> "Compressed":
-        """The same network with other weights, on the same grids of activations: its file and report are made anew.
+        """Writes the same network with other weights, on the same grids of activations, and makes a new report.
 
         Args:
             weights: The graph of `built` with other kernels and biases.
-            grids: Layer -> the grid that its kernel is on; None for those of `weight_grids` that have none.
+            grids: Layer -> the grid of its kernel; None for layers that have None in `weight_grids`.
             reference: The float network that outputs are compared with, for the report.
             note: What was done to the weights, for the report.
             seconds: How long that took.
 
         Raises:
             ExportError: The file would not be what was decided.
-            ValueError: The weights are in float, so that no decision says how to write them.
+            ValueError: The network is in float.
         """
         if self.decision is None:
-            raise ValueError("this network is in float; only integer networks are written with other weights.")
+            raise ValueError("this network is in float; only integer networks can be written with other weights.")
         inputs = self.probes.first(COMPARED_OUTPUTS, self.decision.reference)
         decision = self.decision.with_weights(weights, grids)
         built = write(decision, inputs)
-        evidence = dataclasses.replace(self.evidence, kernels=summaries(built))
+        evidence = dataclasses.replace(self.evidence, kernels=summarize_kernels(built))
         report = rewritten_report(
             self.report, reference, built, evidence, inputs, target=decision.target, note=note, seconds=seconds
         )
@@ -115,11 +115,11 @@ class Compressed:
         )
 
     def predict(self, x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> np.ndarray | list[np.ndarray]:
-        """Runs the file through LiteRT on real inputs, one at a time; where there is none, the model that simulates it.
+        """Runs the file in LiteRT, one input at a time. Without a file, runs the model that simulates it.
 
         Args:
-            x: Reals of shape (n, *input shape); for several inputs a list in the model's order or a dict by name; or what
-                `generate_images` returned.
+            x: Float values of shape (n, *input shape); for several inputs a list in the model's order or a dict by name; or
+                the result of `generate_images`.
 
         Returns:
             Dequantized outputs (n, ...): an array, or a list for several outputs.
@@ -137,33 +137,33 @@ class Compressed:
                 )
             arrays = [np.asarray(x[name]) for name in names]
         elif len(names) == 1:
-            alone = (
+            in_list = (
                 isinstance(x, (list, tuple))
                 and len(x) == 1
                 and np.ndim(x[0]) == len(self.built.graph.specs[names[0]].shape)
             )
-            arrays = [np.asarray(x[0] if alone else x)]
+            arrays = [np.asarray(x[0] if in_list else x)]
         elif isinstance(x, GeneratedImages):
             return self._as_list(x.inputs)
         else:
             arrays = [np.asarray(array) for array in x]
         for name, array in zip(names, arrays, strict=True):
-            wanted = self.built.graph.specs[name].shape[1:]
-            if array.ndim != len(wanted) + 1 or array.shape[1:] != wanted or not len(array):
-                raise ValueError(f"input '{name}' has shape {array.shape}; give (n, {', '.join(map(str, wanted))}).")
+            shape = self.built.graph.specs[name].shape[1:]
+            if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
+                raise ValueError(f"input '{name}' has shape {array.shape}; give (n, {', '.join(map(str, shape))}).")
         return arrays
 
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
-        """Writes `.tflite` (the file), `.keras` (the simulating model), `.json` (recipe and report) or `.html` (the report
-        as a page to look at).
+        """Writes `.tflite` (the file), `.keras` (the model that simulates it), `.json` (recipe and report) or `.html` (the
+        report as a page).
 
-        The file appears whole or not at all.
+        The file is written completely or not at all.
 
         Raises:
             FileExistsError: `path` exists and `overwrite` is False.
-            ExportError: It should be a file, and the recipe is simulated only.
-            MissingPackageError: It should be a page, and Bokeh, which draws it, is not installed.
-            ValueError: The ending is none of these.
+            ExportError: `path` ends in .tflite, but the recipe can only be simulated.
+            MissingPackageError: `path` ends in .html, but Bokeh, which draws the page, is not installed.
+            ValueError: `path` ends in something else.
         """
         path = Path(path)
         if path.exists() and not overwrite:
@@ -179,9 +179,9 @@ class Compressed:
             write_atomically(path, report_page(self.report, self.recipe, self.evidence).encode())
         elif path.suffix == ".keras":
             with tempfile.TemporaryDirectory() as folder:
-                whole = Path(folder) / "model.keras"
-                self.model.save(whole)
-                write_atomically(path, whole.read_bytes())
+                temporary = Path(folder) / "model.keras"
+                self.model.save(temporary)
+                write_atomically(path, temporary.read_bytes())
         else:
             raise ValueError(f"{path} ends in {path.suffix!r}; choose .tflite, .keras, .json or .html.")
         return path

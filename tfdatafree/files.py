@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes a file completely or not at all."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` by way of a temporary file beside it."""
+    """Writes `content` to a temporary file in the same folder, which then gets the name `path`."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

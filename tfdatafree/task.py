@@ -1,4 +1,4 @@
-"""What is to be done to which model: the arguments of `compress` and `diagnose`, checked."""
+"""The checked arguments of `compress` and `diagnose`."""
 
 import os
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from tfdatafree.targets.target import Target
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is to be done, to which model; `compress` explains each.
+    """The arguments of one call; `compress` explains each.
 
     Attributes:
-        asked: The recipe as it was given.
-        recipe: The same, with what the target decides.
-        input_range: None where it is to be found.
+        user_recipe: The recipe that the user passed.
+        recipe: The same with the options that the target decides.
+        input_range: None where it has to be found.
     """
 
     model: keras.Model | str | os.PathLike
-    asked: Recipe
+    user_recipe: Recipe
     recipe: Recipe
     target: Target
     input_range: InputRange | None
@@ -36,11 +36,11 @@ class Task:
 
     @property
     def call(self) -> dict[str, Any]:
-        """The arguments that decide the result besides the recipe, as plain values."""
-        given, data = self.input_range, self.representative_data
+        """The arguments besides the recipe that decide the result, as plain values."""
+        input_range, data = self.input_range, self.representative_data
         return {
             "model": os.path.basename(self.model) if isinstance(self.model, (str, os.PathLike)) else None,
-            "input_range": None if given is None else (given.low, given.high),
+            "input_range": None if input_range is None else input_range.ends,
             "input_shape": self.input_shape,
             "target": self.target.name,
             "seed": self.seed,
@@ -59,12 +59,12 @@ def make_task(
     seed: int,
     unsafe_load: bool,
 ) -> Task:
-    """The task, checked as far as that goes without the model. Raises ValueError where an option is wrong."""
-    profile, asked = get_target(target), get_recipe(recipe)
+    """Checks everything that can be checked without the model. Raises ValueError if an option is wrong."""
+    profile, user_recipe = get_target(target), get_recipe(recipe)
     return Task(
         model=model,
-        asked=asked,
-        recipe=fit_recipe(asked, profile),
+        user_recipe=user_recipe,
+        recipe=fit_recipe(user_recipe, profile),
         target=profile,
         input_range=None if input_range is None else check_input_range(input_range),
         input_shape=input_shape,

@@ -330,7 +330,7 @@ def test_options_reach_the_compression(folder, capsys):
     assert "recipe int8_per_tensor" in capsys.readouterr().out
     summary = inspect_file("out.tflite")
     step = summary.inputs[0].scales[0]
-    np.testing.assert_allclose(summary.inputs[0].reals, (-2, 3), atol=step / 2)
+    np.testing.assert_allclose(summary.inputs[0].value_range, (-2, 3), atol=step / 2)
     kernels = [t for t in summary.tensors if t.writer == "constant" and t.dtype == "int8"]
     assert kernels and all(len(tensor.scales) == 1 for tensor in kernels)
 
@@ -396,7 +396,7 @@ def test_size_searches_bits_and_says_which_size_can_be_had(folder, capsys):
     assert not (folder / "small.tflite").exists()
     assert main([*command, f"--size={least}"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  bits"))
-    assert "layers in 4;" in line and f"({100 * float(least):g} % asked for)" in line
+    assert "layers in 4;" in line and f"({100 * float(least):g} % requested)" in line
     summary = inspect_file("small.tflite")
     assert any(tensor.dtype == "int4" for tensor in summary.tensors)
     assert summary.bytes < float(least) * int(re.search(r"the ([\d,]+) bytes in int8", line).group(1).replace(",", ""))

@@ -98,12 +98,12 @@ def suspect(**values) -> Suspect:
     "values, facts, remedy, words",
     [
         ({}, {}, {"activation_bits": 16}, r"raise activation bits here: Rule\('conv', activation_bits=16\)$"),
-        ({}, {"wide": False}, {}, "no 16-bit kernels"),
-        ({}, {"given_out": True}, {}, r"edge_dtype='float32'\) and Rule\('conv', activation_bits=16\)"),
-        ({"kind": "range"}, {"clipped": 0.02}, {}, "clips 2 % of the values; generated inputs are often wilder"),
+        ({}, {"has_16_bits": False}, {}, "no 16-bit kernels"),
+        ({}, {"is_output": True}, {}, r"edge_dtype='float32'\) and Rule\('conv', activation_bits=16\)"),
+        ({"kind": "range"}, {"clipped": 0.02}, {}, "clips 2 % of the values; generated inputs often reach further"),
         (
             {"kind": "range"},
-            {"clipped": 0.02, "real": True},
+            {"clipped": 0.02, "real_inputs": True},
             {"activation_bits": 16},
             "clips 2 % .* raise activation bits",
         ),
@@ -204,7 +204,7 @@ def test_the_same_seed_gives_the_same_ranking_and_the_model_is_not_changed():
 def test_real_inputs_are_used_where_there_are_some():
     x = np.random.default_rng(0).uniform(-1, 1, (12, 8, 8, 3)).astype(np.float32)
     found = diagnose(build("plain"), recipe(), representative_data=x, images=5, verbose=0)
-    assert found.images == 5 and "of the inputs given" in str(found)
+    assert found.images == 5 and "of the given inputs" in str(found)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_every_tensor_is_an_integer_and_every_edge_int8_with_batch_1(name):
     file = File.parse(found.built.content)
     for index in (*file.inputs, *file.outputs):
         assert file.dtype(index) == "int8" and file.shape(index)[0] == 1
-    kept = [f"{key}: {reason}" for key, reason in found.built.kept_float.items()]
+    kept = [f"{key}: {reason}" for key, reason in found.built.float_reasons.items()]
     if name in KEPT_FLOAT:
         with pytest.raises(RuntimeError, match=KEPT_FLOAT[name]):
             raise RuntimeError(*kept)
@@ -250,7 +250,9 @@ def test_parity_notices_a_weight_that_is_off_by_a_few_steps(weight):
     file = File.parse(built.content)
     checks = compare_tensors(built.content, other, found.teacher, built.grids, index_of(file, found), found.inputs)
     assert checks["b_relu"].lsb > 1
-    with pytest.raises(ExportError, match=f"'b_relu' of the file is {checks['b_relu'].lsb} steps from its simulation"):
+    with pytest.raises(
+        ExportError, match=f"'b_relu' of the file differs from its simulation by {checks['b_relu'].lsb} LSB"
+    ):
         check_parity(checks, built.grids, {}, {})
     check_parity(checks, built.grids, {"b_relu": "a reason"}, {})
     # The difference is the layer's own: what reads its output is fed with what the file computed.
@@ -260,9 +262,9 @@ def test_parity_notices_a_weight_that_is_off_by_a_few_steps(weight):
 def test_parity_bounds():
     grids = {"x": activation_quantizer(-1, 1), "y": activation_quantizer(-1, 1, 16, symmetric=True)}
     check_parity({"x": TensorCheck(1, 1, 1), "y": TensorCheck(4, 1, 1)}, grids, {}, {})
-    with pytest.raises(ExportError, match="'x' of the file is 2 steps"):
+    with pytest.raises(ExportError, match="'x' of the file differs from its simulation by 2 LSB"):
         check_parity({"x": TensorCheck(2, 1, 1)}, grids, {}, {})
-    with pytest.raises(ExportError, match="'y' of the file is 9 steps"):
+    with pytest.raises(ExportError, match="'y' of the file differs from its simulation by 9 LSB"):
         check_parity({"y": TensorCheck(9, 1, 1)}, grids, {}, {})
     check_parity({"y": TensorCheck(9, 1, 1)}, grids, {}, {"y": 12})
 
@@ -285,7 +287,7 @@ def test_16_bit_activations(name):
     found = exported(name, INT16)
     file = File.parse(found.built.content)
     dtypes = {file.dtype(i) for i in range(len(file.tensors))}
-    assert dtypes <= {"int16", "int8", "int64", "int32"} and not found.built.kept_float
+    assert dtypes <= {"int16", "int8", "int64", "int32"} and not found.built.float_reasons
     assert all(file.dtype(i) == "int16" for i in (*file.inputs, *file.outputs))
     for tensor, index in index_of(file, found).items():
         assert file.quantizer(index).zero_point == 0 and file.quantizer(index) == found.built.grids[tensor]
@@ -303,8 +305,8 @@ def test_16_bit_activations(name):
 
 def test_what_has_no_16_bit_kernel_stays_in_float_and_says_so():
     found = exported("prelu", INT16)
-    assert found.built.kept_float["PRELU prelu"] == "TFLite's PRELU has no 16-bit kernel"
-    assert len(exported("elu", INT16).built.kept_float) == 2, "and the simulation rounds what comes out of it"
+    assert found.built.float_reasons["PRELU prelu"] == "TFLite's PRELU has no 16-bit kernel"
+    assert len(exported("elu", INT16).built.float_reasons) == 2, "and the simulation rounds what comes out of it"
     file = File.parse(found.built.content)
     for operator in file.operators:
         if file.operator_name(operator) == "PRELU":
@@ -435,9 +437,9 @@ def change_quantization(file: File, name: str, **changes) -> None:
         (lambda file: change_constant(file, "a_relu/bias"), "the integers of 'a_relu/bias' are not those"),
         (lambda file: change_quantization(file, "a_relu", scale=1e-6), "tensor 'a_relu' has the grid"),
         (lambda file: change_quantization(file, "b_relu", zeroPoint=1), "tensor 'b_relu' has the grid"),
-        (lambda file: change_quantization(file, "head/kernel", scale=1e-6), "the steps of 'head/kernel'"),
-        (lambda file: change_quantization(file, "head/kernel", zeroPoint=1), "the steps of 'head/kernel'"),
-        (lambda file: change_quantization(file, "head/bias", scale=1e-6), "the steps of 'head/bias'"),
+        (lambda file: change_quantization(file, "head/kernel", scale=1e-6), "the scales or zero points of 'head/kernel'"),
+        (lambda file: change_quantization(file, "head/kernel", zeroPoint=1), "the scales or zero points of 'head/kernel'"),
+        (lambda file: change_quantization(file, "head/bias", scale=1e-6), "the scales or zero points of 'head/bias'"),
         (lambda file: setattr(file.tensors[file.inputs[0]], "type", 3), "edge 'image' is uint8, not int8"),
         (lambda file: setattr(file.tensors[file.inputs[0]], "shape", [-1, 8, 8, 3]), "edge 'image' has the dynamic shape"),
     ],
@@ -476,7 +478,7 @@ def test_equal_decisions_give_equal_bytes():
 
 def test_a_bias_that_would_overflow_raises_its_channels_step_and_says_so():
     found = exported("dead_channels")
-    assert found.built.notes == {"a_relu": "1 weight step(s) raised: the bias would overflow 32 bits"}
+    assert found.built.notes == {"a_relu": "1 weight scale(s) raised: the bias would overflow 32 bits"}
     chosen, used = found.kernels["a_conv"].grid.scale, found.built.kernels["a_conv"].grid.scale
     assert list(used > chosen) == [False, False, True, False] or (used > chosen).sum() <= 2
     bias = found.built.graph.layers["a_conv"].weight("bias")
@@ -517,7 +519,7 @@ def test_a_shared_layer_gets_steps_that_fit_its_bias_at_every_call():
     conv.kernel.assign(conv.kernel * 1e-6)
     conv.bias.assign([1.0, 2.0, 3.0])
     found = export(model)
-    assert not found.built.kept_float
+    assert not found.built.float_reasons
     assert all(check.lsb <= 1 for check in found.built.checks.values())
     np.testing.assert_allclose(
         Runner(found.built.content).predict([a[:1] for a in found.inputs])[0][0, 0, 0], [2, 4, 6], rtol=0.02
@@ -539,7 +541,7 @@ def test_weights_too_large_for_cpu_runtimes_are_refused_before_they_are_run():
     model = keras.Model(x, keras.layers.GlobalAveragePooling2D()(conv(x)))
     for variable, factor in ((conv.kernel, 1e6), (conv.bias, 0)):
         variable.assign(np.asarray(variable) * factor)
-    with pytest.raises(ExportError, match="'broken.*steps of the output.*keep_float"):
+    with pytest.raises(ExportError, match="'broken.*times the output scale.*keep_float"):
         compress(model, input_range=(-1, 1), verbose=0)
     conv.kernel.assign(np.asarray(conv.kernel) * 1e-4)
     assert compress(model, input_range=(-1, 1), verbose=0).tflite

@@ -57,5 +57,5 @@ def test_calls_of_one_layer_share_steps_that_suit_the_smallest_input():
     kernel[..., 1] = 0
     shared.kernel.assign(kernel)
     found = export(model)
-    assert not found.built.kept_float
+    assert not found.built.float_reasons
     assert max(check.lsb for check in found.built.checks.values()) <= 1

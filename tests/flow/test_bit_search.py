@@ -237,7 +237,7 @@ def test_the_policy_is_in_the_record(tmp_path):
     line = next(line for line in str(searched(0.65).report).splitlines() if line.startswith("  bits"))
     count = list(policy.layers.values()).count(4)
     assert f"{count} layers in 4" in searched(0.65).report._repr_html_()
-    assert f"{count} layers in 4" in line and f"the {policy.int8_bytes:,} bytes in int8 (65 % asked for)" in line
+    assert f"{count} layers in 4" in line and f"the {policy.int8_bytes:,} bytes in int8 (65 % requested)" in line
 
 
 def test_the_page_shows_the_bits():

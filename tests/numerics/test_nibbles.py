@@ -20,5 +20,5 @@ def test_the_earlier_of_two_lies_in_the_low_half():
 
 
 def test_what_four_bits_do_not_hold_is_an_error():
-    with pytest.raises(ValueError, match=r"reach from -3 to 8; 4 bits hold -8 to 7"):
+    with pytest.raises(ValueError, match=r"go from -3 to 8; 4 bits hold -8 to 7"):
         pack(np.array([-3, 8]))

@@ -7,7 +7,7 @@ from tiny_models import export, exported, image, randomized
 from tfdatafree.export.simulate import insert_quantizers
 from tfdatafree.model.kernels import layout_of
 from tfdatafree.numerics.affine import activation_quantizer
-from tfdatafree.quantization.activation_shift import activation_shifts, correct_activation_shifts
+from tfdatafree.quantization.activation_shift import correct_activation_shifts, measure_shifts
 from tfdatafree.quantization.placement import simulated_grids
 
 
@@ -20,7 +20,7 @@ def one_by_one() -> keras.Model:
 def test_a_shift_is_what_the_grid_does_to_the_mean():
     grid = activation_quantizer(0, 7, 3)
     x = np.array([[0.4, 6.0], [0.4, 9.0], [0.3, 8.0]], np.float32)  # the first all become 0, the second are cut at 7
-    shifts = activation_shifts([("x", x), ("other", x)], {"x": grid})
+    shifts = measure_shifts([("x", x), ("other", x)], {"x": grid})
     assert shifts.keys() == {"x"}
     np.testing.assert_allclose(shifts["x"], [-1.1 / 3, 20 / 3 - 23 / 3], rtol=1e-6)
 
@@ -34,7 +34,7 @@ def test_means_are_restored_where_every_pixel_counts_alike(name):
     node = readers[0]
     tensor = node.inputs[0]
     assert tensor in teacher.inputs
-    corrected, kept = correct_activation_shifts(teacher, activation_shifts([(tensor, made.inputs[0])], grids))
+    corrected, kept = correct_activation_shifts(teacher, measure_shifts([(tensor, made.inputs[0])], grids))
     assert not kept
 
     def mean(graph, rounded):

@@ -97,7 +97,7 @@ def test_pruned_weights_stay_zero_and_a_channel_of_zeros_keeps_its_step(groups):
     kept[:, 1] = False
     grid = grid_of(matrix, 4)
     begun = round_with_feedback(matrix, covariance, grid, kept=kept)
-    found, on = descend(begun, matrix, covariance, grid, kept=kept)
+    found, on = descend(begun, matrix, covariance, grid, mask=kept)
     assert not found[~kept].any() and found[kept].any()
     assert on.scale[1] == grid.scale[1]
 

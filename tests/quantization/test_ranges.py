@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tfdatafree.numerics.affine import activation_quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization import ranges
-from tfdatafree.quantization.ranges import aciq, k_sigma, min_max, of_levels, percentile, search_range
+from tfdatafree.quantization.ranges import aciq, k_sigma, min_max, percentile, range_of_levels, search_range
 
 # Grids are compared in float32: equal errors may differ by this much.
 ROUNDING = 1 + 1e-3
@@ -176,7 +176,7 @@ def test_analytic_clipping_stays_within_what_was_seen():
 @pytest.mark.parametrize("ends", [(-1, 1), (0, 1), (0, 255), (-2.12, 2.64), (-128, 128), (-123.68, 151.061), (0.5, 2)])
 def test_the_levels_of_an_image_are_never_worse_met_than_by_the_plain_grid(ends):
     levels = np.linspace(*ends, 256)
-    chosen = of_levels(*ends)
+    chosen = range_of_levels(*ends)
     errors = [
         np.mean(np.square(q(levels) - levels))
         for q in (activation_quantizer(*ends), activation_quantizer(chosen.low, chosen.high))
@@ -187,7 +187,7 @@ def test_the_levels_of_an_image_are_never_worse_met_than_by_the_plain_grid(ends)
 
 def test_no_level_of_a_symmetric_image_lies_halfway_between_two_steps():
     levels = np.linspace(-1, 1, 256)
-    plain, chosen = activation_quantizer(-1, 1), of_levels(-1, 1)
+    plain, chosen = activation_quantizer(-1, 1), range_of_levels(-1, 1)
     chosen = activation_quantizer(chosen.low, chosen.high)
     off = [np.abs(np.abs(levels / q.scale - np.floor(levels / q.scale)) - 0.5).min() for q in (plain, chosen)]
     assert off[0] < 1e-5 < 1e-3 < off[1]

@@ -13,7 +13,7 @@ from tiny_models import Exported, build, exported, image, outputs_of, randomized
 from tfdatafree import ExportError, Generate, Prune, Quantize, Recipe, Rule, compress
 from tfdatafree.compressed import Compressed
 from tfdatafree.export.build import Built, build_integer_file
-from tfdatafree.export.plan import holding
+from tfdatafree.export.plan import widen_grid
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.rule_match import apply_rules
@@ -239,7 +239,7 @@ def test_every_value_of_eight_bits_is_one_of_sixteen():
     for zero_point in (-128, -3, 127):
         grid = Quantizer(0.037, zero_point, 8)
         values = grid.dequantize(np.arange(-128, 128))
-        np.testing.assert_array_equal(holding(grid)(values), values)
+        np.testing.assert_array_equal(widen_grid(grid)(values), values)
 
 
 def test_a_layer_kept_in_float_keeps_its_weights_and_is_reported():

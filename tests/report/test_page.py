@@ -20,8 +20,8 @@ from tfdatafree.compressed import Compressed
 from tfdatafree.errors import MissingPackageError
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
-from tfdatafree.report.evidence import Evidence, Histogram, shown_inputs
-from tfdatafree.report.network import lanes
+from tfdatafree.report.evidence import Evidence, Histogram, make_thumbnails
+from tfdatafree.report.network import assign_lanes
 from tfdatafree.report.outputs import compare_outputs
 from tfdatafree.report.page import _COLUMNS, report_page
 from tfdatafree.report.plots import for_script
@@ -158,7 +158,7 @@ def test_float_files_have_a_page_too(recipe):
 
 def test_a_simulation_has_a_page_without_sizes():
     text = page("plain", dataclasses.replace(QUICK, quantize=Quantize(activation_bits=6)))
-    assert "simulation only" in text and "Behind gzip" not in text
+    assert "simulation only" in text and "After gzip" not in text
 
 
 # What the page must not do
@@ -299,7 +299,7 @@ def test_gzip_sizes_are_those_of_gzip():
 
 def test_images_are_shown_small_and_stretched_and_other_inputs_are_not():
     wide = np.linspace(-3, 5, 2 * 300 * 200 * 3, dtype=np.float32).reshape(2, 300, 200, 3)
-    shown = shown_inputs(
+    shown = make_thumbnails(
         ["a", "b", "c", "d"], [wide, np.zeros((2, 7)), np.zeros((2, 1, 400, 3)), np.zeros((2, 9, 9, 5))]
     )
     assert list(shown) == ["a"] and shown["a"].dtype == np.uint8
@@ -319,7 +319,7 @@ def networks(draw):
 @given(networks())
 def test_tensors_that_are_still_to_be_read_have_lanes_of_their_own(reads):
     names = [f"t{at}" for at in range(len(reads))]
-    found = lanes(names, [[names[source] for source in sources] for sources in reads])
+    found = assign_lanes(names, [[names[source] for source in sources] for sources in reads])
     last = {at: max([at, *(to for to, sources in enumerate(reads) if at in sources)]) for at in range(len(reads))}
     for first in range(len(reads)):
         for second in range(first + 1, len(reads)):
@@ -329,8 +329,8 @@ def test_tensors_that_are_still_to_be_read_have_lanes_of_their_own(reads):
 
 
 def test_a_chain_stays_in_one_lane_and_a_residual_leaves_it():
-    assert lanes("abc", [[], ["a"], ["b"]]) == [0, 0, 0]
-    assert lanes("abcd", [[], ["a"], ["b"], ["a", "c"]]) == [0, 1, 1, 0]
+    assert assign_lanes("abc", [[], ["a"], ["b"]]) == [0, 0, 0]
+    assert assign_lanes("abcd", [[], ["a"], ["b"], ["a", "c"]]) == [0, 1, 1, 0]
 
 
 # The way to do it again
@@ -374,7 +374,7 @@ def test_the_command_line_is_told_where_it_has_words_for_it():
     assert command_text(QUICK, call) == (
         "tfdatafree compress 'a b.keras' -o model.tflite --recipe=recipe.json --input_range=-1,1 --seed=3"
     )
-    assert "recipe.json holds the recipe in full" in page(recipe=QUICK)
+    assert "recipe.json holds the full recipe" in page(recipe=QUICK)
     assert command_text(PRESETS["dfq"], {**call, "representative_data": True}) is None
     given = command_text(PRESETS["dfq"], {**call, "representative_data": "my images"})
     assert given.endswith("--seed=3 '--representative_data=my images'")

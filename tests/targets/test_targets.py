@@ -152,7 +152,7 @@ def test_weights_and_grids_are_as_the_target_wants_them(name):
     (mean,) = (operator for operator in file.operators if file.operator_name(operator) == "MEAN")
     same = file.quantizer(mean.inputs[0]) == file.quantizer(mean.outputs[0])
     assert same == (name == "nnapi")
-    assert ("one weight step per tensor" in result.report.notes.get("dense layers", "")) == (name == "nnapi")
+    assert ("one weight scale per tensor" in result.report.notes.get("dense layers", "")) == (name == "nnapi")
     assert result.recipe == PRESETS["int8"], "the recipe is the user's"
     # The simulation has the same grids: the file computes what it says.
     x = random_inputs(build("plain"), 4)

@@ -194,7 +194,7 @@ def test_every_row_is_run():
 @pytest.mark.parametrize(("name", "bits"), ROWS)
 def test_integer_kernel_computes_what_the_float_kernel_does(name, bits):
     found, expected, steps, result = run_both(name, bits)
-    assert not result.kept_float
+    assert not result.float_reasons
     rule = OPERATORS[name]
     bound = max(1 if bits == 8 else 4, rule.table_lsb.get(bits, 0)) + result.requantized
     for got, wanted, step in zip(found, expected, steps, strict=True):

@@ -18,7 +18,7 @@ from tfdatafree.cli.compare import COMMAND as COMPARE
 from tfdatafree.cli.compress import COMMAND as COMPRESS
 from tfdatafree.cli.demo import COMMAND as DEMO
 from tfdatafree.cli.diagnose import COMMAND as DIAGNOSE
-from tfdatafree.cli.inspect import COMMAND as INSPECT
+from tfdatafree.cli.inspect_file import COMMAND as INSPECT
 from tfdatafree.cli.messages import quiet, talkative
 from tfdatafree.errors import TfdatafreeError
 from tfdatafree.recipe.check import require_name

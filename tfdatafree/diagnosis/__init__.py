@@ -1,1 +1,1 @@
-"""Which quantizers cost a model most, and what to do about them."""
+"""Which quantizers change the results of a model most, and what helps."""

@@ -1,8 +1,6 @@
-"""diagnose(): which quantizers of a recipe cost a model most, without data, and what to do about them.
+"""diagnose(): which quantizers of a recipe change the results most, without data, and what helps.
 
-    the steps of compress up to its decision (flow/steps.py) -> one quantizer at a time -> advice
-
-The stages are those of `compress`, up to the point where a file would be written; the network is simulated.
+the steps of compress() up to the decision (flow/steps.py) -> simulate one quantizer at a time -> advise
 """
 
 import dataclasses
@@ -37,9 +35,9 @@ from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.targets.target import Target
 from tfdatafree.task import make_task
 
-# The step behind those that lead to a decision, and the seconds that it takes on a small classifier.
-_STEP, _STEP_SECONDS = "one quantizer at a time", 150
-# The images that damage is measured on are none of those that ranges come from.
+# The step after the decision, and the seconds that it takes on a small classifier.
+_STEP, _STEP_SECONDS = "measure single quantizers", 150
+# Damage is measured on other images than ranges.
 _MEASURING_SEED = 700_000
 
 
@@ -56,23 +54,23 @@ def diagnose(
     unsafe_load: bool = False,
     verbose: int = 1,
 ) -> Diagnosis:
-    """Switches on one quantizer at a time, each layer's weights and each tensor's values, and compares the results.
+    """Switches on one quantizer at a time, for each layer's weights and each tensor's values, and compares the results.
 
-    It takes about half as many runs of the network on `images` inputs as there are quantizers.
+    The time is about half as many runs of the network on `images` inputs as there are quantizers.
 
     Args:
-        model, recipe, input_range, input_shape, target, seed, unsafe_load: As for `compress`. What is diagnosed is the network
-            before `recipe.recover`.
-        representative_data: As for `compress`; the first `images` of them are measured on, too.
-        images: Inputs to measure on.
+        model, recipe, input_range, input_shape, target, seed, unsafe_load: As for `compress`. The network is diagnosed before
+            `recipe.recover`.
+        representative_data: As for `compress`; damage is measured on the first `images` of these inputs.
+        images: Number of inputs to measure on.
         verbose: 0 hides the progress bar.
 
     Returns:
-        A Diagnosis: `.suspects`, the most damaging first; `.rules()`, which help the worst; `print` it.
+        A Diagnosis: `.suspects`, the most damaging first; `.rules()`, which help the worst of them; `print` it.
 
     Raises:
         LoadError, UnsupportedModelError: As for `compress`.
-        ValueError: An option is wrong, or the recipe leaves the model in float or takes channels out of it.
+        ValueError: An option is wrong, or the recipe leaves the model in float or removes channels.
     """
     started = time.perf_counter()
     task = make_task(
@@ -93,7 +91,7 @@ def diagnose(
         )
     if recipe.prune is not None and recipe.prune.method == "channel":
         raise ValueError(
-            "prune.method is 'channel', which makes another network; save the smaller one and diagnose that."
+            "prune.method is 'channel', which makes another network; save the pruned network and diagnose that."
         )
     if not isinstance(images, int) or isinstance(images, bool) or images < 1:
         raise ValueError(f"images is {images!r}; measure on at least 1.")
@@ -109,8 +107,8 @@ def diagnose(
         decision = quantize_network(network, task, bits, observed, inputs, progress)
         with progress.stage(_STEP):
             if representative_data is None:
-                ends = network.input_range.ends
-                measured = make_inputs(network.reference, images, ends, seed=seed + _MEASURING_SEED)
+                input_range = network.input_range.ends
+                measured = make_inputs(network.reference, images, input_range, seed=seed + _MEASURING_SEED)
             else:
                 measured = [array[:images] for array in inputs.arrays]
             built = simulate(decision, inputs.arrays)
@@ -119,29 +117,31 @@ def diagnose(
     finally:
         progress.close()
     findings = channel_findings(network.unfolded)
-    real = representative_data is not None and not isinstance(representative_data, GeneratedImages)
+    real_inputs = representative_data is not None and not isinstance(representative_data, GeneratedImages)
     return Diagnosis(
         model=network.source.name,
         recipe=recipe.name,
-        suspects=_suspects(network.reference, damages, bits.options, task.target, findings.caps, real=real),
+        suspects=_suspects(
+            network.reference, damages, bits.options, task.target, findings.caps, real_inputs=real_inputs
+        ),
         error=together.error,
         output_discrepancy=together.output_discrepancy,
         agreement=together.agreement,
         dead=findings.dead,
         caps=findings.caps,
         images=len(measured[0]),
-        inputs="of the inputs given" if real else "generated inputs",
+        inputs="of the given inputs" if real_inputs else "generated inputs",
         seconds=time.perf_counter() - started,
         given=dict(bits.rules.of),
     )
 
 
 def _suspects(
-    graph: Graph, damages: list[Damage], options: Quantize, target: Target, caps: dict[str, str], *, real: bool
+    graph: Graph, damages: list[Damage], options: Quantize, target: Target, caps: dict[str, str], *, real_inputs: bool
 ) -> tuple[Suspect, ...]:
     total = sum(damage.effect.error**2 for damage in damages)
     layers_of = operator_layers(graph)
-    found = []
+    suspects = []
     for damage in sorted(damages, key=lambda damage: -damage.effect.error):
         layers = () if damage.node is None else layers_of[damage.node]
         weighted = [layer for layer in layers if layout_of(graph.layers[layer])]
@@ -156,16 +156,18 @@ def _suspects(
             agreement=damage.effect.agreement,
             part=damage.effect.error**2 / total if total else 0.0,
         )
-        found.append(
+        suspects.append(
             advise(
                 suspect,
                 clipped=damage.clipped,
                 spread=damage.spread,
                 per_channel=options.per_channel,
-                given_out=damage.name in graph.outputs and options.edge_dtype != "float32",
-                wide=damage.kind != "weights" and 16 in target.activation_bits and has_kernels(graph, damage.name, 16),
+                is_output=damage.name in graph.outputs and options.edge_dtype != "float32",
+                has_16_bits=damage.kind != "weights"
+                and 16 in target.activation_bits
+                and has_kernels(graph, damage.name, 16),
                 cap=caps.get(damage.name),
-                real=real,
+                real_inputs=real_inputs,
             )
         )
-    return tuple(found)
+    return tuple(suspects)

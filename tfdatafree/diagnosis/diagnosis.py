@@ -1,4 +1,4 @@
-"""What `diagnose` found: a ranking of a network's quantizers by what they cost, advice, and rules that follow it."""
+"""The result of `diagnose`: a ranking of a network's quantizers by their damage, advice, and rules that follow it."""
 
 import dataclasses
 import glob
@@ -9,31 +9,33 @@ from typing import Literal
 
 from tfdatafree.recipe.rules import Rule
 
-# Rows that are printed before the others are only counted.
+# Number of rows that are printed. The others are only counted.
 _SHOWN = 15
-_SLOW = "(16 bits are for devices that have them: LiteRT's convolutions of 16 bits on a CPU are slow, so measure there)"
-# A tensor is said to have uneven channels from here on.
+_SLOW = (
+    "(16 bits are for devices that support them; LiteRT's 16-bit convolutions on CPUs are slow, so measure the time)"
+)
+# From this spread on, the advice mentions uneven channels.
 _UNEVEN = 8.0
-# Advice is given for quantizers that carry at least this part of the squared error of all.
+# Quantizers with at least this part of the total squared error get advice.
 _MATTERS = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suspect:
-    """One quantizer, switched on alone.
+    """One quantizer, and its effect when no other is on.
 
     Attributes:
-        kind: "weights" of a layer; the rounding of "values" of a tensor that it writes; the "range" that clips them.
-        name: Of the layer, or of the tensor as in `Report.layers`.
+        kind: "weights": those of a layer. "values": rounding of a tensor. "range": clipping of a tensor.
+        name: Name of the layer, or of the tensor as in `Report.layers`.
         layer: Keras layer to name in a rule; None for a model input.
-        operation: Keras classes that the file computes as one.
-        bits: Of its integers.
-        error: ||y - y0|| / ||y0|| of the model's results, before softmax and the like.
-        output_discrepancy: The same by direction, 0 to 2; Sobolev et al., FRanDI, eq. 3.
-        agreement: Share of inputs with the same argmax; None where there is none.
-        part: Of the sum of all suspects' squared errors, 0 to 1.
-        remedy: Settings of a rule that would help: {"activation_bits": 16}; {} where none would.
-        advice: In words.
+        operation: Keras classes that the file computes as one operator.
+        bits: Bits of its integers.
+        error: ||y - y0|| / ||y0|| of the decision tensors, which are the results before a softmax.
+        output_discrepancy: Difference of their directions, 0 to 2; Sobolev et al., FRanDI, eq. 3.
+        agreement: Fraction of inputs with the same argmax; None without an argmax.
+        part: Its part of the sum of all suspects' squared errors, 0 to 1.
+        remedy: Settings of a rule that helps, such as {"activation_bits": 16}; {} if none does.
+        advice: The same in words.
     """
 
     kind: Literal["weights", "values", "range"]
@@ -57,12 +59,12 @@ class Diagnosis:
         model, recipe: Names of the model and of the recipe.
         suspects: Every quantizer, the most damaging first.
         error, output_discrepancy, agreement: As in a Suspect, for all quantizers together.
-        dead, caps: Layer -> what BatchNorm statistics tell about its channels. `dead`: that some carry nothing. `caps`: how
-            often the cap of a ReLU6 or the like is reached.
+        dead, caps: Layer -> what BatchNorm statistics say about its channels. `dead`: some have no effect. `caps`: how often
+            values reach the cap of a ReLU6 or a similar activation.
         images: Number of inputs that the damage was measured on.
-        inputs: What these inputs were.
+        inputs: Kind of these inputs.
         seconds: Duration of the diagnosis.
-        given: Layer -> the rule that the recipe already has for it.
+        given: Layer -> the rule that the recipe has for it.
     """
 
     model: str
@@ -79,20 +81,21 @@ class Diagnosis:
     given: dict[str, Rule] = field(default_factory=dict)
 
     def rules(self, count: int = 1) -> tuple[Rule, ...]:
-        """Rules that follow the advice about the `count` worst suspects that a rule can help, to put before the others.
+        """Rules that follow the advice for the `count` worst suspects that a rule can help.
 
-        A layer's settings by rules of the recipe are kept, as only the first rule that matches it is asked.
+        Put them before the other rules of the recipe. Only the first rule that matches a layer counts, so these rules repeat
+        the settings that the recipe has for the layer.
 
         Raises:
-            ValueError: `count` is no positive whole number.
+            ValueError: `count` is not a positive integer.
         """
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ValueError(f"count is {count!r}; give the number of suspects to help, at least 1.")
         settings: dict[str, dict] = {}
         helped = [suspect for suspect in self.suspects if suspect.remedy and suspect.layer is not None][:count]
         for suspect in helped:
-            former = self.given[suspect.layer].settings if suspect.layer in self.given else {}
-            settings[suspect.layer] = {**former, **settings.get(suspect.layer, {}), **suspect.remedy}
+            in_recipe = self.given[suspect.layer].settings if suspect.layer in self.given else {}
+            settings[suspect.layer] = {**in_recipe, **settings.get(suspect.layer, {}), **suspect.remedy}
         for options in settings.values():
             if options.get("keep_float"):
                 options.pop("weight_bits", None)
@@ -100,7 +103,7 @@ class Diagnosis:
         return tuple(Rule(glob.escape(layer), **options) for layer, options in settings.items())
 
     def to_dict(self) -> dict:
-        """Plain values."""
+        """Values for JSON."""
         values = dataclasses.asdict(self)
         values["suspects"] = list(values["suspects"])
         values["given"] = {layer: {"pattern": rule.pattern, **rule.settings} for layer, rule in self.given.items()}
@@ -137,11 +140,11 @@ class Diagnosis:
         if any("activation_bits" in suspect.remedy for suspect in self.suspects):
             advice.append(_SLOW)
         dead = [f"{name}: {text}" for name, text in self.dead.items()]
-        title = "Dead channels (Prune(method='channel') takes channels out)"
+        title = "Dead channels (Prune(method='channel') removes channels)"
         return [(title, texts) for title, texts in (("Advice", advice), (title, dead)) if texts]
 
     def _repr_html_(self) -> str:
-        """The same for notebooks."""
+        """The diagnosis for notebooks."""
         style = 'style="padding:2px 10px;text-align:left;white-space:nowrap"'
         lines = [f"<p><b>{html.escape(self.model)}</b>, recipe {html.escape(self.recipe)}, one quantizer at a time</p>"]
         facts = "".join(
@@ -190,20 +193,20 @@ def advise(
     clipped: float = 0.0,
     spread: float = 1.0,
     per_channel: bool = True,
-    given_out: bool = False,
-    wide: bool = True,
+    is_output: bool = False,
+    has_16_bits: bool = True,
     cap: str | None = None,
-    real: bool = False,
+    real_inputs: bool = False,
 ) -> Suspect:
-    """`suspect` with its remedy and its advice; with neither where it carries next to nothing of the error.
+    """Adds remedy and advice to `suspect`, unless its part of the error is very small.
 
     Args:
-        clipped, spread: Of its tensor, see `damage.Damage`.
-        per_channel: Whether kernels have one step per output channel.
-        given_out: Whether the file gives it out with 8 bits.
-        wide: Whether the operators around it have kernels of 16 bits on the target.
+        clipped, spread: As in `quantizer_damage.Damage`, for its tensor.
+        per_channel: Whether kernels have one scale per output channel.
+        is_output: Whether it is an output of the file, which has 8 bits.
+        has_16_bits: Whether the operators that write and read it have 16-bit kernels on the target.
         cap: How often its cap is reached.
-        real: Whether the inputs are real ones.
+        real_inputs: Whether damage was measured on real inputs.
     """
     if suspect.part < _MATTERS:
         return suspect
@@ -213,30 +216,32 @@ def advise(
     elif suspect.kind == "weights":
         remedy, words = {"keep_float": True}, ["keep it in float: {}"]
         if not per_channel:
-            words.append("one step per channel would help every layer: per_channel=True")
+            words.append("one scale per channel would help every layer: per_channel=True")
     elif suspect.bits >= 16:
         words = []
     elif suspect.layer is None:
-        words = [f"the input itself has {suspect.bits} bits; a narrower input_range, if it is true, is all there is"]
-    elif not wide:
-        words = ["what writes or reads it has no 16-bit kernels there; keep all of that in float"]
-    elif given_out:
-        finer = _rule_text(suspect.layer, {"activation_bits": 16})
-        words = [f"the file gives it out with 8 bits; Quantize(edge_dtype='float32') and {finer} would give more"]
+        words = [f"the input itself has {suspect.bits} bits; only a narrower input_range helps, if inputs stay in it"]
+    elif not has_16_bits:
+        words = [
+            "the operators that write or read it have no 16-bit kernels on this target; keep these layers in float"
+        ]
+    elif is_output:
+        rule = _rule_text(suspect.layer, {"activation_bits": 16})
+        words = [f"it is an output with 8 bits; Quantize(edge_dtype='float32') and {rule} make it finer"]
     else:
         remedy, words = {"activation_bits": 16}, ["raise activation bits here: {}"]
     if suspect.kind == "range":
         words.insert(0, f"its range clips {100 * clipped:.2g} % of the values")
-        if not real:
+        if not real_inputs:
             remedy, words = (
                 {},
-                [words[0], "generated inputs are often wilder than real ones: a few of those would tell"],
+                [words[0], "generated inputs often reach further than real ones: check with representative_data"],
             )
     else:
         if spread > _UNEVEN:
             words.append(
-                f"its widest channel is {spread:.0f} times as wide as the usual one, which has few integers left: "
-                "equalize=True may even them out"
+                f"its widest channel is {spread:.0f} times as wide as the usual one, so few integers are left for the "
+                "others: equalize=True may even them out"
             )
         if cap is not None:
             words.append(cap)

@@ -1,4 +1,4 @@
-"""What each quantizer alone costs a network's results: every layer's weights, every tensor's rounding and clipping."""
+"""Measures the damage of each quantizer alone: of every layer's weights, and every tensor's rounding and clipping."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.metrics import agreement, output_discrepancy
 from tfdatafree.quantization.placement import only_moved
 
-# Share of a tensor's values from which on its clipping is measured apart from its rounding.
+# If a tensor clips a larger fraction of its values, clipping and rounding are measured separately.
 _CLIPPED = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """How far results lie from the float network's; of several results the furthest.
+    """Difference between results and those of the float network; the largest one, if there are several results.
 
     Attributes:
         error: ||y - y0|| / ||y0||.
         output_discrepancy: 0 (same direction) to 2 (opposite).
-        agreement: Share of inputs with the same argmax; None where no result has several entries.
+        agreement: Fraction of inputs with the same argmax; None if no result has several entries.
     """
 
     error: float
@@ -33,22 +33,22 @@ class Effect:
     agreement: float | None
 
     @classmethod
-    def of(cls, found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> "Effect":
+    def of(cls, results: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> "Effect":
         tally = _Tally()
-        tally.add(found, wanted)
+        tally.add(results, references)
         return tally.effect()
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One quantizer, and what it does alone.
+    """One quantizer, and its effect when no other is on.
 
     Attributes:
-        kind: "weights" of the layer `name` (its corrected bias included); "values" of the tensor `name`, rounded but not
-            clipped; its "range", which clips and does not round.
-        node: The graph node at which it acts; None for a model input.
-        clipped: Share of the tensor's values that its integers cannot reach; 0 for weights.
-        spread: Widest over usual (median) standard deviation of the tensor's channels; 1 for weights.
+        kind: "weights": those of the layer `name`, with its corrected bias. "values": the tensor `name` is rounded but not
+            clipped. "range": the tensor is clipped but not rounded.
+        node: Graph node that calls the layer or writes the tensor; None for a model input.
+        clipped: Fraction of the tensor's values that its integers clip; 0 for weights.
+        spread: Largest over median standard deviation of the tensor's channels; 1 for weights.
     """
 
     kind: Literal["weights", "values", "range"]
@@ -61,65 +61,65 @@ class Damage:
 
 
 def measure_damage(
-    teacher: Graph,
-    student: Graph,
+    reference: Graph,
+    rounded: Graph,
     weight_bits: Mapping[str, int],
     grids: Mapping[str, Quantizer],
     inputs: Sequence[np.ndarray],
 ) -> tuple[list[Damage], Effect]:
-    """(each quantizer alone, all of them together), in order of execution.
+    """(each quantizer alone in order of execution, effect of all quantizers together).
 
     Args:
-        teacher: The folded float graph.
-        student: The same with its kernels on their grids and its biases corrected.
-        weight_bits: Layer key -> bits of its kernel, for layers that have integers.
+        reference: The folded float graph.
+        rounded: The same graph with its kernels on their grids and its biases corrected.
+        weight_bits: Layer -> bits of its kernel, for layers that have integers.
         grids: Tensor -> its grid.
-        inputs: A few inputs, one array (n, *shape) each.
+        inputs: A few inputs, one array (n, *shape) per graph input.
     """
-    teacher, student = up_to_decisions(teacher), up_to_decisions(student)
-    grids = {tensor: grid for tensor, grid in grids.items() if tensor not in only_moved(teacher)}
-    seen = _seen(teacher, grids, inputs)
-    variants = list(_quantizers(teacher, student, weight_bits, grids, seen))
+    reference, rounded = up_to_decisions(reference), up_to_decisions(rounded)
+    grids = {tensor: grid for tensor, grid in grids.items() if tensor not in only_moved(reference)}
+    clipping = _measure_clipping(reference, grids, inputs)
+    variants = list(_variants(reference, rounded, weight_bits, grids, clipping))
     tallies = [_Tally() for _ in variants]
-    for some, results in passes(teacher, variants, inputs, report_layer):
-        for row, tally in enumerate(tallies[some], start=1):
+    for rows, results in passes(reference, variants, inputs, report_layer):
+        for row, tally in enumerate(tallies[rows], start=1):
             tally.add([values[row] for values in results], [values[0] for values in results])
-    writers = {tensor: node.name for node in teacher.nodes for tensor in node.outputs}
-    callers = {node.layer: node.name for node in reversed(teacher.nodes)}
+    writers = {tensor: node.name for node in reference.nodes for tensor in node.outputs}
+    callers = {node.layer: node.name for node in reversed(reference.nodes)}
     damages = []
     for variant, tally in zip(variants, tallies, strict=True):
         name, effect = variant.name, tally.effect()
         if variant.layer is not None:
             damages.append(Damage("weights", name, callers[name], weight_bits[name], effect))
         else:
-            kind: Any = "range" if variant.change is _unrounded else "values"
-            damages.append(Damage(kind, name, writers.get(name), grids[name].bits, effect, *seen[name]))
-    together = _rounded_results(student, grids, inputs)
-    return damages, Effect.of(together, teacher.predict(list(map(tf.convert_to_tensor, inputs))))
+            kind: Any = "range" if variant.change is _clip_only else "values"
+            damages.append(Damage(kind, name, writers.get(name), grids[name].bits, effect, *clipping[name]))
+    results_together = _predict_rounded(rounded, grids, inputs)
+    return damages, Effect.of(results_together, reference.predict(list(map(tf.convert_to_tensor, inputs))))
 
 
-def _quantizers(
-    teacher: Graph,
-    student: Graph,
+def _variants(
+    reference: Graph,
+    rounded: Graph,
     weight_bits: Mapping[str, int],
     grids: Mapping[str, Quantizer],
-    seen: Mapping[str, tuple[float, float]],
+    clipping: Mapping[str, tuple[float, float]],
 ) -> Iterator["Variant"]:
-    """Each quantizer alone, in the order in which they come into play."""
+    """One variant of the network per quantizer, in order of execution."""
 
     def of_values(tensor: str) -> Iterator[Variant]:
         if tensor in grids:
-            apart = seen[tensor][0] > _CLIPPED
-            for change in (_unclipped, _unrounded) if apart else (_on_grid,):
+            clips = clipping[tensor][0] > _CLIPPED
+            for change in (_round_only, _clip_only) if clips else (_on_grid,):
                 yield Variant(tensor, change=change, grid=grids[tensor])
 
-    for tensor in teacher.inputs:
+    for tensor in reference.inputs:
         yield from of_values(tensor)
     called = set()
-    for node in teacher.nodes:
+    for node in reference.nodes:
         if node.layer in weight_bits and node.layer not in called:
             called.add(node.layer)
-            yield Variant(node.layer, layer=student.layers[node.layer])
+            yield Variant(node.layer, layer=rounded.layers[node.layer])
         for tensor in node.outputs:
             yield from of_values(tensor)
 
@@ -128,13 +128,13 @@ def _on_grid(values: np.ndarray, grid: Quantizer) -> np.ndarray:
     return grid(values)
 
 
-def _unclipped(values: np.ndarray, grid: Quantizer) -> np.ndarray:
-    """Rounded, as far as the grid reaches."""
+def _round_only(values: np.ndarray, grid: Quantizer) -> np.ndarray:
+    """Rounds the values inside of the grid's range, and leaves the others."""
     return np.where(_beyond(values, grid), values, grid(values))
 
 
-def _unrounded(values: np.ndarray, grid: Quantizer) -> np.ndarray:
-    """Clipped to where the grid reaches."""
+def _clip_only(values: np.ndarray, grid: Quantizer) -> np.ndarray:
+    """Clips the values outside of the grid's range, and leaves the others."""
     return np.where(_beyond(values, grid), grid(values), values)
 
 
@@ -143,55 +143,59 @@ def _beyond(values: np.ndarray, grid: Quantizer) -> np.ndarray:
     return (values < grid.low - half) | (values > grid.high + half)
 
 
-def _seen(graph: Graph, grids: Mapping[str, Quantizer], inputs: Sequence[np.ndarray]) -> dict[str, tuple[float, float]]:
-    """Tensor -> (share of its values beyond its grid, spread of its channels)."""
-    found = {}
+def _measure_clipping(
+    graph: Graph, grids: Mapping[str, Quantizer], inputs: Sequence[np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """Tensor -> (fraction of its values beyond its grid, spread of its channels)."""
+    clipping = {}
 
     def note(tensor: str, values: np.ndarray) -> None:
         if tensor in grids:
-            found[tensor] = float(_beyond(values, grids[tensor]).mean()), _spread(values)
+            clipping[tensor] = float(_beyond(values, grids[tensor]).mean()), _spread(values)
 
     for tensor, array in zip(graph.inputs, inputs, strict=True):
         note(tensor, np.asarray(array))
     for node, live in graph.walk([tf.convert_to_tensor(array) for array in inputs]):
         for tensor in node.outputs:
             note(tensor, np.asarray(live[tensor]))
-    return found
+    return clipping
 
 
 def _spread(values: np.ndarray) -> float:
-    """Widest over median standard deviation of the channels; 1 where there is one value per channel."""
+    """Largest over median standard deviation of the channels; 1 if there is only one value per channel."""
     if values.ndim < 3 or values.shape[-1] < 2:
         return 1.0
     sd = values.reshape(-1, values.shape[-1]).std(axis=0, dtype=np.float64)
     return float(sd.max() / max(np.median(sd), 1e-3 * sd.max(), 1e-30))
 
 
-def _rounded_results(graph: Graph, grids: Mapping[str, Quantizer], inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The graph's outputs, every tensor that has a grid on it."""
+def _predict_rounded(graph: Graph, grids: Mapping[str, Quantizer], inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The graph's outputs, with every tensor rounded to its grid."""
 
     def on_grid(tensor: str, values: Any) -> Any:
         return tf.convert_to_tensor(grids[tensor](np.asarray(values))) if tensor in grids else values
 
-    rounded = [on_grid(tensor, tf.convert_to_tensor(array)) for tensor, array in zip(graph.inputs, inputs, strict=True)]
-    live = dict(zip(graph.inputs, rounded, strict=True))
-    for node, live in graph.walk(rounded):
+    on_grids = [
+        on_grid(tensor, tf.convert_to_tensor(array)) for tensor, array in zip(graph.inputs, inputs, strict=True)
+    ]
+    live = dict(zip(graph.inputs, on_grids, strict=True))
+    for node, live in graph.walk(on_grids):
         live |= {tensor: on_grid(tensor, live[tensor]) for tensor in node.outputs}
     return [np.asarray(live[tensor]) for tensor in graph.outputs]
 
 
 class _Tally:
-    """Sums over inputs, which come in parts, from which their Effect follows."""
+    """Sums over parts of the inputs, from which the Effect of all inputs follows."""
 
     def __init__(self):
         self._inputs = 0
         self._sums: np.ndarray | float = 0.0  # (results, 4): error^2, energy, discrepancies, agreements (NaN: none)
 
-    def add(self, found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> None:
-        """Results of some inputs, (n, ...) each."""
-        n = len(wanted[0])
+    def add(self, results: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> None:
+        """Adds the results of some of the inputs, (n, ...) each."""
+        n = len(references[0])
         rows = []
-        for x, y in zip(map(np.nan_to_num, found), wanted, strict=True):
+        for x, y in zip(map(np.nan_to_num, results), references, strict=True):
             error, energy = (np.square(values, dtype=np.float64).sum() for values in (x.astype(np.float64) - y, y))
             same = agreement(x, y) if y.ndim > 1 and y.shape[-1] > 1 else np.nan
             rows.append((error, energy, n * output_discrepancy(x, y), n * same))

@@ -1,1 +1,1 @@
-"""From a float graph to a verified integer TFLite file."""
+"""Writes a decision as a verified integer TFLite file, or simulates it."""

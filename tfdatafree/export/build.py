@@ -1,4 +1,4 @@
-"""Float graph, chosen weights and ranges in; verified integer file and its simulation out."""
+"""Builds the integer file of a decision and verifies it."""
 
 import dataclasses
 import math
@@ -28,19 +28,19 @@ from tfdatafree.tflite.runtime import Runner
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A file that was read back and found to be what was decided, or a simulation of what no file can hold.
+    """A verified file, or the simulation of a network that no file can hold.
 
     Attributes:
         content: The file; None for a simulation.
         graph: The graph with the file's weights and biases, as floats.
         grids: Graph tensor -> grid of the file's integers; empty for a float file.
         checks: Graph tensor -> parity and SQNR on the probe inputs.
-        kernels: Layer -> integers of its kernel as written.
-        kept_float: Operator -> why it computes in float.
+        kernels: Layer -> integers of its kernel in the file.
+        float_reasons: Operator -> why it computes in float.
         notes: Layer or tensor -> what a user should know about it.
-        requantized: QUANTIZE operators between integers that were added.
+        requantized: Number of QUANTIZE operators between integers that were added.
         ranges: Graph tensor -> range, headroom included.
-        file_ranges: The same, and those of tensors inside operations, by their names in the float file.
+        file_ranges: Float-file tensor name -> range, also of tensors inside operations.
     """
 
     content: bytes | None
@@ -48,7 +48,7 @@ class Built:
     grids: Mapping[str, Quantizer] = field(default_factory=dict)
     checks: Mapping[str, TensorCheck] = field(default_factory=dict)
     kernels: Mapping[str, IntegerKernel] = field(default_factory=dict)
-    kept_float: Mapping[str, str] = field(default_factory=dict)
+    float_reasons: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     requantized: int = 0
     ranges: Mapping[str, Range] = field(default_factory=dict)
@@ -69,19 +69,19 @@ def build_integer_file(decision: Decision, inputs: Sequence[np.ndarray], *, prob
     file = File.parse(float_model.content)
     spec = _spec(decision, float_model, file, inputs)
     exempt = _exempt(graph, float_model, file, float_model.layer_of)
-    some = [array[:probes] for array in inputs]
-    written = _write(decision, float_model, file, spec, exempt, some)
-    wider: Mapping[str, Range] = {}
+    probe_inputs = [array[:probes] for array in inputs]
+    written = _write(decision, float_model, file, spec, exempt, probe_inputs)
+    widened: Mapping[str, Range] = {}
     if decision.file_ranges is None:
         noise = {tensor: check.noise for tensor, check in written.checks.items()}
-        wider = widen_decisions(graph, decision.ranges, noise, written.grids)
-    if wider:
-        more = {float_model.tensor_of[tensor]: range_ for tensor, range_ in wider.items()}
-        spec = dataclasses.replace(spec, ranges={**spec.ranges, **more})
-        written = _write(decision, float_model, file, spec, exempt, some)
+        widened = widen_decisions(graph, decision.ranges, noise, written.grids)
+    if widened:
+        by_index = {float_model.tensor_of[tensor]: range_ for tensor, range_ in widened.items()}
+        spec = dataclasses.replace(spec, ranges={**spec.ranges, **by_index})
+        written = _write(decision, float_model, file, spec, exempt, probe_inputs)
     return dataclasses.replace(
         written,
-        ranges={**decision.ranges, **wider},
+        ranges={**decision.ranges, **widened},
         file_ranges={file.name(index): range_ for index, range_ in spec.ranges.items()},
     )
 
@@ -94,14 +94,14 @@ def _write(
     exempt: Mapping[str, str],
     probes: Sequence[np.ndarray],
 ) -> Built:
-    """The file of `spec`, read back and compared on `probes`; its ranges are still to be told."""
+    """Writes the file of `spec`, reads it back and compares it on `probes`. The result lacks its ranges."""
     result = quantize_file(float_model.content, spec)
     verify_content(result, spec)
     layers_of = float_model.layer_of
     graph = _as_written(decision.graph, file, result, layers_of)
-    held = {tensor: old for tensor, old in float_model.tensor_of.items() if old in result.index_of}
-    grids = {tensor: result.grids[old] for tensor, old in held.items()}
-    index_of = {tensor: result.index_of[old] for tensor, old in held.items()}
+    float_index = {tensor: old for tensor, old in float_model.tensor_of.items() if old in result.index_of}
+    grids = {tensor: result.grids[old] for tensor, old in float_index.items()}
+    index_of = {tensor: result.index_of[old] for tensor, old in float_index.items()}
     checks = compare_tensors(result.content, graph, decision.reference, grids, index_of, probes)
     check_parity(checks, grids, exempt, _table_lsb(float_model, file, grids))
     imprecise = {tensor: reason for tensor, reason in exempt.items() if tensor in checks and checks[tensor].lsb > 1}
@@ -115,7 +115,7 @@ def _write(
             for old, key in layers_of.items()
             if old in result.kernel_of
         },
-        kept_float=result.kept_float,
+        float_reasons=result.float_reasons,
         notes=result.adjusted | imprecise,
         requantized=result.requantized,
     )
@@ -123,13 +123,13 @@ def _write(
 
 @dataclass(frozen=True)
 class Storage:
-    """What the file of a model with 4-bit weights takes.
+    """Size of the file of a model with 4-bit weights.
 
     Attributes:
-        bytes: With a byte for every weight, as if they had 8 bits.
-        packed_bytes: With those of 4 bits two to a byte, where their operators read that.
-        weights: Layer key -> weights of its integer kernel.
-        packed: Layers whose weights lie two to a byte.
+        bytes: Size with one weight per byte, as with 8 bits.
+        packed_bytes: Size with two 4-bit weights per byte, in layers whose operators can read them.
+        weights: Layer -> number of weights in its integer kernel.
+        packed: Layers with two weights per byte.
     """
 
     bytes: int
@@ -138,22 +138,24 @@ class Storage:
     packed: frozenset[str]
 
 
-def storage(decision: Decision, inputs: Sequence[np.ndarray]) -> Storage:
-    """Storage of the file that `build_integer_file` would write; the arguments are its, the file is not verified."""
+def measure_storage(decision: Decision, inputs: Sequence[np.ndarray]) -> Storage:
+    """Size of the file that `build_integer_file` would write for these arguments. The file is not verified."""
     float_model = convert(decision.graph, [array[:1] for array in inputs])
     spec = _spec(decision, float_model, File.parse(float_model.content), inputs)
-    whole, packed = (quantize_file(float_model.content, dataclasses.replace(spec, int4=int4)) for int4 in (False, True))
-    file, weights, halved = File.parse(packed.content), {}, set()
+    unpacked, packed = (
+        quantize_file(float_model.content, dataclasses.replace(spec, int4=int4)) for int4 in (False, True)
+    )
+    file, weights, packed_layers = File.parse(packed.content), {}, set()
     for old, key in float_model.layer_of.items():
         if old in packed.kernel_of:
             weights[key] = weights.get(key, 0) + packed.kernel_of[old].values.size
             if file.dtype(packed.index_of_kernel[old]) == "int4":
-                halved.add(key)
-    return Storage(len(whole.content), len(packed.content), weights, frozenset(halved))
+                packed_layers.add(key)
+    return Storage(len(unpacked.content), len(packed.content), weights, frozenset(packed_layers))
 
 
 def _spec(decision: Decision, float_model: FloatModel, file: File, inputs: Sequence[np.ndarray]) -> Spec:
-    """How the float file of the graph is to be quantized."""
+    """How to quantize the float file of the graph."""
     graph, options, rules = decision.graph, decision.options, decision.rules
     known = decision.file_ranges or {}
     ranges = {index: known[name] for index in range(len(file.tensors)) if (name := file.name(index)) in known}
@@ -167,7 +169,7 @@ def _spec(decision: Decision, float_model: FloatModel, file: File, inputs: Seque
         {index: tensor for tensor, index in float_model.tensor_of.items()},
         activation_bits=options.activation_bits,
         tensor_bits=_ruled_bits(graph, float_model, rules),
-        floats=_floats(graph, float_model, file, rules),
+        float_rules=_float_rules(graph, float_model, file, rules),
         kernel_bits=options.weight_bits,
         per_channel=options.one_step_per_channel(dense=False),
         dense_per_channel=options.one_step_per_channel(dense=True),
@@ -182,7 +184,7 @@ def _spec(decision: Decision, float_model: FloatModel, file: File, inputs: Seque
 def _file_kernels(
     file: File, layers_of: Mapping[int, str], kernels: Mapping[str, IntegerKernel]
 ) -> dict[int, Constant]:
-    """The integers of `kernels` by weight tensor of the file, in its order of axes."""
+    """Weight tensor of the file -> its integers in `kernels`, in the file's order of axes."""
     return {
         index: Constant(*kernels[key].tflite(file.constant(index).shape))
         for index, key in layers_of.items()
@@ -196,27 +198,27 @@ def _kernel_of(layer: Layer, constant: Constant) -> IntegerKernel:
 
 def _ruled_bits(graph: Graph, float_model: FloatModel, rules: LayerRules) -> dict[int, int]:
     """{tensor of the file: bits that a rule gives it}."""
-    ruled, outputs = ruled_bits(graph, rules), {node.name: node.outputs for node in graph.nodes}
+    bits_of, outputs = ruled_bits(graph, rules), {node.name: node.outputs for node in graph.nodes}
     inside = {
-        index: ruled[outputs[name][0]] for index, name in float_model.node_of.items() if outputs[name][0] in ruled
+        index: bits_of[outputs[name][0]] for index, name in float_model.node_of.items() if outputs[name][0] in bits_of
     }
-    return inside | {float_model.tensor_of[t]: bits for t, bits in ruled.items() if t in float_model.tensor_of}
+    return inside | {float_model.tensor_of[t]: bits for t, bits in bits_of.items() if t in float_model.tensor_of}
 
 
-def _floats(graph: Graph, float_model: FloatModel, file: File, rules: LayerRules) -> dict[int, str]:
-    """{tensor of the file: why the operator that writes it computes in float}."""
-    floats, found = float_nodes(graph, rules), {}
-    by_layer = {node.layer: floats[node.name] for node in graph.nodes if node.name in floats}
-    for operator in file.operators if floats else ():
+def _float_rules(graph: Graph, float_model: FloatModel, file: File, rules: LayerRules) -> dict[int, str]:
+    """{tensor of the file: why a rule keeps the operator that writes it in float}."""
+    by_node, reasons = float_nodes(graph, rules), {}
+    by_layer = {node.layer: by_node[node.name] for node in graph.nodes if node.name in by_node}
+    for operator in file.operators if by_node else ():
         rule = OPERATORS.get(file.operator_name(operator))
         kernel = None if rule is None or rule.kernel is None else int(operator.inputs[rule.kernel])
         for index in operator.outputs:
-            reason = floats.get(float_model.node_of.get(index, "")) or by_layer.get(
+            reason = by_node.get(float_model.node_of.get(index, "")) or by_layer.get(
                 float_model.layer_of.get(kernel, "")
             )
             if reason is not None:
-                found[index] = reason
-    return found
+                reasons[index] = reason
+    return reasons
 
 
 def _measure_missing(
@@ -246,7 +248,7 @@ def _measure_missing(
 
 
 def _as_written(graph: Graph, float_file: File, result: IntegerModel, layers_of: Mapping[int, str]) -> Graph:
-    """`graph` with each kernel and bias replaced by the float value of the file's integers."""
+    """`graph` with each kernel and bias replaced by the float values of the file's integers."""
     graph = graph.copy()
     file = File.parse(result.content)
     calls = graph.calls()
@@ -267,7 +269,7 @@ def _as_written(graph: Graph, float_file: File, result: IntegerModel, layers_of:
 
 def _biases(file: File) -> dict[int, np.ndarray]:
     """Weight tensor -> the constant bias of the operator that multiplies by it."""
-    found = {}
+    biases = {}
     for operator in file.operators:
         rule = OPERATORS.get(file.operator_name(operator))
         if (
@@ -278,8 +280,8 @@ def _biases(file: File) -> dict[int, np.ndarray]:
         ):
             bias = file.constant(operator.inputs[rule.bias])
             if bias is not None:
-                found[int(operator.inputs[rule.kernel])] = bias
-    return found
+                biases[int(operator.inputs[rule.kernel])] = bias
+    return biases
 
 
 def _with_file_values(
@@ -288,15 +290,15 @@ def _with_file_values(
     layer = with_kernel(layer, _kernel_of(layer, kernel).float_kernel)
     if float_bias is not None and layer.weight("bias") is not None:
         index = operator.inputs[rule.bias]
-        steps = np.asarray(file.tensors[index].quantization.scale, np.float64)
-        # Only the rounding is taken over: the converter may have merged a constant that the graph adds later.
-        rounding = file.constant(index) * steps - float_bias
+        scale = np.asarray(file.tensors[index].quantization.scale, np.float64)
+        # Only the rounding error is added, because the converter may have merged a constant that the graph adds later.
+        rounding = file.constant(index) * scale - float_bias
         layer = layer.with_weights(bias=(layer.weight("bias") + rounding).astype(np.float32))
     return layer
 
 
 def _exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mapping[int, str]) -> dict[str, str]:
-    """Graph tensors that the simulation need not hit within one step, and why."""
+    """Graph tensor -> why its simulation may differ by more than one integer."""
     reasons: dict[str, str] = {}
     matched = set(float_model.tensor_of.values())
     producers = {node.name: node for node in graph.nodes}
@@ -314,28 +316,28 @@ def _exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mappin
 
 
 def _table_lsb(float_model: FloatModel, file: File, grids: Mapping[str, Quantizer]) -> dict[str, int]:
-    """Graph tensors whose operator works by an approximating table, or with rounded positions -> steps it may be off."""
+    """Graph tensor of an operator with an approximating table or rounded positions -> its largest error in integers (LSB)."""
     names = {index: tensor for tensor, index in float_model.tensor_of.items() if tensor in grids}
-    found: dict[str, int] = {}
+    bounds: dict[str, int] = {}
     for operator in file.operators:
         name = file.operator_name(operator)
         rule = OPERATORS.get(name)
         for index in operator.outputs if rule is not None else ():
             if index in names and (lsb := rule.table_lsb.get(grids[names[index]].bits)) is not None:
-                found[names[index]] = lsb
+                bounds[names[index]] = lsb
         if name == "RESIZE_BILINEAR" and operator.outputs[0] in names:
             before, after = (file.shape(index)[1:3] for index in (operator.inputs[0], operator.outputs[0]))
             resized = names[operator.outputs[0]]
-            found[resized] = _resize_lsb(before, after, grids[resized].bits)
-    return found
+            bounds[resized] = _resize_lsb(before, after, grids[resized].bits)
+    return bounds
 
 
 def _resize_lsb(before: Sequence[int], after: Sequence[int], bits: int) -> int:
-    """Steps by which the integer kernel may miss a bilinear resizing from `before` to `after` (height, width).
+    """Largest error, in integers (LSB), of the integer kernel that resizes from `before` to `after` (height, width).
 
-    It goes from pixel to pixel by a ratio of 10 fractional bits: exact for powers of two, else the last pixel is read
-    beside its place, where the tensor may change by all of its range from one pixel to the next.
+    The kernel computes positions from a ratio with 10 fractional bits. For powers of two the ratio is exact. Otherwise the
+    error of the position grows to that of the last pixel, and between two pixels the tensor may change by its whole range.
     """
     one = 1 << 10
-    beside = sum(new * abs(round(one * old / new) / one - old / new) for old, new in zip(before, after, strict=True))
-    return math.ceil((2**bits - 1) * beside)
+    offset = sum(new * abs(round(one * old / new) / one - old / new) for old, new in zip(before, after, strict=True))
+    return math.ceil((2**bits - 1) * offset)

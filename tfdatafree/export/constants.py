@@ -6,10 +6,10 @@ import numpy as np
 
 from tfdatafree.numerics.affine import Quantizer
 
-# |bias| in integer steps stays below this fraction of int32, leaving room for the sum of products.
+# The largest integer bias. It is a part of int32 only, which leaves room for the sum of products.
 _BIAS_LIMIT = 2**30
-# Steps that the bias of a channel without weights gets: its magnitude in 2**20 steps is exact enough for any output.
-_BIAS_ONLY_STEPS = 2**20
+# The integer bias of a channel without weights: precise enough for any output.
+_BIAS_ONLY = 2**20
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Constant:
 
 
 def fit_bias(kernel: Constant, bias: np.ndarray, input_scale: float) -> tuple[Constant, int]:
-    """`kernel` with steps so large that the bias fits into 32 bits, and fine enough where only a bias is left.
+    """`kernel` with scales so large that the bias fits into 32 bits, and suitable ones for channels that have only a bias.
 
     Args:
-        bias: Real bias, (outputs,).
-        input_scale: Step of the operator's input; the smallest, where several operators share the kernel.
+        bias: Float bias, (outputs,).
+        input_scale: Scale of the operator's input; the smallest one if several operators share the kernel.
 
     Returns:
-        The kernel, and the number of steps that had to be raised.
+        The kernel, and the number of scales that had to be raised.
     """
     quantizer, values = kernel.quantizer, kernel.values
     scale = np.atleast_1d(np.asarray(quantizer.scale, np.float64))
@@ -40,19 +40,20 @@ def fit_bias(kernel: Constant, bias: np.ndarray, input_scale: float) -> tuple[Co
         axes = tuple(axis for axis in range(values.ndim) if axis != quantizer.channel_axis)
         empty = np.logical_not(values.any(axis=axes))
     overflow = magnitude / (input_scale * scale) > _BIAS_LIMIT
-    wanted = np.where(overflow, magnitude / (input_scale * _BIAS_LIMIT), scale)
-    wanted = np.where(empty & (magnitude > 0), magnitude / (input_scale * _BIAS_ONLY_STEPS), wanted)
-    if np.array_equal(wanted, scale):
+    new_scale = np.where(overflow, magnitude / (input_scale * _BIAS_LIMIT), scale)
+    new_scale = np.where(empty & (magnitude > 0), magnitude / (input_scale * _BIAS_ONLY), new_scale)
+    if np.array_equal(new_scale, scale):
         return kernel, 0
-    new_scale = float(wanted[0]) if quantizer.channel_axis is None else wanted
+    if quantizer.channel_axis is None:
+        new_scale = new_scale[0]
     fitted = Quantizer(new_scale, 0, quantizer.bits, quantizer.channel_axis, narrow_range=True)
     return Constant(fitted.quantize(quantizer.dequantize(values)), fitted), int((overflow & ~empty).sum())
 
 
 def integer_bias(bias: np.ndarray, kernel: Constant, input_scale: float, activation_bits: int) -> Constant:
-    """The bias in steps of input_scale * kernel scale: int32, or int64 beside 16-bit activations."""
-    step = np.float64(input_scale) * np.asarray(kernel.quantizer.scale, np.float64)
+    """The bias on the scale input_scale * kernel scale: int32, or int64 with 16-bit activations."""
+    scale = np.float64(input_scale) * np.asarray(kernel.quantizer.scale, np.float64)
     dtype = "int32" if activation_bits == 8 else "int64"
     limits = np.iinfo(dtype)
-    integers = np.clip(np.rint(bias / step), limits.min, limits.max).astype(dtype)
-    return Constant(integers, Quantizer(step, 0, 32, None if step.ndim == 0 else 0))
+    integers = np.clip(np.rint(bias / scale), limits.min, limits.max).astype(dtype)
+    return Constant(integers, Quantizer(scale, 0, 32, None if scale.ndim == 0 else 0))

@@ -1,7 +1,7 @@
-"""A plan carried out: the float file rewritten into the integer file that was decided.
+"""Carries out a plan: rewrites the float file into the integer file.
 
-Where a kernel wants a grid that its input does not have, a QUANTIZE operator goes between. Operators that stay in float
-compute between DEQUANTIZE and QUANTIZE.
+If a kernel needs another grid than its input has, a QUANTIZE operator is inserted. Operators that stay in float compute
+between DEQUANTIZE and QUANTIZE.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfdatafree.export.constants import Constant, integer_bias
-from tfdatafree.export.plan import Plan, Spec, plan_file, real_operands, tensor_name
+from tfdatafree.export.plan import Plan, Spec, float_operands, plan_file, tensor_name
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer
 from tfdatafree.tflite.flatbuffer import FLOAT32, File
 from tfdatafree.tflite.operators import Operator
@@ -19,17 +19,17 @@ from tfdatafree.tflite.operators import Operator
 
 @dataclass(frozen=True)
 class IntegerModel:
-    """An integer file and what was decided in it.
+    """An integer file, and where the float file's tensors are in it.
 
     Attributes:
         content: The file.
-        grids: Float-file tensor index -> the grid that its integers were given.
+        grids: Float-file tensor index -> grid of its integers.
         index_of: Float-file tensor index -> index in `content`, for activations that are integers there.
-        kernel_of: Float-file index of a weight tensor -> the integers written, after any adjustment.
+        kernel_of: Float-file index of a weight tensor -> the integers in the file, after any adjustment.
         index_of_kernel: Float-file index of a weight tensor -> its index in `content`.
         constants: Index in `content` -> integers and grid of a bias or of another constant operand.
-        kept_float: Operator and output name -> why it computes in float.
-        adjusted: Weight tensor name -> why its step was changed, or why it takes a byte per weight.
+        float_reasons: Operator and output name -> why it computes in float.
+        adjusted: Layer -> why its scale was changed, or why its 4-bit weights take a byte each.
         requantized: Number of QUANTIZE operators between integers that were added.
     """
 
@@ -39,7 +39,7 @@ class IntegerModel:
     kernel_of: dict[int, Constant]
     index_of_kernel: dict[int, int]
     constants: dict[int, Constant]
-    kept_float: dict[str, str]
+    float_reasons: dict[str, str]
     adjusted: dict[str, str]
     requantized: int
 
@@ -55,7 +55,7 @@ def quantize_file(float_content: bytes, spec: Spec) -> IntegerModel:
 
 
 def emit(file: File, plan: Plan) -> IntegerModel:
-    """The integer file of `plan`; rewrites `file`, for which it was made."""
+    """Rewrites `file`, for which `plan` was made, into the integer file."""
     return _Emitter(file, plan).write()
 
 
@@ -70,7 +70,7 @@ class _Emitter:
         self.constants: dict[int, Constant] = {}
         self.requantized = 0
         self.forms: dict[tuple[int, str], int] = {}
-        # Grid of the integers that an operator wrote; where it is not the tensor's own, a QUANTIZE follows.
+        # Grid of the integers that an operator writes. If it is not the tensor's own grid, a QUANTIZE follows.
         self.written: dict[int, Quantizer] = {}
         self.home: dict[int, str] = dict.fromkeys(file.inputs, "integer")
 
@@ -89,22 +89,22 @@ class _Emitter:
         outputs = [self.output_edge(index) for index in self.file.outputs]
         inputs = [self.forms.get((index, "edge"), index) for index in self.file.inputs]
         self.file.graph.inputs, self.file.graph.outputs = inputs, outputs
-        moved = self.compact()
+        new_index = self.compact()
         self.file.sign(self.spec.input_names, self.spec.output_names, self.spec.description)
         index_of = {}
         for old, grid in self.plan.grids.items():
-            # What a float operator wrote and an integer one reads is, for all that follows, its integer form.
-            held = old if self.written.get(old) == grid else self.forms.get(_form_key(old, grid))
-            if held in moved:
-                index_of[old] = moved[held]
+            # If a float operator writes a tensor and an integer operator reads it, all readers get the integer form.
+            integer_index = old if self.written.get(old) == grid else self.forms.get(_form_key(old, grid))
+            if integer_index in new_index:
+                index_of[old] = new_index[integer_index]
         return IntegerModel(
             content=self.file.serialize(),
             grids={old: self.plan.grids[old] for old in index_of},
             index_of=index_of,
             kernel_of={index: self.plan.kernels[index] for index in self.kernel_index},
-            index_of_kernel={old: moved[new] for old, new in self.kernel_index.items()},
-            constants={moved[new]: constant for new, constant in self.constants.items()},
-            kept_float=dict(self.plan.kept_float),
+            index_of_kernel={old: new_index[new] for old, new in self.kernel_index.items()},
+            constants={new_index[new]: constant for new, constant in self.constants.items()},
+            float_reasons=dict(self.plan.float_reasons),
             adjusted=dict(self.plan.adjusted),
             requantized=self.requantized,
         )
@@ -132,7 +132,7 @@ class _Emitter:
             self.forms[index, "edge"] = outer
 
     def edge_grid(self, grid: Quantizer) -> Quantizer | None:
-        """The grid of a uint8 edge beside int8 activations; None for edges of the activations' own type, or float."""
+        """Grid of a uint8 input or output with int8 activations; None for the activations' own type, and for float."""
         if self.spec.edge_dtype != "uint8":
             return None
         return Quantizer(grid.scale, grid.zero_point + 128, 8, signed=False)
@@ -140,8 +140,7 @@ class _Emitter:
     def output_edge(self, index: int) -> int:
         if index not in self.plan.float_tensors:
             return index
-        wants_float = self.spec.edge_dtype == "float32"
-        if wants_float:
+        if self.spec.edge_dtype == "float32":
             return self.float_form(index)
         grid = self.plan.grid_at(index, self.bits)
         inner = self.integer_form(index, grid)
@@ -166,7 +165,7 @@ class _Emitter:
         self.home.update((index, "float") for index in operator.outputs)
 
     def float_form(self, index: int) -> int:
-        """The tensor as float32: itself, or behind a DEQUANTIZE, which shows everybody the same values."""
+        """The tensor as float32: itself, or the output of a DEQUANTIZE, so that all readers get the same values."""
         if self.home.get(index) != "integer" and (
             index not in self.plan.read_as_integers or index not in self.plan.grids
         ):
@@ -180,7 +179,7 @@ class _Emitter:
         return self.forms[key]
 
     def integer_form(self, index: int, grid: Quantizer) -> int:
-        """The tensor as integers on `grid`: itself, or behind a QUANTIZE."""
+        """The tensor as integers on `grid`: itself, or the output of a QUANTIZE."""
         if self.written.get(index) == grid:
             return index
         key = _form_key(index, grid)
@@ -196,7 +195,7 @@ class _Emitter:
     def make_integer(self, operator, row: Operator, bits: int) -> None:
         outputs = [index for index in operator.outputs if index in self.plan.float_tensors]
         inputs = list(operator.inputs)
-        for position in real_operands(self.file, self.plan.float_tensors, operator, row):
+        for position in float_operands(self.file, self.plan.float_tensors, operator, row):
             index = inputs[position]
             if self.is_constant(index):
                 shared = self.plan.grids[outputs[0]] if row.grid == "all" else None
@@ -225,7 +224,7 @@ class _Emitter:
             operator.builtinOptions.potScaleInt16 = False
 
     def written_grid(self, index: int, row: Operator, bits: int) -> Quantizer:
-        """Grid of what an operator computing with `bits` writes: the tensor's own, or a finer one of the same reals."""
+        """Grid on which an operator with `bits` bits writes: the tensor's own, or a finer one for the same range."""
         own = self.plan.grids[index]
         if own.bits == bits:
             return own
@@ -244,7 +243,7 @@ class _Emitter:
         return new
 
     def kernel(self, operator: Any, row: Operator, source: Quantizer) -> tuple[int, int | None]:
-        """Indices of the integer kernel and bias of an operator that multiplies by weights and reads `source`."""
+        """Indices of the integer kernel and bias of an operator with weights; `source` is the grid of its input."""
         index = int(operator.inputs[row.kernel])
         kernel, layer = self.plan.kernels[index], self.name(operator.outputs[0])
         if index not in self.kernel_index:
@@ -265,7 +264,7 @@ class _Emitter:
     # Finishing --------------------------------------------------------------------------------------------------------
 
     def compact(self) -> dict[int, int]:
-        """Renames tensors, drops those that nothing refers to, and returns {old index: new index}."""
+        """Renames tensors, removes those that nothing refers to, and returns {old index: new index}."""
         graph = self.file.graph
         used = {*graph.inputs, *graph.outputs}
         for operator in graph.operators:
@@ -273,8 +272,8 @@ class _Emitter:
         for index, name in self.spec.names.items():
             self.file.tensors[index].name = name
         order = sorted(used)
-        moved = {old: new for new, old in enumerate(order)}
-        renumber: Callable[[int], int] = lambda i: moved[i] if i >= 0 else -1  # noqa: E731
+        new_index = {old: new for new, old in enumerate(order)}
+        renumber: Callable[[int], int] = lambda i: new_index[i] if i >= 0 else -1  # noqa: E731
         for operator in graph.operators:
             operator.inputs = [renumber(int(i)) for i in operator.inputs]
             operator.outputs = [renumber(int(i)) for i in operator.outputs]
@@ -286,7 +285,7 @@ class _Emitter:
         for operator in graph.operators:
             operator.opcodeIndex = codes.index(operator.opcodeIndex)
         self.file.drop_unused_buffers()
-        return moved
+        return new_index
 
 
 def _form_key(index: int, grid: Quantizer) -> tuple[int, str]:

@@ -1,8 +1,8 @@
-"""One grid per activation tensor of a file: built into a kernel, shared with a neighbour, or from the tensor's range.
+"""Chooses one grid per activation tensor of a file: built into a kernel, shared with other tensors, or from the range.
 
-Kernels that want equal grids get them by sharing where nobody else looks: a tensor whose readers are all of this kind takes
-the common grid, one that somebody else reads keeps its own and is requantized for the kernel. A group has the most bits
-that one of its tensors is to have; the model's inputs keep theirs.
+Some kernels need the same grid for their inputs and outputs. A tensor that no other operator reads takes the common grid. A
+tensor that others read keeps its own grid, and is requantized for the kernel. A group of tensors with a common grid has the
+most bits that one of them needs; the model's inputs keep theirs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,20 +22,20 @@ def choose_grids(
     bits: int,
     tensor_bits: Mapping[int, int] | None = None,
 ) -> dict[int, Quantizer]:
-    """{tensor: its grid} for every float tensor that is computed or an input, and whose range is known.
+    """{tensor: grid} for every float tensor that is computed or a model input, and whose range is known.
 
     Args:
         rules: Row of each operator of the file; None for those that stay in float.
-        operands: (operator, rule) -> positions of its real-valued inputs.
+        operands: (operator, rule) -> positions of its float inputs.
         ranges: Tensor -> range.
         bits: 8, or 16 for symmetric grids.
-        tensor_bits: Tensor -> bits, where they are others.
+        tensor_bits: Tensor -> bits, for tensors with other bits.
     """
     return _Groups(file, float_tensors, bits, tensor_bits or {}).grids(rules, operands, ranges)
 
 
 class _Groups:
-    """Tensors joined into groups of one grid each (union-find over tensor indices)."""
+    """Groups of tensors with one grid each (union-find over tensor indices)."""
 
     def __init__(self, file: File, float_tensors: set[int], bits: int, tensor_bits: Mapping[int, int]):
         self.file, self.float_tensors, self.bits, self.tensor_bits = file, float_tensors, bits, tensor_bits
@@ -55,32 +55,32 @@ class _Groups:
                 self.share(operator, rule, operands(operator, rule))
         produced = [index for operator in self.file.operators for index in operator.outputs]
         computed = [index for index in (*self.file.inputs, *produced) if index in self.float_tensors]
-        spans: dict[int, Range] = {}
+        group_ranges: dict[int, Range] = {}
         for index in computed:
             if index in ranges:
-                root, given = self.root(index), ranges[index]
-                known = spans.get(root, given)
-                spans[root] = Range(min(known.low, given.low), max(known.high, given.high))
+                root, own = self.root(index), ranges[index]
+                others = group_ranges.get(root, own)
+                group_ranges[root] = Range(min(others.low, own.low), max(others.high, own.high))
         width: dict[int, int] = {}
         for index in computed:
             root = self.root(index)
             width[root] = max(width.get(root, 0), self.tensor_bits.get(index, self.bits))
-        # The model's inputs come in the type of the file's edges, and so does what only moves their values.
+        # The model's inputs have the type of the file's edges, and so have tensors that only hold moved input values.
         width |= {self.root(index): self.bits for index in self.file.inputs if index in self.float_tensors}
-        found = {}
+        grids = {}
         for index in computed:
             root = self.root(index)
             bits = width[root]
             if root in self.fixed and bits in self.fixed[root]:
                 fixed = self.fixed[root][bits]
-                found[index] = Quantizer(fixed.scale, fixed.zero_point, bits)
-            elif root in spans:
-                span = spans[root] if bits <= self.bits else with_room(spans[root])
-                found[index] = activation_quantizer(span.low, span.high, bits, symmetric=bits == 16)
-        return found
+                grids[index] = Quantizer(fixed.scale, fixed.zero_point, bits)
+            elif root in group_ranges:
+                range_ = group_ranges[root] if bits <= self.bits else with_room(group_ranges[root])
+                grids[index] = activation_quantizer(range_.low, range_.high, bits, symmetric=bits == 16)
+        return grids
 
     def share(self, operator, rule: Operator, positions: Sequence[int]) -> None:
-        """Joins what the operator's kernel wants on one grid, and notes a grid that it has built in."""
+        """Joins tensors for which the operator's kernel needs one grid, and records a grid that is built into it."""
         outputs = [index for index in operator.outputs if index in self.float_tensors]
         if rule.fixed:
             for index in outputs:
@@ -95,7 +95,7 @@ class _Groups:
                     self.join(index, source)
 
     def may_share(self, source: int, output: int) -> bool:
-        """Whether `source` can take the grid of `output` without another reader of it noticing."""
+        """Whether `source` can take the grid of `output` without a change for other readers of it."""
         members = self.members[self.root(source)]
         return (
             all(self.readers.get(index, 0) <= 1 and index not in self.file.inputs for index in members)

@@ -1,11 +1,12 @@
-"""What an integer file will hold, decided on the float file before anything is written.
+"""Decides on the float file what the integer file will hold, before anything is written.
 
-Activations get one grid per tensor (`grids.py`); kernels the integers that were chosen; biases the step S_input * S_kernel
-(`constants.py`). Operators without an integer kernel, and those that are to stay in float, compute in float, and say why.
+Each activation gets one grid (`grids.py`), each kernel the integers that were chosen, each bias the scale
+S_input * S_kernel (`constants.py`). Operators without an integer kernel, and those that a rule keeps in float, compute in
+float; the reason is recorded.
 
-A tensor has one grid for all that follows. An operator that reads or writes a tensor of 16 bits computes in 16: tensors of 8
-bits that it reads come on a grid that holds each of their values exactly, S / 128; one of 8 bits that it writes is rounded
-behind it.
+All operators read a tensor on the same grid, with one exception. An operator that reads or writes a 16-bit tensor computes
+with 16 bits. The 8-bit tensors that it reads get a finer grid of scale S / 128, which holds each of their values exactly. An
+8-bit tensor that it writes is rounded after it.
 """
 
 import dataclasses
@@ -24,19 +25,19 @@ from tfdatafree.tflite.operators import OPERATORS, Operator
 
 @dataclass(frozen=True)
 class Spec:
-    """How the file is to be quantized.
+    """How to quantize a float file.
 
     Attributes:
         ranges: Float-file tensor index -> range of its values.
         kernels: Float-file tensor index of a weight tensor -> its integers; others are rounded to nearest.
         names: Float-file tensor index -> name in the integer file.
         activation_bits: 8 or 16.
-        tensor_bits: Float-file tensor index -> bits, where they are others.
-        floats: Float-file tensor index -> why the operator that writes it computes in float.
+        tensor_bits: Float-file tensor index -> bits, for tensors with other bits.
+        float_rules: Float-file tensor index -> why a rule keeps the operator that writes it in float.
         kernel_bits, per_channel, dense_per_channel: For weight tensors that `kernels` does not list.
-        int4: Store kernels of 4 bits two to a byte, where the operator reads that.
-        input_grid: Operators whose output gets the grid of its input, although it might have another.
-        edge_dtype: Type of the file's inputs and outputs: the activations' own, "float32", or "uint8" beside int8.
+        int4: Store two 4-bit weights per byte if the operator can read them.
+        input_grid: Operators whose output gets the grid of their input, although TFLite allows another.
+        edge_dtype: Type of the file's inputs and outputs: that of the activations, "float32", or "uint8" with int8.
         input_names, output_names: Names in the file's signature.
     """
 
@@ -45,7 +46,7 @@ class Spec:
     names: Mapping[int, str] = field(default_factory=dict)
     activation_bits: int = 8
     tensor_bits: Mapping[int, int] = field(default_factory=dict)
-    floats: Mapping[int, str] = field(default_factory=dict)
+    float_rules: Mapping[int, str] = field(default_factory=dict)
     kernel_bits: int = 8
     per_channel: bool = True
     int4: bool = False
@@ -59,20 +60,20 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The decisions about one file, all by its tensors' indices.
+    """The decisions about one file. Tensors are given by their indices in the float file.
 
     Attributes:
-        spec: What was asked for.
-        rows: Of each operator, its row in the table of operators; None for one that stays in float.
-        widths: Of each operator, the bits of the activations that it computes with; 0 for one that stays in float.
-        float_tensors: Tensors of reals.
+        spec: How to quantize the file.
+        rows: Each operator's row in the table of operators; None if it stays in float.
+        widths: Bits of the activations that each operator computes with; 0 if it stays in float.
+        float_tensors: Tensors of float values.
         grids: Tensor -> its grid.
-        plain_grids: Tensor -> the grid that it would have by itself: the edges of the file are on these.
-        read_as_integers: Tensors of which operators, or the file's outputs, read integers.
-        kernels: Weight tensor -> the integers that will be written.
-        packed: Weight tensors that are stored two to a byte.
-        kept_float: Operator and output name -> why it computes in float.
-        adjusted: Layer -> why its step was changed, or why it takes a byte per weight.
+        plain_grids: Tensor -> its grid without `Spec.tensor_bits`. The file's inputs and outputs have these.
+        read_as_integers: Tensors that operators or the file's outputs need as integers.
+        kernels: Weight tensor -> the integers to write.
+        packed: Weight tensors that are stored with two weights per byte.
+        float_reasons: Operator and output name -> why it computes in float.
+        adjusted: Layer -> why its scale was changed, or why its 4-bit weights take a byte each.
     """
 
     spec: Spec
@@ -84,33 +85,33 @@ class Plan:
     read_as_integers: frozenset[int]
     kernels: Mapping[int, Constant]
     packed: frozenset[int]
-    kept_float: Mapping[str, str]
+    float_reasons: Mapping[str, str]
     adjusted: Mapping[str, str]
 
     def grid_at(self, index: int, bits: int) -> Quantizer:
-        """The tensor's own grid, or one of so many bits that stands for it."""
+        """The grid with `bits` bits on which an operator reads the tensor."""
         own = self.grids[index]
         if own.bits == bits:
             return own
-        return holding(own) if own.bits < bits else self.plain_grids[index]
+        return widen_grid(own) if own.bits < bits else self.plain_grids[index]
 
 
 def plan_file(file: File, spec: Spec) -> Plan:
-    """The plan for a float file, which stays as it is.
+    """Plans the integer file of a float file, which is not changed.
 
     Raises:
-        ExportError: A tensor that must be quantized has no range, or a rule asks for what TFLite does not have.
+        ExportError: A tensor that must be quantized has no range, or a rule requires a kernel that TFLite does not have.
     """
     return _Planner(file, spec).plan()
 
 
-def holding(grid: Quantizer) -> Quantizer:
-    """A 16-bit grid that holds every value of an 8-bit one: 128 * (q - Z) lies within +-32640."""
+def widen_grid(grid: Quantizer) -> Quantizer:
+    """A 16-bit grid that holds every value of an 8-bit one, because 128 * (q - Z) lies within +-32640."""
     return Quantizer(float(grid.scale) / 128, 0, 16)
 
 
-def real_operands(file: File, float_tensors: frozenset[int], operator: Any, row: Operator) -> list[int]:
-    """Positions of the operator's real-valued inputs, kernel and bias left out."""
+def float_operands(file: File, float_tensors: frozenset[int], operator: Any, row: Operator) -> list[int]:
+    """Positions of the operator's float inputs, without kernel and bias."""
     positions = range(len(operator.inputs)) if row.operands is None else row.operands
     return [p for p in positions if p < len(operator.inputs) and operator.inputs[p] in float_tensors]
 
@@ -123,7 +124,7 @@ def tensor_name(file: File, spec: Spec, index: int) -> str:
 class _Planner:
     def __init__(self, file: File, spec: Spec):
         self.file, self.spec, self.bits = file, spec, spec.activation_bits
-        self.kept_float: dict[str, str] = {}
+        self.float_reasons: dict[str, str] = {}
         self.adjusted: dict[str, str] = {}
         self.float_tensors = frozenset(i for i, tensor in enumerate(file.tensors) if tensor.type == FLOAT32)
         self.rows = [self.row(operator) for operator in file.operators]
@@ -136,13 +137,13 @@ class _Planner:
             if index in self.spec.names and index in self.grids and self.grids[index].bits < bits:
                 raise ExportError(
                     f"a rule gives '{self.name(index)}' {bits} bits, but this layer only moves the values of a model input, "
-                    f"which has {self.bits}; leave it out of the rule."
+                    f"which has {self.bits} bits; leave the layer out of the rule."
                 )
         pairs = zip(self.file.operators, self.rows, strict=True)
         self.widths = [0 if row is None else self.operator_bits(operator, row) for operator, row in pairs]
         read = self.find_integer_reads()
         for index in (*read, *self.float_tensors.intersection(self.file.inputs)):
-            self.grid(index)  # raises where there is none
+            self.grid(index)  # raises if there is none
         kernels = self.choose_kernels()
         return Plan(
             spec=self.spec,
@@ -154,7 +155,7 @@ class _Planner:
             read_as_integers=frozenset(read),
             kernels=kernels,
             packed=self.find_packed(kernels),
-            kept_float=self.kept_float,
+            float_reasons=self.float_reasons,
             adjusted=self.adjusted,
         )
 
@@ -164,7 +165,7 @@ class _Planner:
         )
 
     def row(self, operator) -> Operator | None:
-        """The operator's row, or None if it stays in float; the reason is noted if it works on reals at all."""
+        """The operator's row, or None if it stays in float. The reason is recorded if it has float inputs or outputs."""
         name = self.file.operator_name(operator)
         tensors = [i for i in (*operator.inputs, *operator.outputs) if i >= 0]
         if not any(self.file.tensors[i].type == FLOAT32 for i in tensors):
@@ -172,7 +173,7 @@ class _Planner:
         row = OPERATORS.get(name)
         written = [i for i in operator.outputs if i in self.spec.tensor_bits]
         bits = self.spec.tensor_bits[written[0]] if written else self.bits
-        reason = next((self.spec.floats[i] for i in operator.outputs if i in self.spec.floats), None)
+        reason = next((self.spec.float_rules[i] for i in operator.outputs if i in self.spec.float_rules), None)
         if reason is not None:
             pass
         elif row is None:
@@ -187,7 +188,7 @@ class _Planner:
         elif row.kernel is not None and self.file.constant(operator.inputs[row.kernel]) is None:
             reason = f"the weights of this {name} are computed, not constant"
         if reason:
-            self.kept_float[f"{name} {self.name(operator.outputs[0])}"] = reason
+            self.float_reasons[f"{name} {self.name(operator.outputs[0])}"] = reason
             return None
         return dataclasses.replace(row, grid="input") if name in self.spec.input_grid else row
 
@@ -195,7 +196,7 @@ class _Planner:
         return tensor_name(self.file, self.spec, index)
 
     def operands(self, operator, row: Operator) -> list[int]:
-        return real_operands(self.file, self.float_tensors, operator, row)
+        return float_operands(self.file, self.float_tensors, operator, row)
 
     def is_constant(self, index: int) -> bool:
         return self.file.constant(index) is not None
@@ -209,7 +210,7 @@ class _Planner:
         """Bits of the activations that the operator computes with.
 
         Raises:
-            ExportError: It would read a tensor of 16 bits, and has no such kernel.
+            ExportError: It reads or writes a 16-bit tensor and has no 16-bit kernel.
         """
         outputs = [index for index in operator.outputs if index in self.float_tensors]
         if row.grid != "own" and outputs:
@@ -228,22 +229,22 @@ class _Planner:
         return bits
 
     def find_integer_reads(self) -> set[int]:
-        """Tensors of which somebody reads integers: operators, or the file's outputs."""
-        found = set() if self.spec.edge_dtype == "float32" else set(self.file.outputs)
+        """Tensors that operators or the file's outputs need as integers."""
+        read = set() if self.spec.edge_dtype == "float32" else set(self.file.outputs)
         for operator, row in zip(self.file.operators, self.rows, strict=True):
             if row is not None:
-                found.update(operator.inputs[p] for p in self.operands(operator, row))
-        return {index for index in found if index in self.float_tensors and not self.is_constant(index)}
+                read.update(operator.inputs[p] for p in self.operands(operator, row))
+        return {index for index in read if index in self.float_tensors and not self.is_constant(index)}
 
     def weighted(self) -> Iterator[tuple[Any, Operator]]:
-        """Operators that multiply by integer weights, in order, with their rows."""
+        """Operators that multiply by integer weights, in order, each with its row."""
         for operator, row in zip(self.file.operators, self.rows, strict=True):
             if row is not None and row.kernel is not None:
                 yield operator, row
 
     def choose_kernels(self) -> dict[int, Constant]:
-        """The integers of each weight tensor, with steps so large that the biases fit."""
-        found: dict[int, Constant] = {}
+        """The integers of each weight tensor, with scales so large that the biases fit."""
+        kernels: dict[int, Constant] = {}
         scales = self.smallest_input_scales()
         for operator, row in self.weighted():
             index = int(operator.inputs[row.kernel])
@@ -257,17 +258,17 @@ class _Planner:
             if bias is not None:
                 kernel, raised = fit_bias(kernel, bias, scales[index])
                 if raised:
-                    self.adjusted[layer] = f"{raised} weight step(s) raised: the bias would overflow 32 bits"
-            if index in found and not found[index].quantizer == kernel.quantizer:
+                    self.adjusted[layer] = f"{raised} weight scale(s) raised: the bias would overflow 32 bits"
+            if index in kernels and not kernels[index].quantizer == kernel.quantizer:
                 raise ExportError(
-                    f"the kernel of '{layer}' is shared by calls whose biases need different steps; "
-                    "keep this layer in float or give its calls layers of their own."
+                    f"the kernel of '{layer}' is shared by calls whose biases need different scales; keep this layer in "
+                    "float, or use a separate layer for each call."
                 )
-            found.setdefault(index, kernel)
-        return found
+            kernels.setdefault(index, kernel)
+        return kernels
 
     def find_packed(self, kernels: Mapping[int, Constant]) -> frozenset[int]:
-        """4-bit weight tensors that every operator that reads them can unpack, if packed ones are asked for."""
+        """4-bit weight tensors that all their readers can unpack; none if the spec does not pack weights."""
         pairs = zip(self.file.operators, self.rows, self.widths, strict=True)
         unable = {
             int(operator.inputs[row.kernel]): self.file.operator_name(operator)
@@ -275,30 +276,30 @@ class _Planner:
             if row is not None and row.kernel is not None and bits not in row.int4
         }
         packed = {index for index, kernel in kernels.items() if self.spec.int4 and kernel.quantizer.bits == 4}
-        seen = set()
+        visited = set()
         for operator, row in self.weighted():
             index = int(operator.inputs[row.kernel])
-            if index in packed & unable.keys() and index not in seen:
+            if index in packed & unable.keys() and index not in visited:
                 layer = self.name(operator.outputs[0])
                 self.adjusted[layer] = f"4-bit weights take a byte each: {unable[index]} does not read packed ones here"
-            seen.add(index)
+            visited.add(index)
         return frozenset(packed - unable.keys())
 
     def smallest_input_scales(self) -> dict[int, float]:
-        """Weight tensor -> smallest step of an input that it multiplies: calls of one layer share its kernel."""
-        found: dict[int, float] = {}
+        """Weight tensor -> smallest scale of the inputs that it multiplies; several, if the layer is called several times."""
+        scales: dict[int, float] = {}
         for operator, row, bits in zip(self.file.operators, self.rows, self.widths, strict=True):
             if row is not None and row.kernel is not None:
                 source = self.grid_at(operator.inputs[row.operands[0]], bits)
                 kernel, scale = int(operator.inputs[row.kernel]), float(source.scale)
-                found[kernel] = min(scale, found.get(kernel, scale))
-        return found
+                scales[kernel] = min(scale, scales.get(kernel, scale))
+        return scales
 
     def grid_at(self, index: int, bits: int) -> Quantizer:
         own = self.grid(index)
         if own.bits == bits:
             return own
-        return holding(own) if own.bits < bits else self.plain_grids[index]
+        return widen_grid(own) if own.bits < bits else self.plain_grids[index]
 
     def nearest_kernel(self, index: int, axis: int | None) -> Constant:
         value = self.file.constant(index)

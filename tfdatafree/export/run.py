@@ -1,4 +1,4 @@
-"""Integer files run on real inputs, or what simulates them."""
+"""Runs integer files, or the graphs that simulate them, on float inputs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from tfdatafree.tflite.runtime import Runner
 def predict_as_written(
     content: bytes | None, graph: Graph, grids: Mapping[str, Quantizer], inputs: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """Real outputs (n, ...) of the file, one input at a time; without a file those of the graph that simulates it."""
+    """Float outputs (n, ...) of the file, one input at a time; without a file those of the graph that simulates it."""
     if content is None:
         return insert_quantizers(graph, grids).run_in_batches(inputs)
     runner = Runner(content)

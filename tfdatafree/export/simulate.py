@@ -1,4 +1,4 @@
-"""The Keras model that computes what an integer file computes, in float; at bit widths, too, that no file can hold."""
+"""Simulates an integer file with a float Keras model, also at bit widths that no file can hold."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ from tfdatafree.quantization.placement import float_nodes, simulated_grids
 
 
 def insert_quantizers(graph: Graph, grids: Mapping[str, Quantizer]) -> Graph:
-    """`graph` with a Quantization layer behind each tensor named in `grids`."""
+    """`graph` with a Quantization layer after each tensor of `grids`."""
     graph = graph.copy()
     producers = graph.producers()
     for tensor, grid in grids.items():
@@ -32,54 +32,56 @@ def insert_quantizers(graph: Graph, grids: Mapping[str, Quantizer]) -> Graph:
 
 
 def simulated_model(graph: Graph, grids: Mapping[str, Quantizer]) -> keras.Model:
-    """A plain Keras model of `graph` (weights already on their grids) with activations rounded to `grids`."""
+    """A plain Keras model of `graph`, whose weights are on their grids, with activations rounded to `grids`."""
     return insert_quantizers(graph, grids).to_keras()
 
 
 def simulate(decision: Decision, inputs: Sequence[np.ndarray], *, probes: int = 2) -> Built:
-    """What `export.build.build_integer_file` decides and measures, without a file: its arguments and its result.
+    """What `export.build.build_integer_file` returns, but without a file; it takes the same arguments.
 
-    Grids stand where the file's would (`placement.py`); decisions get their headroom from the noise that this simulation
-    measures on the first `probes` inputs, unless the ranges are those of a file. Biases stay in float: a file's have 32 bits.
+    The grids are at the tensors where a file has them (`placement.py`). Decision tensors get headroom from the noise that
+    the simulation measures on the first `probes` inputs, unless the ranges come from a file. Biases stay in float, because a
+    file stores them with 32 bits.
     """
     graph, reference, ranges = decision.graph, decision.reference, decision.ranges
     bits, rules = decision.options.activation_bits, decision.rules
-    some = [array[:probes] for array in inputs]
+    probe_inputs = [array[:probes] for array in inputs]
     grids = simulated_grids(graph, ranges, bits, rules)
-    checks = compare_simulation(graph, reference, grids, some)
-    wider: Mapping[str, Range] = {}
+    checks = compare_simulation(graph, reference, grids, probe_inputs)
+    widened: Mapping[str, Range] = {}
     if decision.file_ranges is None:
-        wider = widen_decisions(graph, ranges, {tensor: check.noise for tensor, check in checks.items()}, grids)
-    ranges = {**ranges, **wider}
-    if wider:
+        widened = widen_decisions(graph, ranges, {tensor: check.noise for tensor, check in checks.items()}, grids)
+    ranges = {**ranges, **widened}
+    if widened:
         grids = simulated_grids(graph, ranges, bits, rules)
-        checks = compare_simulation(graph, reference, grids, some)
+        checks = compare_simulation(graph, reference, grids, probe_inputs)
     return Built(
         content=None,
         graph=graph,
         grids=grids,
         checks=checks,
         kernels=decision.kernels,
-        kept_float=float_nodes(graph, rules),
+        float_reasons=float_nodes(graph, rules),
         ranges=ranges,
     )
 
 
 def compare_simulation(
-    student: Graph, teacher: Graph, grids: Mapping[str, Quantizer], inputs: Sequence[np.ndarray]
+    rounded: Graph, reference: Graph, grids: Mapping[str, Quantizer], inputs: Sequence[np.ndarray]
 ) -> dict[str, TensorCheck]:
-    """Runs the student with its tensors rounded to `grids` beside the float teacher, one input at a time."""
+    """Compares `rounded`, with its tensors on `grids`, with the float `reference`, one input at a time."""
     checks: dict[str, TensorCheck] = {}
     for at in range(len(inputs[0])):
-        one = [array[at : at + 1] for array in inputs]
-        rounded = []
-        for tensor, array in zip(student.inputs, one, strict=True):
-            rounded.append(grids[tensor](array) if tensor in grids else array)
+        one_input = [array[at : at + 1] for array in inputs]
+        rounded_input = []
+        for tensor, array in zip(rounded.inputs, one_input, strict=True):
+            rounded_input.append(grids[tensor](array) if tensor in grids else array)
             if tensor in grids:
-                note_difference(checks, tensor, 0, array, rounded[-1])
-        for (node, live), (_, reference) in zip(student.walk(rounded), teacher.walk(one), strict=True):
+                note_difference(checks, tensor, 0, array, rounded_input[-1])
+        walks = zip(rounded.walk(rounded_input), reference.walk(one_input), strict=True)
+        for (node, live), (_, reference_live) in walks:
             for tensor in node.outputs:
                 if tensor in grids:
                     live[tensor] = grids[tensor](np.asarray(live[tensor]))
-                    note_difference(checks, tensor, 0, np.asarray(reference[tensor]), live[tensor])
+                    note_difference(checks, tensor, 0, np.asarray(reference_live[tensor]), live[tensor])
     return checks

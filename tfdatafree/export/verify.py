@@ -1,4 +1,4 @@
-"""Reads an integer file back and holds it against what was decided. A difference is an ExportError, never a file."""
+"""Reads an integer file back and compares it with the decision. A difference raises an ExportError, so no file is returned."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from tfdatafree.tflite.runtime import Runner
 
 # The integer kernels round twice (once in the fixed-point multiplier), the simulation once.
 PARITY_BOUND_LSB = 1
-# A sum of float32 products cannot be known to one step of a 16-bit grid: rounding noise of the simulation itself.
+# The simulation sums float32 products. Its rounding errors are larger than the scale of a 16-bit grid.
 PARITY_BOUND_LSB_16 = 4
-# XNNPACK, which TFLite runs 8-bit operators with on CPUs, refuses those whose steps of input and weight make, multiplied, this
-# many steps of the output; LiteRT then fails to prepare the file, or aborts the process.
-_MOST_OUTPUT_STEPS = 256
+# TFLite runs 8-bit operators on CPUs with XNNPACK. It refuses an operator if the product of its input and weight scales is
+# this many times its output scale. LiteRT then cannot prepare the file, or aborts the process.
+_LARGEST_SCALE_RATIO = 256
 
 
 def verify_content(result: IntegerModel, spec: Spec) -> None:
-    """Checks types, grids, integers and biases of the file against the decisions.
+    """Compares types, grids, integers and biases of the file with the decision.
 
     Raises:
-        ExportError: Names the first tensor that is not as decided.
+        ExportError: A tensor is not as decided; names the first one.
     """
     file = File.parse(result.content)
     _check_types(file, result, spec)
@@ -55,14 +55,14 @@ def verify_content(result: IntegerModel, spec: Spec) -> None:
             raise ExportError(f"edge '{file.name(index)}' has the dynamic shape {shape}.")
 
 
-def _check_constant(file: File, index: int, wanted: Constant) -> None:
-    if not np.array_equal(file.constant(index), wanted.values):
+def _check_constant(file: File, index: int, decided: Constant) -> None:
+    if not np.array_equal(file.constant(index), decided.values):
         raise ExportError(f"the integers of '{file.name(index)}' are not those that were chosen.")
-    found = file.tensors[index].quantization
-    for values, chosen in ((found.scale, wanted.quantizer.scale), (found.zeroPoint, wanted.quantizer.zero_point)):
-        # A file does not tell one scale for all from one scale for the only channel.
+    written = file.tensors[index].quantization
+    for values, chosen in ((written.scale, decided.quantizer.scale), (written.zeroPoint, decided.quantizer.zero_point)):
+        # In a file, one scale per tensor looks the same as one scale per channel with a single channel.
         if not np.array_equal(np.ravel(values).astype(np.float32), np.ravel(chosen).astype(np.float32)):
-            raise ExportError(f"the steps of '{file.name(index)}' are not those that were chosen.")
+            raise ExportError(f"the scales or zero points of '{file.name(index)}' are not those that were chosen.")
 
 
 def _check_types(file: File, result: IntegerModel, spec: Spec) -> None:
@@ -71,7 +71,7 @@ def _check_types(file: File, result: IntegerModel, spec: Spec) -> None:
         dtype = file.dtype(index)
         if dtype != spec.edge_dtype and dtype in ("float32", "int8", "uint8", "int16"):
             raise ExportError(f"edge '{file.name(index)}' is {dtype}, not {spec.edge_dtype}.")
-    if result.kept_float:
+    if result.float_reasons:
         return
     allowed = edges if spec.edge_dtype == "float32" else set()
     for index, tensor in enumerate(file.tensors):
@@ -101,23 +101,23 @@ def _check_products(file: File) -> None:
         if None in grids or grids[-1].bits != 8:
             continue
         source, kernel, target = (float(np.max(grid.scale)) for grid in grids)
-        steps = source * kernel / target
-        if steps >= _MOST_OUTPUT_STEPS:
+        ratio = source * kernel / target
+        if ratio >= _LARGEST_SCALE_RATIO:
             raise ExportError(
-                f"at '{file.name(output)}' one step of the input times one of the weights makes {steps:,.0f} steps "
-                f"of the output, and CPU runtimes take less than {_MOST_OUTPUT_STEPS}: weights so large for their output are "
-                "most likely broken; look at this layer, or keep it in float with Rule(..., keep_float=True)."
+                f"at '{file.name(output)}' the input scale times the weight scale is {ratio:,.0f} times the output scale, but "
+                f"CPU runtimes need less than {_LARGEST_SCALE_RATIO}. Weights that large are most likely broken; check this "
+                "layer, or keep it in float with Rule(..., keep_float=True)."
             )
 
 
 @dataclass(frozen=True)
 class TensorCheck:
-    """One tensor of the file beside the simulation and the float model, over all probe inputs.
+    """One tensor of the file compared with the simulation and with the float model, over all probe inputs.
 
     Attributes:
-        lsb: Largest difference to the simulated tensor, in integer steps, given the file's own inputs of that layer.
-        signal, noise: Mean square of the float tensor, and of its difference to the dequantized file tensor.
-        count: Probe inputs behind them.
+        lsb: Largest difference of the integers between file and simulation, which has the file's own inputs of that layer.
+        signal, noise: Mean square of the float tensor, and of its difference from the dequantized file tensor.
+        count: Number of probe inputs.
     """
 
     lsb: int
@@ -134,56 +134,57 @@ class TensorCheck:
 
 def compare_tensors(
     content: bytes,
-    student: Graph,
-    teacher: Graph,
+    written: Graph,
+    reference: Graph,
     grids: Mapping[str, Quantizer],
     index_of: Mapping[str, int],
     inputs: Sequence[np.ndarray],
 ) -> dict[str, TensorCheck]:
-    """Runs file, simulation and float model side by side on `inputs` (any batch, one at a time).
+    """Runs file, simulation and float model on `inputs`, one input at a time, and compares their tensors.
 
-    The simulation is fed, layer by layer, with what the file computed, so that each difference is that layer's own.
+    Each simulated layer reads the tensors that the file computed, so that a difference comes from this layer alone.
 
     Args:
-        student: Graph with the file's weights and biases, without quantizers.
-        teacher: The float graph; same tensors.
+        written: Graph with the file's weights and biases, without quantizers.
+        reference: The float graph with the same tensors.
         grids, index_of: Graph tensor -> its grid, and its index in the file.
     """
     runner = Runner(content, keep_all=True)
     checks: dict[str, TensorCheck] = {}
     for at in range(len(inputs[0])):
-        one = [array[at : at + 1] for array in inputs]
-        runner.predict(one)
-        forced = []
-        for tensor, array in zip(student.inputs, one, strict=True):
+        one_input = [array[at : at + 1] for array in inputs]
+        runner.predict(one_input)
+        file_input = []
+        for tensor, array in zip(written.inputs, one_input, strict=True):
             grid = grids.get(tensor)
-            forced.append(array if grid is None else grid.dequantize(runner.value(index_of[tensor])))
+            file_input.append(array if grid is None else grid.dequantize(runner.value(index_of[tensor])))
             if grid is not None:
-                note_difference(checks, tensor, 0, array, forced[-1])
-        for (node, live), (_, reference) in zip(student.walk(forced), teacher.walk(one), strict=True):
+                note_difference(checks, tensor, 0, array, file_input[-1])
+        walks = zip(written.walk(file_input), reference.walk(one_input), strict=True)
+        for (node, live), (_, reference_live) in walks:
             for tensor in node.outputs:
                 if tensor not in grids:
                     continue
-                grid, found = grids[tensor], runner.value(index_of[tensor])
+                grid, integers = grids[tensor], runner.value(index_of[tensor])
                 simulated = grid.quantize(np.asarray(live[tensor])).astype(np.int64)
-                lsb = int(np.abs(simulated - found).max(initial=0))
-                live[tensor] = grid.dequantize(found)
-                note_difference(checks, tensor, lsb, np.asarray(reference[tensor]), live[tensor])
+                lsb = int(np.abs(simulated - integers).max(initial=0))
+                live[tensor] = grid.dequantize(integers)
+                note_difference(checks, tensor, lsb, np.asarray(reference_live[tensor]), live[tensor])
     return checks
 
 
 def note_difference(
-    checks: dict[str, TensorCheck], tensor: str, lsb: int, reference: np.ndarray, found: np.ndarray
+    checks: dict[str, TensorCheck], tensor: str, lsb: int, reference: np.ndarray, dequantized: np.ndarray
 ) -> None:
-    """Adds one probe input's difference to the check of `tensor`."""
+    """Adds the difference on one probe input to the check of `tensor`."""
     signal = float(np.mean(np.square(reference, dtype=np.float64)))
-    noise = float(np.mean(np.square(reference.astype(np.float64) - found)))
-    known = checks.get(tensor, TensorCheck(0, 0.0, 0.0, 0))
-    count = known.count + 1
+    noise = float(np.mean(np.square(reference.astype(np.float64) - dequantized)))
+    former = checks.get(tensor, TensorCheck(0, 0.0, 0.0, 0))
+    count = former.count + 1
     checks[tensor] = TensorCheck(
-        max(known.lsb, lsb),
-        known.signal + (signal - known.signal) / count,
-        known.noise + (noise - known.noise) / count,
+        max(former.lsb, lsb),
+        former.signal + (signal - former.signal) / count,
+        former.noise + (noise - former.noise) / count,
         count,
     )
 
@@ -194,17 +195,17 @@ def check_parity(
     exempt: Mapping[str, str],
     table_lsb: Mapping[str, int],
 ) -> None:
-    """Raises ExportError for a tensor further from its simulation than its bound.
+    """Raises ExportError for a tensor that differs from its simulation by more than its bound.
 
     Args:
-        exempt: Tensors that the simulation does not compute operator by operator, and why.
-        table_lsb: Tensors whose kernel works by an approximating table, and how far that may be off.
+        exempt: Tensor -> why the simulation does not compute it operator by operator.
+        table_lsb: Tensor -> error of the approximating table in its kernel, in integers (LSB).
     """
     for tensor, check in checks.items():
         bound = PARITY_BOUND_LSB if grids[tensor].bits == 8 else PARITY_BOUND_LSB_16
         bound = max(bound, table_lsb.get(tensor, 0))
         if check.lsb > bound and tensor not in exempt:
             raise ExportError(
-                f"tensor '{tensor}' of the file is {check.lsb} steps from its simulation (at most {bound} expected); "
+                f"tensor '{tensor}' of the file differs from its simulation by {check.lsb} LSB (at most {bound} expected); "
                 "please report the layer that computes it."
             )

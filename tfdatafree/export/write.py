@@ -1,4 +1,4 @@
-"""A decision turned into a verified file or, where no file can hold it, into its simulation."""
+"""Writes a decision as a verified file, or simulates it if no file can hold it."""
 
 from collections.abc import Sequence
 

@@ -1,11 +1,15 @@
-"""Bits of each layer's weights for a file of a given size: what each layer costs the results, and the best choice of all.
+"""Searches the bits of each layer's weights, so that the file has a given size and the results change least.
 
-    every layer rounded to 4 bits, biases corrected -> the harm of each alone -> the widths that fit and harm least
+    round every layer to 4 bits, correct biases -> measure the damage of each alone -> choose the widths
 
-Layers are measured one at a time on generated inputs (`measuring/damage.py`); 8 bits do the harm of 4 times the square of
-their step, because rounding noise goes with it. The sum of these squares foretells the squared error of any choice
-(`bit_choice.py` finds the best one); on MobileNetV1-0.25 it ranks random choices by their error on real images with a
-Spearman correlation of 0.99, which running each of them on the same generated inputs does not (0.97).
+Layers are measured one at a time on generated inputs (`measuring/damage.py`). Rounding noise is proportional to the square
+of the scale, so the squared damage of 8 bits follows from that of 4 bits:
+
+    d(8) = d(4) * ((2^3 - 1) / (2^7 - 1))^2
+
+The sum of the layers' squared damages predicts the squared error of any choice, and `bit_choice.py` finds the best choice.
+On MobileNetV1-0.25 this sum ranks random choices by their error on real images with a Spearman correlation of 0.99. Running
+each choice on the same generated inputs ranks them less well (0.97).
 """
 
 import dataclasses
@@ -16,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfdatafree.errors import ExportError
-from tfdatafree.export.build import storage
+from tfdatafree.export.build import measure_storage
 from tfdatafree.measuring.damage import single_layer_damages
 from tfdatafree.measuring.observe import Observed
 from tfdatafree.model.graph import Graph
@@ -32,19 +36,19 @@ from tfdatafree.recipe.recipe import Recipe, Search
 from tfdatafree.recipe.rules import LayerRules, Rule
 
 WIDE, NARROW = 8, 4
-# A buffer starts at a multiple of 16 bytes, so that one twice as long may take up to 15 bytes more than that; and a file that
-# uses two versions of an operator names both.
+# Buffers start at multiples of 16 bytes, so a buffer of twice the length may take up to 15 bytes more than twice the space.
+# A file that uses two versions of an operator names both.
 _PER_LAYER, _PER_FILE = 16, 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bits:
-    """How many bits everything gets.
+    """The options and rules that decide how many bits everything gets.
 
     Attributes:
         options: How to quantize.
-        rules: What single layers get instead.
-        policy: What a search found; None where nothing was searched.
+        rules: Options of single layers.
+        policy: What a search found; None without a search.
         replay: The recipe that makes the same file without a search.
     """
 
@@ -54,20 +58,22 @@ class Bits:
     replay: Recipe
 
 
-def find_bits(network: Network, recipe: Recipe, asked: Recipe, observed: Observed, inputs: list[np.ndarray]) -> Bits:
-    """The bits that the policy of `recipe` finds.
+def find_bits(
+    network: Network, recipe: Recipe, user_recipe: Recipe, observed: Observed, inputs: list[np.ndarray]
+) -> Bits:
+    """Searches the bits as the policy of `recipe` says.
 
     Args:
-        recipe: As it is carried out; `asked` as the user gave it.
-        observed: What was seen of the tensors without data.
+        recipe: The recipe with the options that the target decides; `user_recipe` is without them.
+        observed: Statistics of the tensors.
         inputs: Generated (or given) inputs.
 
     Raises:
-        ValueError: The size cannot be reached; says the smallest that can.
+        ValueError: The size cannot be reached; says the smallest possible one.
     """
-    options = packed_unless_told(recipe.quantize)
+    options = pack_by_default(recipe.quantize)
     policy = search_bits(network, observed, inputs, options, recipe.policy)
-    replay = with_policy(asked, policy, network.rules, network.current, int4=options.int4)
+    replay = with_policy(user_recipe, policy, network.rules, network.current, int4=options.int4)
     rules = apply_rules(replay.rules, network.source, network.reference)
     return Bits(options=options, rules=rules, policy=policy, replay=replay)
 
@@ -75,15 +81,15 @@ def find_bits(network: Network, recipe: Recipe, asked: Recipe, observed: Observe
 def search_bits(
     network: Network, observed: Observed, inputs: list[np.ndarray], options: Quantize, search: Search
 ) -> Policy:
-    """The widths whose file takes at most `search.size` of the 8-bit file's bytes.
+    """Searches the widths whose file takes at most `search.size` of the 8-bit file's bytes.
 
     Args:
-        network: A layer whose rule says its bits keeps them.
-        observed: What was seen of the tensors without data.
+        network: Its rules may set the bits of single layers, which are then not searched.
+        observed: Statistics of the tensors.
         inputs: Generated (or given) inputs.
 
     Raises:
-        ValueError: The size cannot be reached; says the smallest that can.
+        ValueError: The size cannot be reached; says the smallest possible one.
     """
     current, rules = network.current, network.rules
     rounded = round_weights(network, observed, dataclasses.replace(options, weight_bits=NARROW))
@@ -94,70 +100,72 @@ def search_bits(
         graph=graph,
         reference=network.reference,
         kernels=rounded.kernels,
-        # Of the file only its size matters here, and that does not depend on ranges.
+        # Only the file's size matters here, and it does not depend on ranges.
         ranges={tensor: Range(s.low, s.high) for tensor, s in observed.images.items()},
         options=options,
         rules=rules,
     )
-    held = storage(decision, inputs)
-    budget = math.floor(search.size * held.bytes)
-    if held.packed_bytes > budget:
+    storage = measure_storage(decision, inputs)
+    budget = math.floor(search.size * storage.bytes)
+    if storage.packed_bytes > budget:
         raise ValueError(
-            f"size is {search.size:g}, but with {NARROW} bits wherever they can be had the file still takes "
-            f"{held.packed_bytes:,} of the {held.bytes:,} bytes that it takes with {WIDE} bits everywhere; choose at least "
-            f"{math.ceil(1000 * held.packed_bytes / held.bytes) / 1000:g}."
+            f"size is {search.size:g}, but with {NARROW} bits wherever possible the file still takes "
+            f"{storage.packed_bytes:,} of the {storage.bytes:,} bytes that it takes with {WIDE} bits everywhere; choose at "
+            f"least {math.ceil(1000 * storage.packed_bytes / storage.bytes) / 1000:g}."
         )
-    ruled = rules.setting("weight_bits")
+    bits_by_rule = rules.setting("weight_bits")
     sizes = {
         key: {WIDE: count + _PER_LAYER, NARROW: -(-count // 2)}
-        for key, count in held.weights.items()
-        if key in held.packed and key not in ruled
+        for key, count in storage.weights.items()
+        if key in storage.packed and key not in bits_by_rule
     }
-    damages = single_layer_damages(current, graph, list(sizes), [array[: search.images] for array in inputs])
-    finer = ((2 ** (NARROW - 1) - 1) / (2 ** (WIDE - 1) - 1)) ** 2
-    harm = {key: {NARROW: damages[key], WIDE: damages[key] * finer} for key in sizes}
-    if budget >= held.bytes:
+    narrow_damages = single_layer_damages(current, graph, list(sizes), [array[: search.images] for array in inputs])
+    wide_part = ((2 ** (NARROW - 1) - 1) / (2 ** (WIDE - 1) - 1)) ** 2
+    damages = {key: {NARROW: narrow_damages[key], WIDE: narrow_damages[key] * wide_part} for key in sizes}
+    if budget >= storage.bytes:
         bits = dict.fromkeys(sizes, WIDE)
     else:
-        left = smallest(sizes) + budget - held.packed_bytes - _PER_FILE
-        bits = choose_bits(sizes, harm, max(left, smallest(sizes)))
-    layers = {key: bits.get(key, ruled.get(key, WIDE)) for key in held.weights}
+        weight_budget = smallest(sizes) + budget - storage.packed_bytes - _PER_FILE
+        bits = choose_bits(sizes, damages, max(weight_budget, smallest(sizes)))
+    layers = {key: bits.get(key, bits_by_rule.get(key, WIDE)) for key in storage.weights}
     return Policy(
         size=search.size,
-        int8_bytes=held.bytes,
+        int8_bytes=storage.bytes,
         budget=budget,
-        int8_weight_bytes=sum(held.weights.values()),
-        weight_bytes=sum(-(-count * layers[key] // 8) for key, count in held.weights.items()),
+        int8_weight_bytes=sum(storage.weights.values()),
+        weight_bytes=sum(-(-count * layers[key] // 8) for key, count in storage.weights.items()),
         layers=layers,
-        damages=damages,
-        error=math.sqrt(total(harm, bits)),
+        damages=narrow_damages,
+        error=math.sqrt(total(damages, bits)),
     )
 
 
-def packed_unless_told(options: Quantize) -> Quantize:
-    """`options` with 4-bit weights two to a byte, unless the user or her target wants a byte for each."""
+def pack_by_default(options: Quantize) -> Quantize:
+    """`options` that store two 4-bit weights per byte, unless the user or the target decided how to store them."""
     return dataclasses.replace(options, int4=True) if options.int4 is None else options
 
 
 def with_policy(recipe: Recipe, policy: Policy, rules: LayerRules, graph: Graph, *, int4: bool | None = None) -> Recipe:
-    """The recipe that needs no search to do the same: rules say the bits of each layer.
+    """The recipe that gives the same bits without a search: its rules say the bits of each layer.
 
-    A layer that has a rule already gets a copy of it with its bits, right before it; the others' rules follow at the end.
+    If a rule of `recipe` is about a layer, a copy of it with the layer's bits comes right before it. Rules for other layers
+    come at the end.
 
     Args:
-        rules: What the recipe's own rules mean for the layers of `graph`.
-        int4: How the file stores 4-bit weights.
+        rules: The recipe's own rules for the layers of `graph`.
+        int4: Whether the file stores two 4-bit weights per byte.
     """
-    ruled = rules.setting("weight_bits")
+    bits_by_rule = rules.setting("weight_bits")
     classes = {layer.class_name for layer in graph.layers.values()}
-    narrow = {key for key, bits in policy.layers.items() if bits == NARROW and key not in ruled}
+    narrow = {key for key, bits in policy.layers.items() if bits == NARROW and key not in bits_by_rule}
     added: dict[Rule | None, list[Rule]] = {}
-    # A pattern is held against types, too, and against the names of what a layer was made from: "conv" fits what became of
-    # conv besides. So those that fit more come later, and where they are about other layers these say that they stay wide.
+    # A pattern also matches types, and the name of the user's layer from which a layer was made: "conv" matches "conv_x" as
+    # well, if that was made from "conv". So patterns that match more layers come later. A wide layer that such a pattern would
+    # match gets a rule of its own before it.
     for key in sorted(policy.damages, key=lambda name: (name in classes, -len(name))):
         own = rules.of.get(key)
-        fits = any(key.startswith(f"{other}_") for other in narrow) or bool(narrow & classes)
-        if key in narrow or fits or own is not None:
+        matched = any(key.startswith(f"{other}_") for other in narrow) or bool(narrow & classes)
+        if key in narrow or matched or own is not None:
             bits = {"weight_bits": policy.layers[key]}
             added.setdefault(own, []).append(Rule(glob.escape(key), **((own.settings if own else {}) | bits)))
     ordered: list[Rule] = []
@@ -173,6 +181,6 @@ def require_size(content: bytes, policy: Policy) -> None:
     """Raises ExportError for a file that takes more than the policy's budget."""
     if len(content) > policy.budget:
         raise ExportError(
-            f"the file takes {len(content):,} bytes, more than the {policy.budget:,} that were asked for; "
+            f"the file takes {len(content):,} bytes, more than the {policy.budget:,} of the requested size; "
             "please report the model."
         )

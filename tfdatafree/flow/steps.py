@@ -1,4 +1,4 @@
-"""The steps of compress() and diagnose(): each takes the network as the step before left it and returns the next one."""
+"""The steps of compress() and diagnose(). Each takes the network that the step before returned, and returns the next one."""
 
 import dataclasses
 from concurrent.futures import Executor
@@ -30,13 +30,13 @@ from tfdatafree.progress import Progress
 from tfdatafree.pruning.channels import prune_channels
 from tfdatafree.pruning.prune import prune
 from tfdatafree.quantization.decision import Decision
-from tfdatafree.quantization.quantize import input_ranges, quantize
+from tfdatafree.quantization.quantize import choose_input_ranges, quantize
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.task import Task
 
-# Generated inputs on which the reach of channels is seen.
-_REACHED = 4
-# Steps in their order, and the seconds that each takes on a small classifier.
+# Number of generated inputs on which the reach of channels is measured.
+_REACH_INPUTS = 4
+# The steps in order, and the seconds that each takes on a small classifier.
 _SECONDS = {
     "load": 3,
     "fold BatchNorm": 1,
@@ -51,7 +51,7 @@ FILE_STEP, FLOAT_FILE_STEP = "export and verify", "export"
 
 
 def expected_seconds(recipe: Recipe) -> dict[str, float]:
-    """The steps that lead to a decision under `recipe`, and how long each usually takes."""
+    """The steps up to the decision for `recipe`, and the seconds that each usually takes."""
     channels = recipe.prune is not None and recipe.prune.method == "channel"
     taken = {
         "remove channels": channels,
@@ -67,7 +67,7 @@ def read_network(task: Task, progress: Progress) -> Network:
     """The user's model in its canonical form, checked.
 
     Raises:
-        LoadError, UnsupportedModelError: It cannot be read or compressed.
+        LoadError, UnsupportedModelError: The model cannot be read or compressed.
         ValueError: The recipe does not fit the model.
     """
     with progress.stage("load"):
@@ -81,47 +81,46 @@ def read_network(task: Task, progress: Progress) -> Network:
 
 
 def precondition_network(network: Network, task: Task, progress: Progress) -> Network:
-    """The network made easier to quantize as the recipe says, and its BatchNorms folded."""
+    """The network after preconditioning as the recipe says, with its BatchNorms folded."""
     with progress.stage("fold BatchNorm"):
-        ends = network.input_range.ends
-        done = precondition(network.unfolded, task.recipe, ends, task.seed)
-        folded = fold(done.graph)
-        reference, notes = fold_scales(folded.graph).graph, dict(done.notes)
-        if done.inexact:
-            compared = make_inputs(reference, task.recipe.generate.images, ends, seed=task.seed)
-            notes[network.source.name] = moved_by_caps(
-                network.unfolded, reference, compared, " and ".join(done.inexact)
-            )
+        input_range = network.input_range.ends
+        log = precondition(network.unfolded, task.recipe, input_range, task.seed)
+        folded = fold(log.graph)
+        reference, notes = fold_scales(folded.graph).graph, dict(log.notes)
+        if log.inexact:
+            inputs = make_inputs(reference, task.recipe.generate.images, input_range, seed=task.seed)
+            options = " and ".join(log.inexact)
+            notes[network.source.name] = moved_by_caps(network.unfolded, reference, inputs, options)
     return Network(
         source=network.source,
-        unfolded=done.graph,
+        unfolded=log.graph,
         reference=reference,
         current=reference,
         input_range=network.input_range,
         rules=apply_rules(task.recipe.rules, network.source, reference),
-        scales=done.scales,
+        scales=log.scales,
         notes=notes,
-        reasons={**folded.kept, **done.kept},
+        reasons={**folded.kept, **log.kept},
     )
 
 
 def choose_inputs(network: Network, task: Task, progress: Progress) -> Inputs:
-    """What the layers are exercised with: generated inputs, unless the user gave some."""
+    """The inputs that layers are run on: the user's, or else generated ones."""
     with progress.stage("generate inputs"):
-        ends = network.input_range.ends
+        input_range = network.input_range.ends
         if task.representative_data is None:
-            return generated_inputs(network.reference, task.recipe.generate.images, ends, seed=task.seed)
-        return given_inputs(task.representative_data, network.reference, ends)
+            return generated_inputs(network.reference, task.recipe.generate.images, input_range, seed=task.seed)
+        return given_inputs(task.representative_data, network.reference, input_range)
 
 
 def prune_network(network: Network, task: Task, inputs: Inputs, progress: Progress) -> Network:
-    """The network with zeros in its kernels, or without some of its channels, if the recipe has it so."""
+    """The network with zeros in its kernels, or without some of its channels, if the recipe prunes."""
     options = task.recipe.prune
     if options is None:
         return network
     if options.method == "channel":
         with progress.stage("remove channels"):
-            return _without_channels(network, task, inputs)
+            return _remove_channels(network, task, inputs)
     with progress.stage("prune"):
         means = tensor_means(
             network.unfolded,
@@ -133,31 +132,32 @@ def prune_network(network: Network, task: Task, inputs: Inputs, progress: Progre
         return prune(network, options, means=means, seed=task.seed)
 
 
-def _without_channels(network: Network, task: Task, inputs: Inputs) -> Network:
-    smaller = prune_channels(network.unfolded, task.recipe.prune, input_range=network.input_range.ends, seed=task.seed)
-    folded = fold_scales(fold(smaller.graph).graph).graph
-    moved = moved_results(network.reference, folded, inputs.arrays)
-    pruned = dataclasses.replace(
+def _remove_channels(network: Network, task: Task, inputs: Inputs) -> Network:
+    pruned = prune_channels(network.unfolded, task.recipe.prune, input_range=network.input_range.ends, seed=task.seed)
+    folded = fold_scales(fold(pruned.graph).graph).graph
+    change = moved_results(network.reference, folded, inputs.arrays)
+    network = dataclasses.replace(
         network,
-        unfolded=smaller.graph,
+        unfolded=pruned.graph,
         reference=folded,
         current=folded,
-        pruning=Pruning(method="channel", sparsity=smaller.sparsity, layers=smaller.layers),
+        pruning=Pruning(method="channel", sparsity=pruned.sparsity, layers=pruned.layers),
     )
-    return pruned.logged(notes={"channels removed": moved}, reasons=smaller.kept)
+    return network.logged(notes={"channels removed": change}, reasons=pruned.kept)
 
 
 def level_network(network: Network, task: Task) -> Network:
-    """The network with leveled channels, if the recipe has it so.
+    """The network with leveled channels, if the recipe levels them.
 
-    After pruning, which counts weights as they are, and before anything else is seen of the tensors.
+    Pruning compares weights as they are, so it comes before. Ranges and covariances depend on the scales of channels, so they
+    are measured after.
     """
     recipe = task.recipe
     wide = recipe.quantize is None or recipe.quantize.activation_bits > 8
     if wide or recipe.equalize or not recipe.level_activations:
         return network
-    seen = make_inputs(network.unfolded, _REACHED, network.input_range.ends, seed=task.seed)
-    reaches = channel_reaches(normalized_walk(network.unfolded, seen))
+    inputs = make_inputs(network.unfolded, _REACH_INPUTS, network.input_range.ends, seed=task.seed)
+    reaches = channel_reaches(normalized_walk(network.unfolded, inputs))
     leveled = level_channels(network.unfolded, network.reference, reaches)
     return dataclasses.replace(
         network,
@@ -169,7 +169,7 @@ def level_network(network: Network, task: Task) -> Network:
 
 
 def pass_inputs(network: Network, task: Task, inputs: Inputs, progress: Progress) -> tuple[Network, Observed]:
-    """The network with its channels leveled, and what each of its layers sees."""
+    """The network with leveled channels, and the statistics of its tensors on `inputs`."""
     with progress.stage("pass inputs through the layers"):
         network = level_network(network, task)
         observed = observe(
@@ -184,11 +184,11 @@ def pass_inputs(network: Network, task: Task, inputs: Inputs, progress: Progress
 
 
 def choose_bits(network: Network, task: Task, observed: Observed, inputs: Inputs, progress: Progress) -> Bits:
-    """The bits that the recipe says or, where it has a policy, those that a search finds."""
+    """The bits of the recipe, or those that a search finds if the recipe has a policy."""
     if task.recipe.policy is None:
-        return Bits(options=task.recipe.quantize, rules=network.rules, policy=None, replay=task.asked)
+        return Bits(options=task.recipe.quantize, rules=network.rules, policy=None, replay=task.user_recipe)
     with progress.stage("search bits"):
-        return find_bits(network, task.recipe, task.asked, observed, inputs.arrays)
+        return find_bits(network, task.recipe, task.user_recipe, observed, inputs.arrays)
 
 
 def quantize_network(
@@ -203,21 +203,28 @@ def quantize_network(
     """Integers for every kernel and a range for every tensor."""
     network = dataclasses.replace(network, rules=bits.rules)
     with progress.stage("round weights, choose ranges"):
-        given = input_ranges(network, observed, bits.options, from_user=not inputs.in_range)
+        known_ranges = choose_input_ranges(network, observed, bits.options, from_user=not inputs.in_range)
         return quantize(
-            network, observed, inputs.arrays, bits.options, given=given, target=task.target, executor=executor
+            network,
+            observed,
+            inputs.arrays,
+            bits.options,
+            known_ranges=known_ranges,
+            target=task.target,
+            executor=executor,
         )
 
 
 def write_float(network: Network, task: Task, inputs: Inputs, progress: Progress) -> Built:
     """The float file of the network."""
     with progress.stage(FLOAT_FILE_STEP):
-        one = [array[:1] for array in inputs.arrays]
-        return Built(content=float_file(network.current, one, float16=task.recipe.float16), graph=network.current)
+        first_input = [array[:1] for array in inputs.arrays]
+        content = float_file(network.current, first_input, float16=task.recipe.float16)
+        return Built(content=content, graph=network.current)
 
 
 def write_integers(decision: Decision, bits: Bits, inputs: Inputs, progress: Progress) -> Built:
-    """The verified integer file, or its simulation where the recipe says so.
+    """The verified integer file, or a simulation if no file can hold the network.
 
     Raises:
         ExportError: The file would not be what was decided.

@@ -1,4 +1,4 @@
-"""A model on its way through the flow: what it was, what it is now, and what was done to it."""
+"""The network that the steps of the flow pass on: all its forms, and what was done to it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from tfdatafree.recipe.rules import NO_RULES, LayerRules
 
 @dataclass(frozen=True)
 class InputRange:
-    """Ends of the real inputs' range, and where they are from."""
+    """Range of the model's real inputs, and where it comes from."""
 
     low: float
     high: float
@@ -29,10 +29,10 @@ class Pruning:
     """What pruning did.
 
     Attributes:
-        method: The method taken; "obs" for example where "auto" was asked for.
-        sparsity: Part of the weights of all pruned kernels that is zero, or was removed with its channel.
+        method: The method that was used; "obs" for example where the option is "auto".
+        sparsity: Fraction of the weights of all pruned kernels that is zero, or was removed with its channel.
         layers: Layer -> the same for its kernel.
-        discrepancies: Candidate -> Output Discrepancy on generated images; empty where there was only one.
+        discrepancies: Candidate -> Output Discrepancy on generated images; empty where there was only one candidate.
     """
 
     method: str
@@ -43,20 +43,20 @@ class Pruning:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A network in all the forms that later steps compare. Every step of the flow returns a new one.
+    """A network in all the forms that later steps need. Every step of the flow returns a new one.
 
-    Holds for every instance: tensors of equal name in `unfolded` and `reference` hold equal values; `current` has the nodes
-    and tensors of `reference`.
+    Holds for every instance: tensors of the same name in `unfolded` and `reference` have the same values; `current` has the
+    nodes and tensors of `reference`.
 
     Attributes:
         source: The user's model as it was read.
-        unfolded: Its canonical form with the BatchNorms, whose statistics are the data.
-        reference: The same with BatchNorms folded: the float network that never loses a weight or a bit.
-        current: `reference` with what was done to its weights so far.
+        unfolded: Its canonical form with BatchNorms, whose statistics replace data.
+        reference: The same with BatchNorms folded: the float network that everything is compared with.
+        current: `reference` with the changes to its weights so far.
         input_range: Range of the model's inputs.
-        rules: What single layers get instead.
+        rules: Options of single layers.
         masks: Pruned layer -> which weights stay, bool (rows, outputs) in the order of `model.kernels.output_last`.
-        scales: First layer of those that write the same channels -> (channels,) what these were multiplied by.
+        scales: First of the layers that write the same channels -> factors of these channels, (channels,).
         pruning: What pruning did; None where nothing was pruned.
         notes: Layer or tensor -> what was done to it.
         reasons: Layer -> why something was not done to it.
@@ -75,7 +75,7 @@ class Network:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def logged(self, *, notes: Mapping[str, str] | None = None, reasons: Mapping[str, str] | None = None) -> "Network":
-        """The same network with more in its log."""
+        """The same network with more notes and reasons."""
         return dataclasses.replace(
             self, notes={**self.notes, **(notes or {})}, reasons={**self.reasons, **(reasons or {})}
         )

@@ -1,1 +1,1 @@
-"""Arrays in, arrays out: the arithmetic that the stages share. No model and no framework in sight."""
+"""Arithmetic on arrays. Nothing here knows a model or a framework."""

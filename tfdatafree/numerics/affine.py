@@ -1,4 +1,4 @@
-"""The map between real numbers and the integers of a TFLite file.
+"""The map between real values and the integers of a TFLite file.
 
 q       = clip(round(x / S) + Z, qmin, qmax)          round half to even
 Q(x)    = S * (q - Z)
@@ -14,28 +14,28 @@ from types import EllipsisType
 
 import numpy as np
 
-# The smallest step that a float32 holds with full precision; below it, steps would lose digits or become zero.
+# The smallest scale that a float32 holds with full precision. Smaller scales would lose digits or become zero.
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
-# Values that are converted to float64 at once.
+# Values that are converted to float64 at a time.
 _PART_VALUES = 2**22
 
 
 @dataclass(frozen=True, eq=False)
 class Quantizer:
-    """Affine map between reals and integers: real = scale * (q - zero_point).
+    """Affine map between real values and integers: x = scale * (q - zero_point).
 
     Holds for every instance: scale > 0, finite, and a float32 value, as in a TFLite file; qmin <= zero_point <= qmax;
     0.0 is represented exactly; scale and zero_point are a float and an int if `channel_axis` is None, else float32 and
     int64 vectors of one length, read-only, along that axis.
 
     Attributes:
-        scale: The step S between neighbouring reals; rounded to float32.
+        scale: Distance S between the real values of neighbouring integers; rounded to float32.
         zero_point: The integer that stands for 0.0; an int is repeated for every channel.
         bits: Width of the integers, 2 to 32.
         channel_axis: Axis of x along which scale and zero_point run; None for one of each.
         signed: Whether integers start at -2**(bits - 1), as TFLite stores them, or at 0.
-        narrow_range: Whether the lowest integer is left out, which makes a signed grid symmetric.
+        narrow_range: Whether the lowest integer is unused, which makes a signed grid symmetric.
     """
 
     scale: float | np.ndarray
@@ -51,9 +51,9 @@ class Quantizer:
             scale = np.array(self.scale, np.float64).astype(np.float32)
         if not np.all((scale > 0) & np.isfinite(scale)):
             raise ValueError(f"scale is {self.scale}; every scale must be positive and finite as a float32.")
-        given = np.asarray(self.zero_point)
-        zero_point = given.astype(np.int64)
-        if np.any(zero_point != given) or np.any(zero_point < self.qmin) or np.any(zero_point > self.qmax):
+        unrounded = np.asarray(self.zero_point)
+        zero_point = unrounded.astype(np.int64)
+        if np.any(zero_point != unrounded) or np.any(zero_point < self.qmin) or np.any(zero_point > self.qmax):
             raise ValueError(f"zero_point is {self.zero_point}; it must be an integer in [{self.qmin}, {self.qmax}].")
         if scale.ndim != (self.channel_axis is not None) or zero_point.shape not in ((), scale.shape):
             raise ValueError(
@@ -97,12 +97,12 @@ class Quantizer:
 
     @property
     def low(self) -> float | np.ndarray:
-        """The lowest real that is represented; a float64 vector if per channel."""
+        """The lowest real value that is represented; a float64 vector if per channel."""
         return np.float64(self.scale) * (self.qmin - self.zero_point)
 
     @property
     def high(self) -> float | np.ndarray:
-        """The highest real that is represented; a float64 vector if per channel."""
+        """The highest real value that is represented; a float64 vector if per channel."""
         return np.float64(self.scale) * (self.qmax - self.zero_point)
 
     def quantize(self, x: np.ndarray) -> np.ndarray:
@@ -122,7 +122,7 @@ class Quantizer:
         return q
 
     def dequantize(self, q: np.ndarray) -> np.ndarray:
-        """float32 reals of the integers `q`, same shape."""
+        """The float32 values of the integers `q`, same shape."""
         q = np.asarray(q)
         scale, zero_point = self._along(q)
         x = np.empty(q.shape, np.float32)
@@ -141,7 +141,7 @@ class Quantizer:
             return np.broadcast_to(scale, x.shape), np.broadcast_to(zero_point, x.shape)
         if not -x.ndim <= self.channel_axis < x.ndim or x.shape[self.channel_axis] != scale.size:
             raise ValueError(
-                f"x has shape {x.shape}; this quantizer wants {scale.size} channels on axis {self.channel_axis}."
+                f"x has shape {x.shape}; this quantizer needs {scale.size} channels on axis {self.channel_axis}."
             )
         shape = [1] * x.ndim
         shape[self.channel_axis] = scale.size
@@ -149,7 +149,7 @@ class Quantizer:
 
 
 def _parts(x: np.ndarray) -> Iterator[slice | EllipsisType]:
-    """Indices that together cover x: float64 copies of a large kernel are not held all at once."""
+    """Indices that together cover x, so that only a part of a large kernel is copied to float64 at a time."""
     if x.size <= _PART_VALUES:
         yield ...
         return
@@ -161,14 +161,14 @@ def _parts(x: np.ndarray) -> Iterator[slice | EllipsisType]:
 def nudged_grid(
     low: np.ndarray, high: np.ndarray, bits: int = 8, symmetric: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Step S and zero point Z of signed grids for the ranges [low, high], elementwise.
+    """Scale S and zero point Z of signed grids for the ranges [low, high], elementwise.
 
     l = min(low, 0), h = max(high, 0); S = (h - l) / (2**bits - 1) and Z = round(-l / S) - 2**(bits - 1), so that 0.0 is
     exact and both ends move by at most S / 2. Symmetric: S = max(-l, h) / (2**(bits - 1) - 1) and Z = 0.
-    A range of width 0 stands for a tensor of zeros, for which any step is right: it is taken as [0, 1].
+    A range of width 0 belongs to a tensor of zeros, for which any scale is right. It is treated as [0, 1].
 
     Args:
-        low, high: Broadcastable arrays of finite reals.
+        low, high: Broadcastable arrays of finite values.
     Returns:
         (S, Z): float64 array of float32 values, and int64 array.
     """
@@ -182,8 +182,8 @@ def nudged_grid(
     scale = np.maximum(scale, SMALLEST_SCALE).astype(np.float32).astype(np.float64)
     if symmetric:
         return scale, np.zeros(scale.shape, np.int64)
-    steps_below_zero = np.clip(np.rint(-low / scale), 0, 2**bits - 1)
-    return scale, steps_below_zero.astype(np.int64) - 2 ** (bits - 1)
+    levels_below_zero = np.clip(np.rint(-low / scale), 0, 2**bits - 1)
+    return scale, levels_below_zero.astype(np.int64) - 2 ** (bits - 1)
 
 
 def activation_quantizer(low: float, high: float, bits: int = 8, symmetric: bool = False) -> Quantizer:
@@ -191,9 +191,9 @@ def activation_quantizer(low: float, high: float, bits: int = 8, symmetric: bool
 
     Guarantees |x - Q(x)| <= scale / 2 for every x in [low, high].
     Args:
-        low, high: Finite reals with low <= high; anything else is a ValueError.
+        low, high: Finite, low <= high; anything else is a ValueError.
         bits: 8 for int8; 16 with `symmetric` for TFLite's int16.
-        symmetric: Zero point 0, as TFLite wants for int16 activations.
+        symmetric: Zero point 0, as TFLite requires for int16 activations.
     """
     scale, zero_point = nudged_grid(np.asarray(low), np.asarray(high), bits, symmetric)
     return Quantizer(float(scale), int(zero_point), bits)
@@ -202,8 +202,8 @@ def activation_quantizer(low: float, high: float, bits: int = 8, symmetric: bool
 def asymmetric_weight_quantizer(w: np.ndarray, bits: int = 8, channel_axis: int | None = None) -> Quantizer:
     """Quantizer of `w` between its smallest and largest value, both extended to contain 0; see `nudged_grid`.
 
-    Guarantees |w - Q(w)| <= scale / 2, elementwise. For simulations: TFLite stores symmetric weights only. A channel of
-    zeros gets the step of the whole tensor.
+    Guarantees |w - Q(w)| <= scale / 2, elementwise. For simulations only, because TFLite stores symmetric weights. A
+    channel of zeros gets the scale of the whole tensor.
     Args:
         w: Float array of any shape, finite.
         channel_axis: One scale and zero point per index of this axis; None for one of each in all.
@@ -212,23 +212,23 @@ def asymmetric_weight_quantizer(w: np.ndarray, bits: int = 8, channel_axis: int 
     w = np.asarray(w)
     if not np.isfinite(w).all():
         raise ValueError("the weights contain NaN or infinity; repair or retrain the model first.")
-    whole = activation_quantizer(float(w.min(initial=0.0)), float(w.max(initial=0.0)), bits)
+    per_tensor = activation_quantizer(float(w.min(initial=0.0)), float(w.max(initial=0.0)), bits)
     if channel_axis is None:
-        return whole
+        return per_tensor
     other_axes = tuple(axis for axis in range(w.ndim) if axis != channel_axis % w.ndim)
     low, high = w.min(axis=other_axes, initial=0.0), w.max(axis=other_axes, initial=0.0)
     scale, zero_point = nudged_grid(low, high, bits)
     empty = low == high
     return Quantizer(
-        np.where(empty, whole.scale, scale), np.where(empty, whole.zero_point, zero_point), bits, channel_axis
+        np.where(empty, per_tensor.scale, scale), np.where(empty, per_tensor.zero_point, zero_point), bits, channel_axis
     )
 
 
 def weight_quantizer(w: np.ndarray, bits: int = 8, channel_axis: int | None = None) -> Quantizer:
     """Symmetric narrow-range quantizer of `w`: zero point 0, integers in +-(2**(bits - 1) - 1), S = max|w| / qmax.
 
-    Guarantees |w - Q(w)| <= scale / 2, elementwise. A channel of zeros gets the step of the whole tensor, so that its
-    bias still has a step of ordinary size; a tensor of zeros gets 1 / qmax.
+    Guarantees |w - Q(w)| <= scale / 2, elementwise. A channel of zeros gets the scale of the whole tensor, so that its
+    bias still has a scale of ordinary size. A tensor of zeros gets 1 / qmax.
     Args:
         w: Float array of any shape, finite.
         channel_axis: One scale per index of this axis; None for one scale in all.
@@ -238,14 +238,15 @@ def weight_quantizer(w: np.ndarray, bits: int = 8, channel_axis: int | None = No
     if not np.isfinite(magnitude).all():
         raise ValueError("the weights contain NaN or infinity; repair or retrain the model first.")
     qmax = 2 ** (bits - 1) - 1
-    whole = float(magnitude.max(initial=0.0)) / qmax
-    if whole < SMALLEST_SCALE:
-        whole = 1.0 / qmax
+    tensor_scale = float(magnitude.max(initial=0.0)) / qmax
+    if tensor_scale < SMALLEST_SCALE:
+        tensor_scale = 1.0 / qmax
     if channel_axis is None:
-        return Quantizer(whole, 0, bits, narrow_range=True)
+        return Quantizer(tensor_scale, 0, bits, narrow_range=True)
     other_axes = tuple(axis for axis in range(magnitude.ndim) if axis != channel_axis % magnitude.ndim)
     scale = magnitude.max(axis=other_axes, initial=0.0).astype(np.float64) / qmax
-    return Quantizer(np.where(scale < SMALLEST_SCALE, whole, scale), 0, bits, channel_axis, narrow_range=True)
+    scale = np.where(scale < SMALLEST_SCALE, tensor_scale, scale)
+    return Quantizer(scale, 0, bits, channel_axis, narrow_range=True)
 
 
 def _check_bits(bits: int):

@@ -1,13 +1,13 @@
-"""How far an approximation lies from its reference. All are exact in float64 and raise ValueError on unequal shapes."""
+"""Measures of how far an approximation is from its reference, in float64. All raise ValueError on unequal shapes."""
 
 import numpy as np
 
-# Part of an output, in float64, below which a difference is rounding.
+# A difference below this fraction of an output is a rounding error of float64.
 _ROUNDING = 1e-12
 
 
 def sqnr_db(reference: np.ndarray, approximation: np.ndarray) -> float:
-    """Signal to noise in dB: 10 log10(sum reference^2 / sum (reference - approximation)^2), inf when both are equal."""
+    """Signal-to-noise ratio in dB: 10 log10(sum reference^2 / sum (reference - approximation)^2), inf when both are equal."""
     reference, approximation = _pair(reference, approximation)
     noise, signal = np.sum((reference - approximation) ** 2), np.sum(reference**2)
     if noise == 0:
@@ -25,7 +25,7 @@ def relative_error(a: np.ndarray, reference: np.ndarray) -> float:
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """Share, 0 to 1, of positions where `a` and `b` have the same argmax over the last axis (first index on ties)."""
+    """Fraction, 0 to 1, of positions where `a` and `b` have the same argmax over the last axis (first index on ties)."""
     a, b = _pair(a, b)
     return float(np.mean(a.argmax(-1) == b.argmax(-1)))
 
@@ -33,8 +33,8 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float:
 def output_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
     """Mean over samples of || a/||a||_2 - b/||b||_2 ||_2, between 0 and 2; lower is better.
 
-    Blind to a positive factor per sample. A sample of norm 0 has no direction and stays 0, so it is at distance 1
-    from any other sample and at distance 0 from another zero.
+    A positive factor per sample does not change it. A sample of norm 0 has no direction and stays 0. So it is at distance
+    1 from any other sample, and at distance 0 from another zero.
     Args:
         a, b: Arrays (samples, ...); a sample's norm runs over all other axes.
     Source: Sobolev et al., FRanDI, eq. 3.
@@ -44,22 +44,22 @@ def output_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def response_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
-    """Output Discrepancy of the responses: of what a sample changes in the outputs; 0 to 2, lower is better.
+    """Output Discrepancy of the responses, which are the samples' deviations from the mean output; 0 to 2, lower is better.
 
-    c_i = a_i - (mean of a_i over its last axis)        where that has several entries: a softmax is blind to it
-    r_i = c_i - mean_j c_j                              what sample i has of its own; r'_i the same of b
+    c_i = a_i - (mean of a_i over its last axis)        where that has several entries: a softmax ignores it
+    r_i = c_i - mean_j c_j                              the response of sample i; r'_i is that of b
     D   = mean of D_i = || r_i/||r_i|| - r'_i/||r'_i|| ||
 
-    so that, once the mean is put right and samples are scaled, b'_i = mean_j c_j + t_i r'_i with the best t_i >= 0, samples
-    that b' decides otherwise than a had small margins, m_i = first - second of a_i:
-        sum of m_i / ||r_i|| over these samples <= sqrt(2) n D,
-    since b'_i - c_i has norm ||r_i|| sin(theta_i) <= ||r_i|| D_i where the angle theta_i between r_i and r'_i is below 90
-    degrees, else ||r_i|| <= ||r_i|| D_i / sqrt(2), and turning a decision takes m_i / sqrt(2) of it.
+    so that decisions change only where margins are small. Let b'_i = mean_j c_j + t_i r'_i with the best t_i >= 0: b with
+    its mean corrected and its samples scaled. Let m_i = first - second of a_i be the margin of a. Over all samples with
+    another argmax in b' than in a:
+        sum of m_i / ||r_i|| <= sqrt(2) n D.
+    Proof: theta_i is the angle between r_i and r'_i. Below 90 degrees, b'_i - c_i has norm ||r_i|| sin(theta_i), which is
+    at most ||r_i|| D_i. Else its norm is ||r_i|| <= ||r_i|| D_i / sqrt(2). Changing a decision takes a norm of m_i / sqrt(2).
 
-    Generated inputs have much in common that real ones do not share, and with it an offset of a compressed model's outputs:
-    `output_discrepancy` counts it in every sample. Blind to an offset that all samples have, then to a positive factor for
-    each sample, and to a constant for each sample. A sample whose response is 0 stays 0: at distance 1 from others, 0 from
-    its like.
+    Generated inputs have more in common than real ones, and a compressed model shifts all their outputs by the same offset.
+    `output_discrepancy` counts this offset in every sample. Here neither an offset of all samples, nor a constant or a
+    positive factor per sample changes the result. A response of 0 stays 0: at distance 1 from others, 0 from another zero.
     Args:
         a, b: Arrays (samples, ..., classes), at least two samples; a sample's norm runs over all other axes.
     """
@@ -70,10 +70,10 @@ def response_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _responses(a: np.ndarray) -> np.ndarray:
-    found = a - a.mean(axis=-1, keepdims=True) if a.ndim > 1 and a.shape[-1] > 1 else a
-    found = (found - found.mean(axis=0)).reshape(len(a), -1)
-    left, before = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (found, a.reshape(len(a), -1)))
-    return np.where(left <= _ROUNDING * before, 0.0, found)
+    centred = a - a.mean(axis=-1, keepdims=True) if a.ndim > 1 and a.shape[-1] > 1 else a
+    responses = (centred - centred.mean(axis=0)).reshape(len(a), -1)
+    norms, output_norms = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (responses, a.reshape(len(a), -1)))
+    return np.where(norms <= _ROUNDING * output_norms, 0.0, responses)
 
 
 def _directions(a: np.ndarray) -> np.ndarray:

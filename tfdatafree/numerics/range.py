@@ -1,16 +1,16 @@
-"""A closed interval of reals, and room around it."""
+"""A closed interval of real values, and headroom around it."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# A tensor that is given 16 bits among others of 8 has levels to spare: one bit of them keeps its extremes.
+# A 16-bit tensor among 8-bit ones has more levels than it needs. One bit of them gives its extremes room.
 _ROOM = 2.0
 
 
 @dataclass(frozen=True)
 class Range:
-    """Reals from `low` to `high`. Holds for every instance: both are finite floats, low <= high."""
+    """Real values from `low` to `high`. Holds for every instance: both are finite floats, low <= high."""
 
     low: float
     high: float
@@ -23,5 +23,5 @@ class Range:
 
 
 def with_room(range_: Range) -> Range:
-    """Twice the range, for tensors with so many levels that resolution is not what they lack."""
+    """Twice the range, for tensors with so many levels that they need no more resolution."""
     return Range(_ROOM * range_.low, _ROOM * range_.high)

@@ -1,16 +1,17 @@
-"""Second moments of a layer's inputs: covariances, what they say of its outputs, and least squares."""
+"""Covariances of a layer's inputs, the output errors that follow from them, and least squares."""
 
 import numpy as np
 
-# Part of the mean variance added to every input's own: generated inputs tell the covariance of real ones roughly.
+# Every input's variance is increased by this fraction of the mean variance. The covariance of generated inputs is only
+# roughly that of real ones.
 DAMPING = 1.0
-# The same where weights are rounded: only enough to keep H far from singular.
+# The same for rounding: just enough to keep H far from singular.
 ROUNDING_DAMPING = 0.1
 _SOLVER_STEPS = 20
 
 
 def damped(covariance: np.ndarray, damping: float = DAMPING) -> np.ndarray:
-    """H, float32, positive definite, (groups, inputs, inputs)."""
+    """H = covariance + damping * (mean variance) * I: float32, positive definite, (groups, inputs, inputs)."""
     groups, size, _ = covariance.shape
     ridge = damping * np.maximum(np.einsum("gii->g", covariance) / size, 1e-12)
     return (covariance + ridge[:, None, None] * np.eye(size)).astype(np.float32)
@@ -31,7 +32,7 @@ def from_groups(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def output_variance(matrix: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Variance (outputs,) of each output for inputs of this covariance; taps are taken as independent."""
+    """Variance (outputs,) of each output for inputs with this covariance; taps are treated as independent."""
     groups, inputs, _ = covariance.shape
     weights = by_group(matrix, groups, inputs).astype(np.float32)
     energy = np.einsum("gio,gio->go", covariance.astype(np.float32) @ weights, weights, dtype=np.float64)
@@ -40,14 +41,16 @@ def output_variance(matrix: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 
 
 def output_change(matrix: np.ndarray, values: np.ndarray, covariance: np.ndarray) -> float:
-    """Energy of what `values` in place of `matrix` change, over that of the outputs; around their means, and around the mean
-    of all outputs, which softmax does not see. Not for grouped kernels."""
+    """Energy of the change of the outputs when `values` replaces `matrix`, relative to the energy of the outputs.
+
+    Both are variances around the mean, and without the mean of all outputs, which a softmax ignores. Not for grouped kernels.
+    """
     change, before = (array - array.mean(axis=1, keepdims=True) for array in (values - matrix, matrix))
     return float(output_variance(change, covariance).sum() / max(output_variance(before, covariance).sum(), 1e-30))
 
 
 def refit(matrix: np.ndarray, mask: np.ndarray, covariance: np.ndarray, *, damping: float = DAMPING) -> np.ndarray:
-    """Weights on `mask` that change the layer's output least; exact zeros elsewhere. Never worse than matrix * mask."""
+    """Chooses the weights on `mask` that change the layer's output least. Others are 0. Never worse than matrix * mask."""
     groups, inputs, _ = covariance.shape
     h = damped(covariance, damping)
     target = by_group(matrix, groups, inputs).astype(np.float32)
@@ -76,9 +79,9 @@ def covariance_of(patches: np.ndarray) -> np.ndarray:
 
 
 def with_doubt(covariance: np.ndarray, count: int) -> np.ndarray:
-    """`covariance`, estimated from `count` samples, with inputs / count of its mean variance added to each input's own.
+    """Adds inputs / count of the mean variance to each input's variance in a covariance that `count` samples estimated.
 
-    That is about what the eigenvalues of such an estimate are off, so few samples are trusted little.
+    This is about the error of the estimate's eigenvalues. So an estimate from few samples counts less.
     """
     groups, inputs, _ = covariance.shape
     ridge = np.einsum("gii->g", covariance) / count
@@ -94,7 +97,10 @@ def covariance_of_scaled(covariance: np.ndarray, factor: np.ndarray) -> np.ndarr
 
 
 def output_errors(change: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """What a kernel that changes by `change` (taps * inputs, outputs) costs each output: tr dW^T H dW, damped as in rounding."""
+    """Squared error dW^T H dW of each output when the kernel changes by dW = `change`, (taps * inputs, outputs).
+
+    H is damped as in rounding.
+    """
     groups, inputs, _ = covariance.shape
     taps, outputs = len(change) // inputs, change.shape[1]
     ridge = ROUNDING_DAMPING * np.einsum("gii->g", covariance) / inputs

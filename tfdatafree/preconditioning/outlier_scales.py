@@ -5,7 +5,7 @@ read it are divided by s_c. This moves its cap from m to m / s_c and changes not
 decides the step of the whole kernel, so that moving the caps of a few channels may be worth it. What is minimized is the sum of
 the expected squared errors
 
-    of rounding     e_A(s) + e_B(s), each sum_o w_o (dW_o)^T H dW_o as in `weight_steps.py`, with the largest weight as range
+    of rounding     e_A(s) + e_B(s), each sum_o w_o (dW_o)^T H dW_o as in `weight_scales.py`, with the largest weight as range
     of the cap      sum_c h_c E (min(t y_c, m / s_c) - min(t y_c, m))^2
 
 where w and h say what the next layers make of an error (`importance.py`). t = 1.5, because real inputs reach farther than

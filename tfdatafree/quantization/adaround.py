@@ -1,12 +1,12 @@
-"""AdaRound: whether each weight rounds up or down, learned for the layer's output.
+"""AdaRound: learns whether each weight rounds up or down, from the error of the layer's output.
 
 A weight becomes W_q = S * (floor(W / S) + h(V)), h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1) (a rectified sigmoid), where V minimises
 
     E || (W_q - W)^T (x - E x) ||^2 / (S^2 mean var x)  +  lambda sum (1 - |2 h(V) - 1|^beta),      beta: 20 -> 2
 
-by Adam; the second term, off at first, draws every h to 0 or 1. The expectation over generated inputs is taken in closed
-form, tr (W_q - W)^T cov(x) (W_q - W), and the shift of the mean is left to the bias correction,
-so that every integer is one of the two beside W / S, and the same inputs give the same integers.
+with Adam. The second term is off at first, and then moves every h to 0 or 1. The expectation over generated inputs is computed
+in closed form, tr (W_q - W)^T cov(x) (W_q - W). The shift of the mean is left to the bias correction,
+so that every integer is W / S rounded up or down, and the same inputs give the same integers.
                                                      (Nagel et al. 2020, arXiv 2004.10568, eq. 20-24, there on batches)
 """
 
@@ -21,25 +21,25 @@ STRENGTH = 0.1
 _WARM_UP = 0.2  # part of the steps without the second term
 _HIGHEST_POWER, _LOWEST_POWER = 20.0, 2.0
 _STRETCH, _OFFSET = 1.2, -0.1
-# Part of the mean variance added to every input's own: samples are few.
+# Every input's variance is increased by this fraction of the mean variance, because there are few samples.
 DAMPING = 0.1
 
 
 def round_adaptively(
     matrix: np.ndarray, covariance: np.ndarray, quantizer: Quantizer, *, steps: int = STEPS
 ) -> np.ndarray:
-    """Integers of `matrix` on the grid of `quantizer`, each one of the two beside the weight.
+    """Integers of `matrix` on the grid of `quantizer`, each rounded up or down.
 
     Args:
         matrix, covariance, quantizer: As for `feedback.round_with_feedback`.
-        steps: Of Adam.
+        steps: Number of steps of Adam.
     """
     groups, inputs, _ = covariance.shape
     taps, outputs = len(matrix) // inputs, matrix.shape[1]
     scale = np.broadcast_to(np.asarray(quantizer.scale, np.float64), (outputs,))
     zero_point = np.broadcast_to(np.asarray(quantizer.zero_point), (outputs,))
-    real = np.clip(matrix / scale + zero_point, quantizer.qmin, quantizer.qmax)
-    lower = np.floor(real)
+    exact = np.clip(matrix / scale + zero_point, quantizer.qmin, quantizer.qmax)
+    lower = np.floor(exact)
 
     def by_group(values: np.ndarray) -> np.ndarray:
         split = values.reshape(taps, inputs, groups, outputs // groups)
@@ -47,18 +47,18 @@ def round_adaptively(
 
     mean_variance = np.maximum(np.einsum("gii->g", covariance) / inputs, 1e-12)[:, None, None]
     normal = covariance / mean_variance + DAMPING * np.eye(inputs)
-    up = _learn(by_group(real - lower), normal.astype(np.float32), tf.constant(steps)).numpy()
-    whole = up.reshape(groups, inputs, taps, -1).transpose(2, 1, 0, 3).reshape(matrix.shape)
-    return np.clip(lower + whole, quantizer.qmin, quantizer.qmax).astype(quantizer.dtype)
+    up = _learn(by_group(exact - lower), normal.astype(np.float32), tf.constant(steps)).numpy()
+    up = up.reshape(groups, inputs, taps, -1).transpose(2, 1, 0, 3).reshape(matrix.shape)
+    return np.clip(lower + up, quantizer.qmin, quantizer.qmax).astype(quantizer.dtype)
 
 
 @tf.function(autograph=False)
 def _learn(fraction: tf.Tensor, covariance: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
-    """1 where a weight rounds up; traced once for all layers of one shape.
+    """1 where a weight rounds up, else 0. Traced once for all layers of one shape.
 
     Args:
-        fraction: What lies above the lower integer, (groups, inputs, columns), in steps.
-        covariance: (groups, inputs, inputs), of unit mean variance.
+        fraction: W / S - floor(W / S), (groups, inputs, columns).
+        covariance: (groups, inputs, inputs), with a mean variance of 1.
     """
     inside = tf.clip_by_value((fraction - _OFFSET) / _STRETCH, 1e-3, 1 - 1e-3)
     start = tf.math.log(inside / (1 - inside))  # h(start) == fraction: the float layer

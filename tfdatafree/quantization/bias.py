@@ -1,4 +1,8 @@
-"""Analytic bias correction: the mean shift of rounded kernels taken back out of the biases."""
+"""Analytic bias correction: corrects biases for the shift of the mean that rounded kernels cause.
+
+b  -= (W_q - W) E[x]                                                        (Nagel et al. 2019, section 4.2, analytic)
+so that the mean of every output channel over inputs of mean E[x] is that of the float layer.
+"""
 
 from collections.abc import Mapping
 
@@ -9,18 +13,18 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of, mean_response
 
 
-def correct_biases(graph: Graph, teacher: Graph, means: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
-    """Analytic bias correction of every layer whose input's mean is known.
+def correct_biases(graph: Graph, reference: Graph, means: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
+    """Corrects the bias of every layer whose input's mean is known.
 
     Args:
         graph: The graph with rounded kernels.
-        teacher: The same graph with the float kernels.
-        means: Tensor -> mean per channel of the float network, shape (channels,).
+        reference: The same graph with the float kernels.
+        means: Tensor -> mean per channel in the float network, (channels,).
 
     Returns:
-        The corrected graph, and {layer key: why it was left alone}.
+        The corrected graph, and {layer: why its bias was not corrected}.
     """
-    graph, kept = graph.copy(), {}
+    graph, reasons = graph.copy(), {}
     calls = graph.calls()
     for node in graph.nodes:
         layer = graph.layer_of(node)
@@ -28,14 +32,14 @@ def correct_biases(graph: Graph, teacher: Graph, means: Mapping[str, np.ndarray]
             continue
         mean = means.get(node.inputs[0])
         if calls[node.layer] > 1:
-            kept[node.layer] = "it is shared by several calls, whose inputs differ"
+            reasons[node.layer] = "it is shared by several calls, whose inputs differ"
         elif mean is None:
-            kept[node.layer] = "the mean of its input is not known"
+            reasons[node.layer] = "the mean of its input is not known"
         else:
-            change = kernel_of(layer) - kernel_of(teacher.layers[node.layer])
+            change = kernel_of(layer) - kernel_of(reference.layers[node.layer])
             shift = mean_response(layer, change, mean)
             bias = layer.weight("bias")
             graph.layers[node.layer] = with_bias(
                 layer, graph.specs[node.inputs[0]].shape, -shift if bias is None else bias - shift
             )
-    return graph, kept
+    return graph, reasons

@@ -1,14 +1,14 @@
-"""How many bits the weights of each layer get, given the bytes that all of them together may take.
+"""Chooses the bits of each layer's weights within a budget of bytes, so that the total damage is least.
 
-    minimise  sum_l d(l, b_l)   over one width b_l for each layer l,     so that  sum_l s(l, b_l) <= budget
+    minimise  sum_l d(l, b_l)   over one width b_l for each layer l,     subject to  sum_l s(l, b_l) <= budget
 
-with d the damage of layer l at width b, all other layers left alone, and s its bytes there. That is a multiple-choice knapsack,
-solved exactly by branch and bound (HiGHS, through SciPy): no other choice within the budget does less damage. (Where damages are
-proportional to bytes, so that any choice is as good as the next, the search ends early with one that is as good as the best
-but for a few bytes' worth.)
+d(l, b) is the damage of layer l at width b when no other layer changes, and s(l, b) are its bytes. This is a multiple-choice
+knapsack problem. Branch and bound (HiGHS, in SciPy) solves it exactly, so that no other choice within the budget does less
+damage. There is one exception: if damages are proportional to bytes, all choices that use the budget are nearly equal. Then the
+search stops early, and the damage of its choice exceeds the least one by that of a few bytes.
 
-Sums ask for damages that add up. Squared errors of a network's results do, nearly, because the errors that layers cause are
-hardly correlated; errors themselves do not. The same choice serves anything that is had in several qualities at several prices.
+The sum is meaningful only if damages add up. Squared errors of a network's results nearly do, because the errors that
+different layers cause are almost uncorrelated. The errors themselves do not.
 """
 
 from collections.abc import Mapping
@@ -17,31 +17,33 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-# The solver stops once it is within 1e-6 of the optimum; damages are scaled so that this is a billionth of the largest.
+# The solver stops within 1e-6 of the optimum. Damages are scaled to this maximum, so that 1e-6 is a billionth of it.
 _LARGEST = 1e3
-# Nodes after which the solver hands out the best that it has found: reached only where damages are proportional to bytes, so
-# that choices are alike.
+# After this number of nodes the solver returns its best solution so far. It needs that many only if damages are proportional
+# to bytes, so that choices are nearly equal.
 _NODES = 2000
 
 
 def choose_bits(
     sizes: Mapping[str, Mapping[int, int]], damages: Mapping[str, Mapping[int, float]], budget: int
 ) -> dict[str, int]:
-    """The width of each layer: never more than `budget` bytes in all, with the least damage that these allow.
+    """The width of each layer with the least total damage, in at most `budget` bytes.
 
     The same arguments give the same widths.
 
     Args:
-        sizes: Layer -> width -> bytes, whole numbers.
+        sizes: Layer -> width -> bytes, integers.
         damages: Layer -> width -> damage, finite; the same layers and widths.
-        budget: Bytes; `smallest(sizes)` is the least that can be met.
+        budget: Bytes, at least `smallest(sizes)`.
 
     Raises:
-        ValueError: The budget is below that.
+        ValueError: The budget is smaller than that.
     """
     least = smallest(sizes)
     if least > budget:
-        raise ValueError(f"the budget is {budget:,} bytes, but the smallest widths take {least:,}.")
+        raise ValueError(
+            f"the budget is {budget:,} bytes, but the smallest widths take {least:,}; choose a larger budget."
+        )
     if not sizes:
         return {}
     pairs = [(layer, width) for layer in sizes for width in sizes[layer]]
@@ -51,45 +53,45 @@ def choose_bits(
     damage *= _LARGEST / max(np.abs(damage).max(), 1e-300)
     allowed = float(budget)
     while True:
-        found = milp(
+        solution = milp(
             damage,
             constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(price[None], -np.inf, allowed)],
             integrality=np.ones(len(pairs)),
             bounds=Bounds(0, 1),
             options={"mip_rel_gap": 0.0, "node_limit": _NODES},
         )
-        if found.x is None:
-            raise RuntimeError(f"the solver found no widths for {budget:,} bytes: {found.message}")
-        taken = np.round(found.x).astype(bool)
-        over = price[taken].sum() - budget
-        if over <= 0:
-            return {pair[0]: pair[1] for pair, chosen in zip(pairs, taken, strict=True) if chosen}
-        # A variable may be a millionth off a whole number, and a millionth of a large layer is more than a byte.
-        allowed -= over
+        if solution.x is None:
+            raise RuntimeError(f"the solver found no widths for {budget:,} bytes: {solution.message}")
+        chosen = np.round(solution.x).astype(bool)
+        excess = price[chosen].sum() - budget
+        if excess <= 0:
+            return {pair[0]: pair[1] for pair, is_chosen in zip(pairs, chosen, strict=True) if is_chosen}
+        # A variable may differ from an integer by a millionth, and a millionth of a large layer is more than a byte.
+        allowed -= excess
 
 
 def smallest(sizes: Mapping[str, Mapping[int, int]]) -> int:
-    """Bytes of the cheapest width of every layer together."""
+    """Total bytes with the cheapest width of every layer."""
     return sum(min(of_layer.values()) for of_layer in sizes.values())
 
 
 def total(values: Mapping[str, Mapping[int, float]], bits: Mapping[str, int]) -> float:
-    """The sum of `values` (sizes or damages) at the chosen widths."""
+    """Sum of `values` (sizes or damages) at the chosen widths."""
     return sum(of_layer[bits[layer]] for layer, of_layer in values.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The bits that a search gave to each layer's weights.
+    """The bits that a search chose for each layer's weights.
 
     Attributes:
-        size: What was asked for, as a part of `int8_bytes`.
-        int8_bytes: Of the same file with 8 bits everywhere.
+        size: Requested size, as a fraction of `int8_bytes`.
+        int8_bytes: Size of the same file with 8 bits everywhere.
         budget: Bytes that the file may take.
-        int8_weight_bytes, weight_bytes: Of the integer kernels alone: a byte per weight, and as chosen.
+        int8_weight_bytes, weight_bytes: Bytes of the integer kernels only: with one byte per weight, and as chosen.
         layers: Layer -> bits.
-        damages: Layer -> squared relative error of the results with this layer alone in the fewest bits.
-        error: Relative error of the results that these foretell for all layers as chosen, weights alone.
+        damages: Layer -> squared relative error of the results when only this layer has the fewest bits.
+        error: Relative error of the results that the damages predict for the chosen bits, weights only.
     """
 
     size: float

@@ -1,4 +1,4 @@
-"""An integer network as it is decided: what a file, a simulation and an estimate of size are made of."""
+"""All that was decided about an integer network: files, simulations and estimates of size are made from it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,11 +24,10 @@ class Decision:
         kernels: Layer -> integers of its kernel.
         ranges: Tensor -> range of its values.
         options: How to quantize.
-        rules: What single layers get instead.
+        rules: Options of single layers.
         target: Device or runtime that the file is for.
-        file_ranges: Ranges of all tensors by their names in the float file, as `Built.file_ranges` of a file of the same graph
-            with other weights has them: all grids become that file's. None: tensors inside operations are measured, and
-            decision tensors get headroom.
+        file_ranges: Float-file tensor name -> range: the `Built.file_ranges` of a file of the same graph with other weights,
+            whose grids are then used. None measures tensors inside operations, and gives decision tensors headroom.
         reasons: Layer -> what was not done to it, and why.
     """
 
@@ -46,8 +45,8 @@ class Decision:
         """The same decision for other weights.
 
         Args:
-            graph: The network with kernels that lie on `grids`, and with other biases.
-            grids: Layer -> grid of its kernel, along an axis of Keras; None: it keeps the integers that it has here.
+            graph: The network with other kernels, which lie on `grids`, and other biases.
+            grids: Layer -> grid along an axis of its Keras kernel. None: the layer keeps its integers.
         """
         kernels = {
             key: self.kernels[key] if grid is None else IntegerKernel.from_float(graph.layers[key], grid)

@@ -1,15 +1,15 @@
-"""Better integers for a rounded kernel, and better steps for them.
+"""Improves the integers and the scales of a rounded kernel by coordinate descent.
 
-    minimise over integers q and steps s   tr (s q - W)^T H (s q - W),     H = cov(x) + damping * mean(diag cov(x)) * I
+    minimise over integers q and scales s   tr (s q - W)^T H (s q - W),     H = cov(x) + damping * mean(diag cov(x)) * I
 
-the error in the layer's output around its mean that `feedback.py` starts to make small. Where it ends, two things are left:
+This is the error of the layer's output around its mean, which `feedback.py` has made small. Two updates improve it further:
 
-    s    = q^T H w / q^T H q                       the best step for these integers, of each output channel (or of all)
+    s    = q^T H w / q^T H q                       the best scale for these integers, per output channel (or for all)
     q_i  = clip(round(q_i - g_i / (s H_ii)))       the best integer of input i given all others,  g = H (s q - w)
 
-taken in turns, q one input after the other. Neither ever makes the error larger: feedback settles each weight knowing only
-what the ones before it lost, and here it is looked at again when all are known. (Coordinate descent on the same quadratic
-form: Behdin et al. 2023, QuantEase.)
+They alternate, and q is updated one input after the other. Error feedback rounds each weight when it knows only the errors of
+the weights before it. Here each weight is rounded again when all others are known,
+so that neither update makes the error larger.                    (the same quadratic form: Behdin et al. 2023, QuantEase)
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.second_moment import ROUNDING_DAMPING, by_group, damped, from_groups
 
 _ROUNDS = 3
-# Inputs that are settled before the gradient of the others is brought up to date at once.
+# Number of inputs that are updated before the gradient of all other inputs is updated at once.
 _BLOCK = 64
 
 
@@ -31,16 +31,16 @@ def descend(
     quantizer: Quantizer,
     *,
     damping: float = ROUNDING_DAMPING,
-    kept: np.ndarray | None = None,
-    new_steps: bool = True,
+    mask: np.ndarray | None = None,
+    new_scales: bool = True,
     rounds: int = _ROUNDS,
 ) -> tuple[np.ndarray, Quantizer]:
-    """(integers, quantizer with other steps), by the module's measure at least as near to `matrix` as they came.
+    """Improved integers, and the quantizer with improved scales; the error in the module's formula never gets larger.
 
     Args:
-        integers: `matrix` as rounded by `quantizer`, of its shape.
-        matrix, covariance, quantizer, damping, kept: As for `feedback.round_with_feedback`.
-        new_steps: Whether steps may change; else only integers do.
+        integers: `matrix` rounded by `quantizer`, in its shape.
+        matrix, covariance, quantizer, damping, mask: As for `feedback.round_with_feedback`.
+        new_scales: Whether scales may change; else only integers change.
         rounds: How often both are improved.
     """
     groups, inputs, _ = covariance.shape
@@ -51,17 +51,17 @@ def descend(
     h, w = damped(covariance, damping), split(matrix).astype(np.float32)
     zero_point = np.asarray(quantizer.zero_point, np.float32)
     q = split(integers - zero_point).astype(np.float32)
-    ends = tuple(split(end - zero_point)[:, 0].astype(np.float32) for end in (quantizer.qmin, quantizer.qmax))
-    free = np.ones(q.shape, bool) if kept is None else split(kept)
+    limits = tuple(split(limit - zero_point)[:, 0].astype(np.float32) for limit in (quantizer.qmin, quantizer.qmax))
+    free = np.ones(q.shape, bool) if mask is None else split(mask)
     for _ in range(rounds):
-        quantizer = _with_best_step(quantizer, q, h, w, matrix.shape) if new_steps else quantizer
+        quantizer = _with_best_scale(quantizer, q, h, w, matrix.shape) if new_scales else quantizer
         scale = split(np.asarray(quantizer.scale, np.float32))[:, 0]
-        (_settle_blocked if groups == 1 else _settle)(q, h, h @ (q * scale[:, None] - w), scale, ends, free)
-    whole = from_groups(q, matrix.shape) + zero_point
-    return whole.astype(quantizer.dtype), quantizer
+        (_update_blocked if groups == 1 else _update)(q, h, h @ (q * scale[:, None] - w), scale, limits, free)
+    improved = from_groups(q, matrix.shape) + zero_point
+    return improved.astype(quantizer.dtype), quantizer
 
 
-def _with_best_step(
+def _with_best_scale(
     quantizer: Quantizer, q: np.ndarray, h: np.ndarray, w: np.ndarray, shape: tuple[int, int]
 ) -> Quantizer:
     groups, inputs, columns = q.shape
@@ -76,26 +76,27 @@ def _with_best_step(
     return dataclasses.replace(quantizer, scale=scale if quantizer.channel_axis is not None else float(scale))
 
 
-def _settle(
-    q: np.ndarray, h: np.ndarray, gradient: np.ndarray, scale: np.ndarray, ends: tuple, free: np.ndarray
+def _update(
+    q: np.ndarray, h: np.ndarray, gradient: np.ndarray, scale: np.ndarray, limits: tuple, free: np.ndarray
 ) -> None:
-    """Each input's integers of all columns at once, one input after the other; `q` and its `gradient` change in place."""
+    """Updates all columns of one input at once, one input after the other. Changes `q` and its `gradient` in place."""
     for at in range(q.shape[1]):
-        moved = _best(q[:, at], gradient[:, at] / h[:, at, at, None], scale, ends, free[:, at])
-        change, q[:, at] = (moved - q[:, at]) * scale, moved
+        best = _best_integers(q[:, at], gradient[:, at] / h[:, at, at, None], scale, limits, free[:, at])
+        change, q[:, at] = (best - q[:, at]) * scale, best
         gradient += h[:, :, at, None] * change[:, None]
 
 
-def _settle_blocked(
-    q: np.ndarray, h: np.ndarray, gradient: np.ndarray, scale: np.ndarray, ends: tuple, free: np.ndarray
+def _update_blocked(
+    q: np.ndarray, h: np.ndarray, gradient: np.ndarray, scale: np.ndarray, limits: tuple, free: np.ndarray
 ) -> None:
-    """`_settle` of one group: input by input inside a block, block by block outside it."""
+    """`_update` of one group, which updates the gradient input by input inside a block, and once per block outside it."""
     for start in range(0, q.shape[1], _BLOCK):
         block = slice(start, start + _BLOCK)
         before, inside = q[:, block].copy(), gradient[:, block].copy()
-        _settle(q[:, block], h[:, block, block], inside, scale, ends, free[:, block])
+        _update(q[:, block], h[:, block, block], inside, scale, limits, free[:, block])
         gradient += h[:, :, block] @ ((q[:, block] - before) * scale[:, None])
 
 
-def _best(q: np.ndarray, ahead: np.ndarray, scale: np.ndarray, ends: tuple, free: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(q - ahead / scale), *ends) * free
+def _best_integers(q: np.ndarray, excess: np.ndarray, scale: np.ndarray, limits: tuple, free: np.ndarray) -> np.ndarray:
+    """clip(round(q - excess / scale)); `excess` is g_i / H_ii."""
+    return np.clip(np.rint(q - excess / scale), *limits) * free

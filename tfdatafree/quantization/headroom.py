@@ -1,15 +1,15 @@
-"""Room above the largest decision seen: how far the range of a model's outputs can be widened almost for free.
+"""Headroom of decision tensors: widens their ranges as far as it costs almost no accuracy.
 
-Generated inputs excite a classifier less than the real ones it was trained on, and an output that leaves its range
-saturates: classes tie and the decision is lost. A range that is too wide costs only resolution, and an output tensor
-already carries the noise of every layer before it. Decisions are made at the top, so that is where the room is: with
-propagated noise power n, step S and range [l, h] of N = (h - l) / S steps the new range is
+Generated inputs cause smaller outputs than the real ones that a classifier was trained on. An output beyond its range
+saturates: several classes get the same value, and the decision is lost. A range that is too wide only costs resolution, and
+an output tensor already has the noise of every layer before it. The largest values decide, so the upper end gets most of the
+headroom. With propagated noise power n, scale S and a range [l, h] of N = (h - l) / S levels, the new range is
 
     [5/4 l, m h],     5/4 |l| + m h = N sqrt(12 n (10^(d / 10) - 1)),     1.5 <= m <= 4,     d = 0.1 dB
 
-so that the rounding noise of the wider grid raises the output's noise by at most d decibels, or where that leaves less than
-m = 1.5, by half as much again: saturation costs more than 0.6 bits of resolution. The bottom, where only the least likely
-classes are told apart, gets a quarter.
+so that the rounding noise of the wider grid raises the output's noise by at most d decibels. An exception is m = 1.5, which
+is used even if it raises the noise more: saturation costs more than 0.6 bits of resolution. The lower end, which only
+distinguishes the least likely classes, is extended by a quarter.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ BOTTOM = 1.25
 
 
 def with_headroom(range_: Range, noise: float, scale: float) -> Range:
-    """The range [5/4 l, m h]; `noise` is the mean square error of its tensor on a grid of step `scale`, rounding included."""
+    """The range [5/4 l, m h]. `noise` is the mean square error of the tensor on a grid of this scale, rounding included."""
     propagated = max(noise - scale**2 / 12, 0.0)
     width = (range_.high - range_.low) / scale * np.sqrt(12 * propagated * (10 ** (COST_DB / 10) - 1))
     top = (width + BOTTOM * range_.low) / max(range_.high, 1e-30)
@@ -37,11 +37,11 @@ def with_headroom(range_: Range, noise: float, scale: float) -> Range:
 def widen_decisions(
     graph: Graph, ranges: Mapping[str, Range], noise: Mapping[str, float], grids: Mapping[str, Quantizer]
 ) -> dict[str, Range]:
-    """The decision tensors' ranges with their headroom; {} if there is none to give.
+    """The ranges of the decision tensors with headroom; {} without decision tensors.
 
     Args:
         noise: Tensor -> mean square error against the float model on generated inputs.
-        grids: Tensor -> grid that `noise` was measured with.
+        grids: Tensor -> grid with which `noise` was measured.
     """
     widened = {}
     for tensor in decision_tensors(graph):

@@ -1,4 +1,4 @@
-"""The integers of a layer's kernel, in every order of axes that somebody reads."""
+"""The integers of a layer's kernel, in the orders of axes of Keras and TFLite."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from tfdatafree.numerics.affine import Quantizer
 class IntegerKernel:
     """Integers of one kernel and their grid.
 
-    Holds for every instance: `matrix` has the order of `model.kernels.output_last`, and `grid` runs along its axis 1 or has
-    one scale for all weights.
+    Holds for every instance: `matrix` has the order of `model.kernels.output_last`; the scales of `grid` run along its axis 1,
+    or there is one scale for all weights.
 
     Attributes:
         matrix: Integers (rows, output channels).
@@ -37,13 +37,13 @@ class IntegerKernel:
 
     @classmethod
     def from_float(cls, layer: Layer, grid: Quantizer) -> "IntegerKernel":
-        """Integers of a float kernel that lies on `grid`, whose axis is one of the Keras kernel."""
+        """Integers of the layer's float kernel, which lies on `grid`. The grid's axis is one of the Keras kernel."""
         along_outputs = dataclasses.replace(grid, channel_axis=None if grid.channel_axis is None else 1)
         return cls.of(layer, along_outputs.quantize(output_last(kernel_of(layer), layout_of(layer))), along_outputs)
 
     @classmethod
     def from_tflite(cls, layer: Layer, values: np.ndarray, grid: Quantizer) -> "IntegerKernel":
-        """Integers of the layer's kernel as a file holds them, with the axis of `grid` as in the file."""
+        """Integers of the layer's kernel from a TFLite file. The axis of `grid` is the one in the file."""
         along_outputs = dataclasses.replace(grid, channel_axis=None if grid.channel_axis is None else 1)
         keras_values = from_tflite(values, kernel_of(layer).shape, layout_of(layer))
         return cls.of(layer, output_last(keras_values, layout_of(layer)), along_outputs)
@@ -60,8 +60,10 @@ class IntegerKernel:
 
     @property
     def keras_grid(self) -> Quantizer | None:
-        """The grid along an axis of the Keras kernel; None where steps run along two (a depthwise kernel with several
-        inputs and a multiplier)."""
+        """The grid along an axis of the Keras kernel.
+
+        None if scales run along two axes, as in a depthwise kernel with several inputs and a multiplier.
+        """
         if self.grid.channel_axis is None:
             return self.grid
         axis = {"transpose": -2, "depthwise": -1 if self.shape[-2] == 1 else -2}.get(self.layout.kind, -1)
@@ -70,7 +72,7 @@ class IntegerKernel:
         return dataclasses.replace(self.grid, channel_axis=axis % len(self.shape))
 
     def tflite(self, shape: tuple[int, ...]) -> tuple[np.ndarray, Quantizer]:
-        """(integers of the file's `shape`, grid along the file's axis); symmetric, as TFLite wants."""
+        """(integers in the file's `shape`, grid along the file's axis); symmetric, as TFLite requires."""
         values = to_tflite(self.keras, self.layout).reshape(shape)
         axis = len(shape) - 1 if self.layout.kind == "depthwise" else 0
         axis = None if self.grid.channel_axis is None else axis
@@ -78,12 +80,12 @@ class IntegerKernel:
 
 
 def kernel_grids(graph: Graph, kernels: Mapping[str, IntegerKernel]) -> dict[str, Quantizer | None]:
-    """Layer -> the grid that its kernel in `graph` lies on, along an axis of the Keras kernel.
+    """Layer -> the grid of its kernel in `graph`, along an axis of the Keras kernel.
 
-    None where no single axis does: steps along two axes, or factors on both sides of an equalized kernel.
+    None if there is no such grid: scales run along two axes, or an equalized kernel has factors on both sides.
     """
-    found: dict[str, Quantizer | None] = {}
+    grids: dict[str, Quantizer | None] = {}
     for key, integers in kernels.items():
         grid, kernel = integers.keras_grid, kernel_of(graph.layers[key])
-        found[key] = grid if grid is not None and np.array_equal(grid(kernel), kernel) else None
-    return found
+        grids[key] = grid if grid is not None and np.array_equal(grid(kernel), kernel) else None
+    return grids

@@ -1,4 +1,4 @@
-"""Float graph and what is known of its tensors in; rounded kernels, corrected biases and a range per tensor out."""
+"""Quantizes a network: rounds kernels, corrects biases and chooses a range per tensor."""
 
 import functools
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.model.network import Network
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.activation_ranges import between, choose_ranges, widest, within_caps
-from tfdatafree.quantization.activation_shift import activation_shifts, correct_activation_shifts
+from tfdatafree.quantization.activation_shift import correct_activation_shifts, measure_shifts
 from tfdatafree.quantization.bias import correct_biases
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.empirical_bias import correct_biases_on_inputs
 from tfdatafree.quantization.placement import layers_in_float, simulated_grids
-from tfdatafree.quantization.ranges import of_levels
+from tfdatafree.quantization.ranges import range_of_levels
 from tfdatafree.quantization.rounding import Rounded, Rounding, round_equalized, round_graph
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.targets.registry import GENERIC
@@ -31,16 +31,16 @@ def quantize(
     inputs: list[np.ndarray],
     options: Quantize,
     *,
-    given: Mapping[str, Range],
+    known_ranges: Mapping[str, Range],
     target: Target = GENERIC,
     executor: Executor | None = None,
 ) -> Decision:
-    """Rounds the weights of `network.current`, takes the shifts out of its biases, and chooses ranges.
+    """Rounds the kernels of `network.current`, corrects its biases, and chooses ranges.
 
     Args:
-        observed: What was seen of the tensors without data.
+        observed: Statistics of the tensors.
         inputs: Generated (or given) inputs.
-        given: Ranges that are known: those of the inputs.
+        known_ranges: Ranges that need no estimate: those of the model's inputs.
     """
     current, rules = network.current, network.rules
     rounded = round_weights(network, observed, options)
@@ -51,10 +51,10 @@ def quantize(
         else:
             graph, uncorrected = correct_biases(graph, current, observed.means)
         reasons |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
-    ranges = tensor_ranges(current, observed, options, executor) | dict(given)
+    ranges = choose_tensor_ranges(current, observed, options, executor) | dict(known_ranges)
     if options.activation_correction:
         grids = simulated_grids(graph, ranges, options.activation_bits, rules)
-        shifts = activation_shifts(normalized_walk(network.unfolded, inputs), grids)
+        shifts = measure_shifts(normalized_walk(network.unfolded, inputs), grids)
         graph, uncorrected = correct_activation_shifts(graph, shifts)
         reasons |= {key: f"activation shift not corrected: {reason}" for key, reason in uncorrected.items()}
     return Decision(
@@ -70,7 +70,7 @@ def quantize(
 
 
 def round_weights(network: Network, observed: Observed, options: Quantize) -> Rounded:
-    """`network.current` with every kernel on its grid."""
+    """Rounds every kernel of `network.current` to its grid."""
     graph, rules = network.current, network.rules
     rounding = Rounding(
         bits=options.weight_bits,
@@ -88,10 +88,12 @@ def round_weights(network: Network, observed: Observed, options: Quantize) -> Ro
     return round_equalized(graph, rounding) if options.equalized_rounding else round_graph(graph, rounding)
 
 
-def tensor_ranges(graph: Graph, observed: Observed, options: Quantize, executor: Executor | None) -> dict[str, Range]:
-    """One range per tensor; from images, between those of the images as they are and put right.
+def choose_tensor_ranges(
+    graph: Graph, observed: Observed, options: Quantize, executor: Executor | None
+) -> dict[str, Range]:
+    """One range per tensor. From images, it lies between two estimates: with and without restored BatchNorm statistics.
 
-    Decisions get the wider of the two: an output that saturates is lost, one that is too coarse only noisy.
+    Decision tensors get the wider estimate. A saturated output loses the decision, but a coarse one is only noisy.
     """
     sources = [observed.images, observed.normalized] if options.range_source == "images" else [observed.gaussian]
     estimates = [
@@ -104,9 +106,11 @@ def tensor_ranges(graph: Graph, observed: Observed, options: Quantize, executor:
     return within_caps(graph, ranges)
 
 
-def input_ranges(network: Network, observed: Observed, options: Quantize, *, from_user: bool) -> dict[str, Range]:
-    """The input tensors' ranges: what the user or the model says, or the extremes of the user's own inputs."""
+def choose_input_ranges(
+    network: Network, observed: Observed, options: Quantize, *, from_user: bool
+) -> dict[str, Range]:
+    """Ranges of the input tensors: from the user or the model, or the extremes of the user's inputs."""
     known, names = network.input_range, network.reference.inputs
     if from_user and known.origin != "given":
         return {tensor: Range(observed.images[tensor].low, observed.images[tensor].high) for tensor in names}
-    return dict.fromkeys(names, of_levels(*known.ends) if options.activation_bits == 8 else Range(*known.ends))
+    return dict.fromkeys(names, range_of_levels(*known.ends) if options.activation_bits == 8 else Range(*known.ends))

@@ -10,9 +10,9 @@ from scipy import optimize, special
 from tfdatafree.numerics.affine import nudged_grid
 from tfdatafree.numerics.range import Range
 
-# Size of the sample on which `search_range` compares grids: fixed, so that its tf.function is traced once.
+# Number of samples on which `search_range` compares grids. It is fixed, so that its tf.function is traced once.
 SEARCH_SAMPLES = 2048
-# Of these, the values at each end of the distribution that are kept one by one; the rest stand for many.
+# Of these, the number of extreme values at each end of the distribution. The other samples are random.
 _TAIL = 256
 
 
@@ -22,17 +22,17 @@ def min_max(x: np.ndarray) -> Range:
     return Range(min(x.min(), 0.0), max(x.max(), 0.0))
 
 
-def of_levels(low: float, high: float) -> Range:
-    """Range whose 8-bit grid comes nearest to the levels low + k (high - low) / 255, k = 0..255, of an 8-bit image.
+def range_of_levels(low: float, high: float) -> Range:
+    """Range whose 8-bit grid is nearest to the levels low + k (high - low) / 255, k = 0..255, of an 8-bit image.
 
-    The plain grid of [-1, 1] has its steps halfway between these levels, because 0.0 must be exact: every pixel is half a
-    step off, and it is left to chance which way. A step wider by up to a hundredth spreads the levels over the steps.
+    The plain grid of [-1, 1] has its values halfway between these levels, because 0.0 must be exact. So every pixel has an
+    error of half the scale, in an arbitrary direction. A scale that is larger by up to a hundredth avoids this.
     """
     levels = np.linspace(low, high, 256)
     candidates = [Range(low * stretch, high * stretch) for stretch in 1 + np.arange(11) / 1024]
     scale, zero_point = nudged_grid(np.array([r.low for r in candidates]), np.array([r.high for r in candidates]))
-    steps = np.clip(np.rint(levels[:, None] / scale), -128 - zero_point, 127 - zero_point)
-    errors = np.mean(np.square(levels[:, None] - steps * scale), axis=0)
+    integers = np.clip(np.rint(levels[:, None] / scale), -128 - zero_point, 127 - zero_point)
+    errors = np.mean(np.square(levels[:, None] - integers * scale), axis=0)
     return candidates[int(np.argmin(errors))]
 
 
@@ -52,57 +52,58 @@ def percentile(x: np.ndarray, percent: float = 99.99) -> Range:
 def k_sigma(
     mean: np.ndarray, sd: np.ndarray, k: float = 6.0, activation: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> Range:
-    """Range of a tensor whose channels are activation(N(mean, sd^2)), k standard deviations to either side.
+    """Range of a tensor whose channels are activation(N(mean, sd^2)), with k standard deviations on either side.
 
-    The lowest mean - k sd and the highest mean + k sd of all channels, and what the activation makes of the reals
-    between them; extended to contain 0.
+    It is the range of the activation between the lowest mean - k sd and the highest mean + k sd of all channels, extended to
+    contain 0.
     Args:
         mean, sd: Float vectors (channels,): a BatchNorm's beta and the standard deviation of its output.
-        activation: Elementwise function of a float64 vector; None for none.
+        activation: Elementwise function of a float64 vector; None for the identity.
     Source: Nagel et al. 2019, arXiv 1906.04721, section 5 (k = 6).
     """
     mean, sd = np.asarray(mean, np.float64), np.asarray(sd, np.float64)
     if not k > 0 or np.any(sd < 0):
         raise ValueError(f"k is {k} and the lowest sd {sd.min(initial=0.0)}; k must be positive and no sd negative.")
-    # Points between the ends too: swish and its kind have their minimum there.
-    ends = np.linspace((mean - k * sd).min(), (mean + k * sd).max(), 1001)
-    return min_max(ends if activation is None else np.asarray(activation(ends), np.float64))
+    # Points between the two ends are needed for activations like swish, whose minimum is between them.
+    points = np.linspace((mean - k * sd).min(), (mean + k * sd).max(), 1001)
+    return min_max(points if activation is None else np.asarray(activation(points), np.float64))
 
 
 def aciq(x: np.ndarray, bits: int = 8) -> Range:
-    """Range that analytic clipping gives `x`: the alpha that minimises clipping plus rounding error of a fitted density.
+    """Range of analytic clipping (ACIQ): mean +- alpha, within the minimum and maximum of `x`.
 
-    The density is Laplace's or the normal one, whichever makes x more likely; the range is mean +- alpha, within min and
-    max. Values without negatives are what a ReLU left of a density around 0: alpha of the positive ones, and the one side
-    has all the steps.
+    A Laplace or a normal density is fitted to x, whichever is more likely. alpha minimises its error of clipping and rounding.
+    If x has no negative values, a ReLU cut off a density around 0: alpha comes from the positive values, and all levels are
+    on their side.
     Args:
         x: Float array of any shape, finite, not empty.
     Source: Banner et al. 2019, arXiv 1810.05723, eq. 6-9 and A6.
     """
     x = _finite(x).astype(np.float64)
-    seen = min_max(x)
+    extremes = min_max(x)
     one_sided = x.min() >= 0
     values = x[x > 0] if one_sided else x
     if not values.size or values.min() == values.max():
-        return seen
+        return extremes
     middle = 0.0 if one_sided else float(values.mean())
     spread, sd = np.abs(values - middle).mean(), np.sqrt(np.square(values - middle).mean())
     # log-likelihoods of the best fits: -ln(2 spread) - 1 and -ln(sd sqrt(2 pi e))
     laplace = np.log(2 * spread) + 1 < np.log(sd * np.sqrt(2 * np.pi * np.e))
     alpha = spread * _laplace_alpha(bits + one_sided) if laplace else sd * _normal_alpha(bits + one_sided)
-    low, high = max(seen.low, min(middle - alpha, 0.0)), min(seen.high, max(middle + alpha, 0.0))
+    low = max(extremes.low, min(middle - alpha, 0.0))
+    high = min(extremes.high, max(middle + alpha, 0.0))
     return Range(low, high)
 
 
 @functools.cache
 def _laplace_alpha(bits: int) -> float:
-    """argmin over a of 2 exp(-a) + a^2 / (3 4^bits): in units of the mean distance from the mean."""
+    """argmin over a of 2 exp(-a) + a^2 / (3 4^bits): in mean absolute deviations."""
     return optimize.brentq(lambda a: a / (3 * 4.0**bits) - np.exp(-a), 0, 100)
 
 
 @functools.cache
 def _normal_alpha(bits: int) -> float:
-    """argmin over a of (a^2 + 1) erfc(a / sqrt 2) - a sqrt(2 / pi) exp(-a^2 / 2) + a^2 / (3 4^bits): in deviations."""
+    """argmin over a of (a^2 + 1) erfc(a / sqrt 2) - a sqrt(2 / pi) exp(-a^2 / 2) + a^2 / (3 4^bits): in standard deviations."""
     return optimize.brentq(
         lambda a: a * special.erfc(a / np.sqrt(2)) - np.sqrt(2 / np.pi) * np.exp(-a * a / 2) + a / (3 * 4.0**bits),
         0,
@@ -113,14 +114,14 @@ def _normal_alpha(bits: int) -> float:
 def search_range(x: np.ndarray, bits: int = 8, steps: int = 100, *, symmetric: bool = False, seed: int = 0) -> Range:
     """Range whose grid of `bits` bits is nearest to `x`: the (l, h) that minimise ||x - Q(x)||_2.
 
-    Compares all l in {i/N min(x_min, 0)} and h in {j/N max(x_max, 0)}, i, j = 1..N with N = steps, each by the grid
-    that `activation_quantizer(l, h, bits, symmetric)` gives it; the first of equals wins, the narrowest h before the
-    narrowest l. So up to SEARCH_SAMPLES values, the error is never larger than that of `min_max(x)`. Of a larger x the
-    extreme values count one by one and the others through a random sample that stands for them.
+    Compares all l in {i/N min(x_min, 0)} and h in {j/N max(x_max, 0)}, i, j = 1..N with N = steps, on the grids of
+    `activation_quantizer(l, h, bits, symmetric)`. Of equal ones, that with the narrowest h wins, then that with the narrowest
+    l. Up to SEARCH_SAMPLES values, the error is never larger than that of `min_max(x)`. Of a larger x, all extreme values and
+    a random sample of the others are used.
     Args:
         x: Float array of any shape, finite, not empty.
-        symmetric: Compare grids with zero point 0, as for int16; h = -l then, in steps of max|x| / N.
-        seed: Of the sample that is drawn when x is large; the same seed gives the same range.
+        symmetric: Compare grids with zero point 0, as for int16. Then h = -l, a multiple of max|x| / N.
+        seed: Seed of the sample that is drawn from a large x; the same seed gives the same range.
     Source: Horton et al. 2021, figure 4, with the zero point rounded to an integer.
     """
     if steps < 1:
@@ -135,13 +136,13 @@ def search_range(x: np.ndarray, bits: int = 8, steps: int = 100, *, symmetric: b
         highs = magnitude * fractions
         lows, highs = -highs, highs
     else:
-        # A side without values has one candidate: the N of the figure are all 0 there.
+        # A side without values has only the candidate 0.
         lows = widest.low * fractions if widest.low < 0 else np.zeros(1)
         highs = widest.high * fractions if widest.high > 0 else np.zeros(1)
         lows, highs = (grid.ravel() for grid in np.meshgrid(lows, highs))
     scale, zero_point = nudged_grid(lows, highs, bits, symmetric)
     values, weights = _search_sample(x, seed)
-    # Relative to the magnitude: squares of float32 then neither overflow nor vanish.
+    # Values are divided by the magnitude, so that their float32 squares neither overflow nor underflow.
     grids = (scale / magnitude, -(2 ** (bits - 1)) - zero_point, 2 ** (bits - 1) - 1 - zero_point)
     errors = _squared_errors(
         (values / magnitude).astype(np.float32),
@@ -156,21 +157,21 @@ def search_range(x: np.ndarray, bits: int = 8, steps: int = 100, *, symmetric: b
 def _squared_errors(
     x: tf.Tensor, weights: tf.Tensor, scale: tf.Tensor, lowest: tf.Tensor, highest: tf.Tensor
 ) -> tf.Tensor:
-    """sum weights (x - Q(x))^2 for every grid: scale * {lowest..highest}; a row of grids at a time."""
+    """sum weights (x - Q(x))^2 for every grid scale * {lowest..highest}, one row of grids at a time."""
 
     def row(grids):
-        step, first, last = (tf.expand_dims(a, 1) for a in grids)
-        rounded = tf.clip_by_value(tf.round(x / step), first, last)
-        return tf.linalg.matvec(tf.square(x - rounded * step), weights)
+        scales, first, last = (tf.expand_dims(a, 1) for a in grids)
+        rounded = tf.clip_by_value(tf.round(x / scales), first, last)
+        return tf.linalg.matvec(tf.square(x - rounded * scales), weights)
 
     return tf.map_fn(row, (scale, lowest, highest), fn_output_signature=tf.float32)
 
 
 def _search_sample(x: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """SEARCH_SAMPLES values of the vector x, and how many values of x each stands for."""
+    """SEARCH_SAMPLES values of the vector x, and how many values of x each represents."""
     if x.size <= SEARCH_SAMPLES:
-        missing = SEARCH_SAMPLES - x.size  # zeros are exact on every grid
-        return np.pad(x, (0, missing)), np.pad(np.ones(x.size), (0, missing))
+        padding = SEARCH_SAMPLES - x.size  # zeros are exact on every grid
+        return np.pad(x, (0, padding)), np.pad(np.ones(x.size), (0, padding))
     random = np.random.default_rng(seed)
     x = np.partition(x, (_TAIL, x.size - _TAIL - 1))
     middle = x[_TAIL:-_TAIL]
@@ -182,7 +183,7 @@ def _search_sample(x: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows(a: np.ndarray, length: int) -> np.ndarray:
-    """The vector `a` in rows of `length`, the last one filled up with its last element."""
+    """The vector `a` in rows of `length`. The last row is padded with the last element."""
     return np.pad(a, (0, -a.size % length), mode="edge").reshape(-1, length)
 
 

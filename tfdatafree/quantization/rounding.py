@@ -1,10 +1,10 @@
-"""Weights onto their integer grids, and the shift of each output's mean that this causes taken back by the bias.
+"""Rounds kernels to their integer grids.
 
-W_q = S * clip(round(W / S)), to nearest, with error feedback (`feedback.py`) or learned (`adaround.py`);
-one S per output channel (or per tensor), S = max|W| / (2^(bits-1) - 1); asymmetric (simulated only): from min W to max W;
-below 8 bits what feedback found, integers and S, is improved in turns (`descent.py`)
-b  -= (W_q - W) E[x]                                                        (Nagel et al. 2019, section 4.2, analytic)
-so that the mean of every output channel over inputs of mean E[x] is that of the float layer.
+W_q = S * clip(round(W / S)),      S = max|W| / (2^(bits-1) - 1)      one S per output channel, or per tensor
+
+Rounding is to nearest, with error feedback (`feedback.py`), or learned (`adaround.py`). Below 8 bits, `descent.py` improves
+the integers and scales of error feedback. Asymmetric grids, from min W to max W, can only be simulated. Pruned weights stay 0,
+so that every kernel is S times integers of its width. `bias.py` corrects the shift of the mean that rounding causes.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ from tfdatafree.quantization.adaround import round_adaptively
 from tfdatafree.quantization.descent import descend
 from tfdatafree.quantization.feedback import round_with_feedback
 from tfdatafree.quantization.integer_kernel import IntegerKernel
-from tfdatafree.quantization.weight_steps import search_scale
+from tfdatafree.quantization.weight_scales import search_scale
 
-# Bits with which error feedback alone leaves nothing that is worth its time.
+# From this number of bits on, error feedback alone is good enough.
 _FINE = 8
 
 
@@ -35,18 +35,19 @@ class Rounding:
     """How the kernels of a graph are rounded.
 
     Attributes:
-        bits: Of every kernel that `layer_bits` does not list.
-        per_channel: One step per output channel.
-        dense_per_channel: The same for dense layers; None: as the others.
-        symmetric: Zero point 0, as TFLite wants; False for simulations of grids from the smallest to the largest weight.
-        adaptive: Learn the rounding (AdaRound) in place of error feedback.
-        search: Choose steps by the error in the layer's output, where its input's covariance is known.
+        bits: Bits of every kernel that `layer_bits` does not list.
+        per_channel: One scale per output channel.
+        dense_per_channel: The same for dense layers; None: as `per_channel`.
+        symmetric: Zero point 0, as TFLite requires. False for simulated grids from the smallest to the largest weight.
+        adaptive: Learn the rounding (AdaRound) instead of error feedback.
+        search: Choose scales by the error of the layer's output, if its input's covariance is known.
         layer_bits: Layer -> bits of its kernel.
-        in_float: Layers whose kernels stay as they are.
+        in_float: Layers whose kernels are not rounded.
         masks: Pruned layer -> which weights stay, (rows, outputs) as in `model.kernels.output_last`; the others stay 0.
-        covariances: Layer -> covariance of its input patches, (groups, inputs, inputs); these layers are rounded with error
-            feedback, the others to nearest.
-        variances: Tensor -> variance per channel; tells a search for one step per tensor which outputs matter.
+        covariances: Layer -> covariance of its input patches, (groups, inputs, inputs). Layers without one are rounded to
+            nearest.
+        variances: Tensor -> variance per channel, from which a search for one scale per tensor computes the importance of
+            outputs.
     """
 
     bits: int = 8
@@ -61,8 +62,8 @@ class Rounding:
     covariances: Mapping[str, np.ndarray] = field(default_factory=dict)
     variances: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def steps_per_channel(self, kind: str) -> bool:
-        """Whether a kernel of that kind of layout has one step per output channel."""
+    def scale_per_channel(self, kind: str) -> bool:
+        """Whether a kernel of this kind of layout has one scale per output channel."""
         return self.per_channel if kind != "dense" or self.dense_per_channel is None else self.dense_per_channel
 
 
@@ -73,7 +74,7 @@ class Rounded:
     Attributes:
         graph: The graph.
         kernels: Layer -> integers of its kernel.
-        reasons: Layer -> why it was not equalized before.
+        reasons: Layer -> why it was not equalized before rounding.
     """
 
     graph: Graph
@@ -82,9 +83,9 @@ class Rounded:
 
 
 def round_graph(graph: Graph, rounding: Rounding) -> Rounded:
-    """The graph with every kernel on its grid, and the integers."""
+    """Rounds every kernel of the graph to its grid."""
     importance: Mapping[str, np.ndarray] = {}
-    if rounding.search and not (rounding.per_channel and rounding.steps_per_channel("dense")):
+    if rounding.search and not (rounding.per_channel and rounding.scale_per_channel("dense")):
         importance = channel_importance(graph, rounding.variances)
     first, graph, kernels = graph.first_calls(), graph.copy(), {}
     for at, (key, layer) in enumerate(graph.layers.items()):
@@ -97,20 +98,20 @@ def round_graph(graph: Graph, rounding: Rounding) -> Rounded:
 
 
 def round_kernel(key: str, layer: Layer, rounding: Rounding, importance: np.ndarray | None = None) -> IntegerKernel:
-    """Integers of the layer's kernel: the nearest, or where the input's covariance is known with regard to it.
+    """Rounds the layer's kernel: to nearest, or with the covariance of its input if that is known.
 
     Args:
         key: The layer's name in the graph.
-        importance: Weight of each output's error, (outputs,), in a search for one step per tensor.
+        importance: Weight of each output's error, (outputs,), in a search for one scale per tensor.
     """
     bits = rounding.layer_bits.get(key, rounding.bits)
-    per_channel = rounding.steps_per_channel(layout_of(layer).kind)
+    per_channel = rounding.scale_per_channel(layout_of(layer).kind)
     covariance, mask = rounding.covariances.get(key), rounding.masks.get(key)
     matrix = output_last(kernel_of(layer), layout_of(layer))
     make_grid = weight_quantizer if rounding.symmetric else asymmetric_weight_quantizer
     grid = make_grid(matrix, bits, 1 if per_channel else None)
     if covariance is None:
-        return IntegerKernel.of(layer, grid.quantize(matrix), grid)  # zeros stay zeros by themselves
+        return IntegerKernel.of(layer, grid.quantize(matrix), grid)  # 0 stays 0 without a mask
     if rounding.search:
         grid = search_scale(matrix, covariance, grid, importance)
     if rounding.adaptive:
@@ -119,14 +120,14 @@ def round_kernel(key: str, layer: Layer, rounding: Rounding, importance: np.ndar
     else:
         integers = round_with_feedback(matrix, covariance, grid, kept=mask)
         if bits < _FINE:
-            integers, grid = descend(integers, matrix, covariance, grid, kept=mask, new_steps=per_channel)
+            integers, grid = descend(integers, matrix, covariance, grid, mask=mask, new_scales=per_channel)
     return IntegerKernel.of(layer, integers, grid)
 
 
 def round_equalized(graph: Graph, rounding: Rounding) -> Rounded:
-    """`round_graph` between the buffers of assumption-free equalization, which are folded back in afterwards.
+    """`round_graph` between the buffers of assumption-free equalization, which are folded back afterwards.
 
-    Each kernel is v_o W_q v_i: one step per tensor times a factor per channel. The integers are those of W_q.
+    Each kernel is v_o W_q v_i: one scale per tensor times a factor per channel. The integers are those of W_q.
     """
     free = equalize_assumption_free(graph)
     buffers = free.buffers

@@ -35,7 +35,7 @@ from tfdatafree.numerics.affine import Quantizer, weight_quantizer
 from tfdatafree.numerics.second_moment import by_group, damped, from_groups, refit, with_doubt
 from tfdatafree.quantization.descent import descend
 from tfdatafree.quantization.feedback import round_with_feedback
-from tfdatafree.quantization.weight_steps import search_scale
+from tfdatafree.quantization.weight_scales import search_scale
 
 # Patches per layer: as many as tell the covariance of a wide kernel's inputs, at least so many times its inputs.
 _PATCHES, _PER_INPUT = 2**14, 16
@@ -252,7 +252,7 @@ def _rounded(
         flat = search_scale(kept, covariance, dataclasses.replace(flat, scale=widest))
     integers = round_with_feedback(matrix, covariance, flat, damping=_ROUNDING_DAMPING, kept=keep)
     integers, flat = descend(
-        integers, matrix, covariance, flat, damping=_ROUNDING_DAMPING, kept=keep, new_steps=new_steps
+        integers, matrix, covariance, flat, damping=_ROUNDING_DAMPING, mask=keep, new_scales=new_steps
     )
     return flat.dequantize(integers).astype(np.float64), flat
 

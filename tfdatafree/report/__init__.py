@@ -1,1 +1,1 @@
-"""The report: what was done, as text, as a page and as plain values."""
+"""The report of a compression as text, as a page and as plain values."""

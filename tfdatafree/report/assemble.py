@@ -1,4 +1,4 @@
-"""The report of a compression, from what its stages found."""
+"""Makes the report of a compression from the results of its steps."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros
 
 _PRUNED_FROM = "procedural images and BatchNorm statistics; no data"
 
-# Generated inputs on which the result is compared with the user's model.
+# Number of generated inputs on which the result is compared with the user's model.
 COMPARED_OUTPUTS = 32
 
 
@@ -39,16 +39,16 @@ def make_report(
     notes: Mapping[str, str],
     policy: Policy | None = None,
 ) -> Report:
-    """The report of one compression; what it was called with and how long it took are for the caller to add.
+    """The report of one compression. The caller adds the arguments of the call and the duration.
 
     Args:
-        inputs: What the layers were exercised with.
-        recipe: As it was carried out.
-        notes: Layer or tensor -> what a user should know, besides the network's notes and the file's.
+        inputs: The inputs that layers were run on.
+        recipe: The recipe with the options that the target decided.
+        notes: Layer or tensor -> what a user should know, besides the notes of network and file.
         policy: What a search for bits found.
 
     Raises:
-        ExportError: The target can do nothing with the file.
+        ExportError: The target cannot use the file.
     """
     source, low, high = network.source, *network.input_range.ends
     quantized = recipe.quantize is not None
@@ -62,7 +62,7 @@ def make_report(
         float_bytes=sum(values.nbytes for values in weights),
         float_gzip_bytes=gzip_bytes(values.tobytes() for values in weights),
         seconds=0.0,
-        kept={**network.reasons, **built.kept_float},
+        kept={**network.reasons, **built.float_reasons},
         notes={**network.notes, **built.notes, **notes},
         pruning=network.pruning,
         policy=policy,
@@ -86,10 +86,10 @@ def rewritten_report(
     """The report of the same compression after other weights were written.
 
     Args:
-        reference: What the outputs are compared with.
-        inputs: On these.
+        reference: The network that outputs are compared with.
+        inputs: Inputs for the comparison.
         note: What was done to the weights.
-        seconds: How much longer it took.
+        seconds: How long that took, in addition.
     """
     return dataclasses.replace(
         report,
@@ -103,12 +103,12 @@ def rewritten_report(
 
 
 def _of_file(built: Built, evidence: Evidence, quantized: bool) -> dict[str, Any]:
-    """Fields of the report that say what is in the file."""
+    """Fields of the report about the file."""
     return {
         "bytes": len(built.content or b""),
         "gzip_bytes": gzip_bytes([built.content]) if built.content else 0,
         "zeros": kernel_zeros(built.content) if built.content else None,
-        "integer_only": quantized and not built.kept_float,
+        "integer_only": quantized and not built.float_reasons,
         "requantized": built.requantized,
         "layers": tuple(_rows(built, evidence)) if quantized else (),
     }
@@ -116,17 +116,17 @@ def _of_file(built: Built, evidence: Evidence, quantized: bool) -> dict[str, Any
 
 def _compared(reference: Graph, built: Built, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
     """Fields of the report that compare the result with the user's model."""
-    some = [array[:COMPARED_OUTPUTS] for array in inputs]
-    wanted = reference.run_in_batches(some)
-    found = predict_as_written(built.content, built.graph, built.grids, some)
-    return {"outputs": compare_outputs(reference.output_names, wanted, found), "compared": len(some[0])}
+    first_inputs = [array[:COMPARED_OUTPUTS] for array in inputs]
+    expected = reference.run_in_batches(first_inputs)
+    results = predict_as_written(built.content, built.graph, built.grids, first_inputs)
+    return {"outputs": compare_outputs(reference.output_names, expected, results), "compared": len(first_inputs[0])}
 
 
 def _on_target(content: bytes | None, target: Target) -> dict[str, Any]:
-    """Fields of the report about the target; the device's own compiler decides where it is installed.
+    """Fields of the report about the target. The device's compiler decides if it is installed.
 
     Raises:
-        ExportError: The target can do nothing with the file.
+        ExportError: The target cannot use the file.
     """
     if content is None or target is GENERIC:
         return {}
@@ -138,21 +138,22 @@ def _on_target(content: bytes | None, target: Target) -> dict[str, Any]:
 
 
 def _float_source(recipe: Recipe) -> str:
-    """What a float file is made from."""
+    """What the report says a float file was made from."""
     return "the weights alone; no data" if recipe.prune is None else _PRUNED_FROM
 
 
 def _rows(built: Built, evidence: Evidence) -> Iterable[LayerRow]:
     """One row per tensor of the file, in execution order; fused layers share a row."""
     graph, pending = built.graph, []
-    rows_behind: dict[str, tuple[str, ...]] = {tensor: (tensor,) for tensor in graph.inputs if tensor in built.grids}
+    # Graph tensor -> the rows that its value was computed from; its own row, if it has one.
+    sources: dict[str, tuple[str, ...]] = {tensor: (tensor,) for tensor in graph.inputs if tensor in built.grids}
     for tensor in graph.inputs:
         if tensor in built.grids:
             yield _row(built, evidence, tensor, "input", None, ())
     for node in graph.nodes:
         pending.append(node)
-        reads = tuple(dict.fromkeys(row for tensor in node.inputs for row in rows_behind.get(tensor, ())))
-        rows_behind |= {tensor: (tensor,) if tensor in built.grids else reads for tensor in node.outputs}
+        reads = tuple(dict.fromkeys(row for tensor in node.inputs for row in sources.get(tensor, ())))
+        sources |= {tensor: (tensor,) if tensor in built.grids else reads for tensor in node.outputs}
         if node.output not in built.grids:
             continue
         classes = " + ".join(_label(graph, part) for part in pending)
@@ -175,7 +176,7 @@ def _row(
     built: Built, evidence: Evidence, tensor: str, operation: str, layer: str | None, reads: tuple[str, ...]
 ) -> LayerRow:
     grid, check = built.grids[tensor], built.checks[tensor]
-    kernel, written, seen = built.kernels.get(layer), evidence.kernels.get(layer), evidence.values.get(tensor)
+    kernel, weights, values = built.kernels.get(layer), evidence.kernels.get(layer), evidence.values.get(tensor)
     return LayerRow(
         name=tensor,
         operation=operation,
@@ -189,9 +190,9 @@ def _row(
         layer=layer,
         reads=reads,
         shape=tuple(built.graph.specs[tensor].shape[1:]),
-        weights=None if written is None else written.size,
-        sparsity=None if written is None else written.sparsity,
-        weight_steps=None if written is None else written.steps,
-        seen=None if seen is None else (seen.low, seen.high),
-        clipped=None if seen is None else seen.clipped,
+        weights=None if weights is None else weights.size,
+        sparsity=None if weights is None else weights.sparsity,
+        weight_steps=None if weights is None else weights.scales,
+        seen=None if values is None else (values.low, values.high),
+        clipped=None if values is None else values.clipped,
     )

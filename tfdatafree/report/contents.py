@@ -1,4 +1,4 @@
-"""What a TFLite file holds: operators, types, grids, sizes. Reads any file, not only those that this package writes."""
+"""Describes the contents of any TFLite file: operators, types, grids and sizes."""
 
 import os
 from collections import Counter
@@ -17,7 +17,7 @@ from tfdatafree.targets.vela import HOW_TO_GET_VELA, NpuSizes, ask_vela, vela_is
 from tfdatafree.tflite.flatbuffer import File
 
 _TYPE_NAMES = {code: name.lower() for name, code in vars(schema.TensorType).items() if name.isupper()}
-# Integers of an activation or a kernel; a bias (int32, int64) is never near its limits, so its range says nothing.
+# Limits of the integers of activations and kernels. Biases (int32, int64) are never near their limits, so they are not here.
 _LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 
 
@@ -26,12 +26,12 @@ class TensorSummary:
     """One tensor of a file.
 
     Attributes:
-        name: As in the file.
-        writer: Operator that computes it, "input" for a model input, "constant" for weights, biases and the like.
+        name: Name in the file.
+        writer: Operator that computes it; "input" for a model input, "constant" for weights, biases and other constants.
         dtype: "int8", "float32" ...
-        shape: Sizes; the batch is the first of an activation.
+        shape: Sizes; the first one of an activation is the batch.
         bytes: Size in the file; 0 unless it is a constant.
-        scales: float32 vector of steps: empty for a tensor without a grid, one entry, or one per channel.
+        scales: float32 vector: empty for a tensor without a grid, one entry, or one per channel.
         zero_points: int64 vector as long as `scales`.
     """
 
@@ -44,8 +44,8 @@ class TensorSummary:
     zero_points: np.ndarray
 
     @property
-    def reals(self) -> tuple[float, float] | None:
-        """Lowest and highest real that the tensor can hold; None without a grid, and for biases."""
+    def value_range(self) -> tuple[float, float] | None:
+        """Lowest and highest float value that the integers stand for; None without a grid, and for biases."""
         if not len(self.scales) or self.dtype not in _LIMITS:
             return None
         lowest, highest = _LIMITS[self.dtype]
@@ -59,11 +59,11 @@ class FileSummary:
 
     Attributes:
         bytes: Size of the file.
-        subgraphs: Number of graphs in it; the first is described.
+        subgraphs: Number of graphs in it; only the first is described.
         inputs, outputs: In the file's order.
         operators: Operator name -> how often it occurs, most frequent first.
-        integer_operators: Operators that neither read nor write a float tensor.
-        tensors: Inputs, then operator by operator its constants and what it writes.
+        integer_operators: Number of operators that neither read nor write a float tensor.
+        tensors: The inputs, then the constants and outputs of each operator.
     """
 
     bytes: int
@@ -76,16 +76,16 @@ class FileSummary:
 
     @property
     def integer_share(self) -> float:
-        """Share of integer operators, 0 to 1; 0 for a file without operators."""
+        """Fraction of integer operators, 0 to 1; 0 for a file without operators."""
         return self.integer_operators / max(sum(self.operators.values()), 1)
 
     def __str__(self) -> str:
         total = sum(self.operators.values())
-        # Rounded down: 100 % is said only where nothing computes in float.
+        # Rounded down, so that 100 % means that nothing computes in float.
         share = int(100 * self.integer_share)
         lines = [f"size       {self.bytes:,} bytes"]
         if self.subgraphs > 1:
-            lines.append(f"subgraphs  {self.subgraphs}; the first is described")
+            lines.append(f"subgraphs  {self.subgraphs}; only the first is described")
         lines.append(f"operators  {total}, of which {self.integer_operators} compute in integers only ({share} %)")
         width = max((len(tensor.name) for tensor in (*self.inputs, *self.outputs)), default=0)
         for title, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
@@ -108,18 +108,18 @@ def read_tflite(path: str | os.PathLike) -> bytes:
     """Content of a TFLite file.
 
     Raises:
-        LoadError: There is no such file, or it is none of this kind.
+        LoadError: There is no such file, or it is not a TFLite file.
     """
     path = Path(path)
     if not path.exists():
         raise LoadError(f"'{path}' does not exist.")
     if path.is_dir():
-        raise LoadError(f"'{path}' is a directory: pass a .tflite file.")
+        raise LoadError(f"'{path}' is a directory; pass a .tflite file.")
     content = path.read_bytes()
     if not content:
         raise LoadError(f"'{path}' is empty.")
     if content[4:8] != b"TFL3":
-        raise LoadError(f"'{path}' is not a TFLite file: it lacks the mark 'TFL3'.")
+        raise LoadError(f"'{path}' is not a TFLite file: it does not have the identifier 'TFL3'.")
     return content
 
 
@@ -127,22 +127,22 @@ def inspect_file(path: str | os.PathLike) -> FileSummary:
     """Describes the TFLite file at `path`.
 
     Raises:
-        LoadError: It is missing, damaged or no TFLite file.
+        LoadError: The file is missing, damaged or not a TFLite file.
     """
     content = read_tflite(path)
     try:
         return _summarize(content)
-    except Exception as error:  # what a damaged table leads to is anyone's guess: struct, index, value, type errors
+    except Exception as error:  # a damaged table can raise struct, index, value, type and other errors
         raise LoadError(f"'{path}' is truncated or damaged.") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSummary:
-    """What a target makes of a file; `print` it.
+    """What a target computes of a file; `print` it.
 
     Attributes:
-        check: By the target's profile, or by its compiler where that is installed.
-        compiled: The compiler's figures; None where there is no compiler, or none is installed.
+        check: Result of the target's profile, or of its compiler if that is installed.
+        compiled: The compiler's figures; None if there is no compiler, or it is not installed.
         hint: How to get the compiler, if it is missing.
     """
 
@@ -157,16 +157,16 @@ class TargetSummary:
         if self.compiled is not None:
             lines += ["", str(self.compiled)]
         if self.hint is not None:
-            lines += ["", f"Memory, time and the compiled size are Vela's to tell. {self.hint}"]
+            lines += ["", f"Vela can tell memory, time and the compiled size. {self.hint}"]
         return "\n".join(lines)
 
 
 def inspect_target(path: str | os.PathLike, target: str | Target) -> TargetSummary:
-    """Says what of the TFLite file at `path` a target computes itself.
+    """Describes which operators of the TFLite file at `path` a target computes itself.
 
     Raises:
-        LoadError: The file is missing, damaged or no TFLite file.
-        ExportError: The target can do nothing with it.
+        LoadError: The file is missing, damaged or not a TFLite file.
+        ExportError: The target cannot use the file.
         ValueError: There is no such target.
     """
     target = get_target(target)
@@ -189,18 +189,18 @@ def _summarize(content: bytes) -> FileSummary:
     file = File.parse(content)
     names = [file.operator_name(operator) for operator in file.operators]
     tensors = {index: _tensor(file, index, "input") for index in file.inputs}
-    integer = 0
-    seen_buffers: set[int] = set()
+    integer_operators = 0
+    counted_buffers: set[int] = set()
     for name, operator in zip(names, file.operators, strict=True):
         read, written = ([index for index in indices if index >= 0] for indices in (operator.inputs, operator.outputs))
         for index in read:
             if index not in tensors:
                 buffer = file.tensors[index].buffer
-                tensors[index] = _tensor(file, index, "constant", shared=buffer in seen_buffers)
-                seen_buffers.add(buffer)
+                tensors[index] = _tensor(file, index, "constant", shared=buffer in counted_buffers)
+                counted_buffers.add(buffer)
         for index in written:
             tensors[index] = _tensor(file, index, name)
-        integer += not any("float" in tensors[index].dtype for index in (*read, *written))
+        integer_operators += not any("float" in tensors[index].dtype for index in (*read, *written))
     for index in file.outputs:
         tensors.setdefault(index, _tensor(file, index, "constant"))
     return FileSummary(
@@ -209,7 +209,7 @@ def _summarize(content: bytes) -> FileSummary:
         inputs=tuple(tensors[index] for index in file.inputs),
         outputs=tuple(tensors[index] for index in file.outputs),
         operators=dict(Counter(names).most_common()),
-        integer_operators=integer,
+        integer_operators=integer_operators,
         tensors=tuple(tensors.values()),
     )
 
@@ -235,28 +235,28 @@ def _tensor(file: File, index: int, writer: str, *, shared: bool = False) -> Ten
 
 def _edge(tensor: TensorSummary) -> str:
     text = f"{tensor.dtype}  {list(tensor.shape)}"
-    if tensor.reals is None:
+    if tensor.value_range is None:
         return text
-    low, high = tensor.reals
-    return f"{text}  scale {tensor.scales[0]:.6g}, zero point {tensor.zero_points[0]}: reals [{low:.6g}, {high:.6g}]"
+    low, high = tensor.value_range
+    return f"{text}  scale {tensor.scales[0]:.6g}, zero point {tensor.zero_points[0]}: values [{low:.6g}, {high:.6g}]"
 
 
 def _cells(tensor: TensorSummary) -> tuple[str, ...]:
     """Texts of a tensor's line in the table."""
-    scales, reals = tensor.scales, tensor.reals
+    scales, value_range = tensor.scales, tensor.value_range
     scale = "" if not len(scales) else f"{scales[0]:.5g}"
     if len(scales) > 1:
         scale = f"{scales.min():.3g}..{scales.max():.3g} x{len(scales)}"
     zero_points = np.unique(tensor.zero_points)
     zero_point = "various" if len(zero_points) > 1 else "".join(map(str, zero_points))
-    span = "" if reals is None else f"[{reals[0]:.4g}, {reals[1]:.4g}]"
+    span = "" if value_range is None else f"[{value_range[0]:.4g}, {value_range[1]:.4g}]"
     shape = "x".join(map(str, tensor.shape)) or "scalar"
     size = f"{tensor.bytes:,}" if tensor.bytes else ""
     return tensor.writer, tensor.dtype, shape, size, scale, zero_point, span, tensor.name
 
 
 def _table(tensors: Iterable[TensorSummary]) -> Iterator[str]:
-    header = ("written by", "type", "shape", "bytes", "scale", "zero point", "reals", "name")
+    header = ("written by", "type", "shape", "bytes", "scale", "zero point", "values", "name")
     rows = [header, *map(_cells, tensors)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

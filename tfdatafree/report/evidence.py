@@ -1,7 +1,7 @@
-"""What was seen while compressing, small enough to be kept: distributions of tensors and kernels, a few inputs.
+"""Distributions of tensors and kernels, and a few inputs, for the report page.
 
-A tensor's histogram counts float values on the inputs that ranges were chosen from; a kernel's counts its integers as the
-file has them, one bin per integer, so that it *is* the grid.
+The histogram of a tensor counts its float values on the inputs that ranges were chosen from. The histogram of a kernel counts
+the integers in the file, with one bin per integer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.quantization.integer_kernel import IntegerKernel
 
 BINS = 64
-# Inputs that are kept to be looked at, and the sides they are averaged down to.
+# Number of inputs that the page shows, and their largest side in pixels.
 _SHOWN, _SIDE = 16, 96
-# Nobody recognizes anything in an image of fewer rows or columns; long thin ones would be averaged down to nothing.
+# Images with fewer rows or columns are not shown, because nothing could be recognized in them.
 _NARROW = 8
 
 
@@ -36,10 +36,10 @@ class Histogram:
 
     @classmethod
     def of(cls, values: np.ndarray, low: float, high: float, bins: int = BINS) -> "Histogram":
-        """Histogram of all `values` from low to high; one that lies outside by rounding counts at the end."""
+        """Histogram of `values` from low to high. Values outside, because of rounding, count in the outer bins."""
         finest = bins * float(np.finfo(np.float32).eps) * max(abs(low), abs(high))
         if not high - low > finest:
-            # A constant, perhaps but for rounding: float32 has no room for so many bins in between.
+            # The values are constant except for rounding, and float32 cannot divide such a range into bins.
             low, high = low - max(0.5, finest), high + max(0.5, finest)
         counts, _ = np.histogram(np.clip(values, low, high), bins, (low, high))
         return cls(float(low), float(high), counts.astype(np.int64))
@@ -51,8 +51,8 @@ class Values:
 
     Attributes:
         low, high: Extremes over all its values.
-        clipped: Share of values that the grid clips by more than its rounding, 0 to 1; from a sample of them.
-        histogram: Of the sample.
+        clipped: Fraction of values that the grid clips by more than its rounding, 0 to 1; estimated on a sample.
+        histogram: Histogram of the sample.
     """
 
     low: float
@@ -63,17 +63,17 @@ class Values:
 
 @dataclass(frozen=True)
 class KernelSummary:
-    """A kernel as written.
+    """A kernel in the file.
 
     Attributes:
-        histogram: Of its integers, bins around qmin .. qmax.
-        zero: The integer that stands for 0.0; None where channels differ in it.
-        steps: Smallest and largest step.
+        histogram: Histogram of its integers, with bins around qmin .. qmax.
+        zero_point: The integer that stands for 0.0; None if channels have different ones.
+        scales: Smallest and largest scale.
     """
 
     histogram: Histogram
-    zero: int | None
-    steps: tuple[float, float]
+    zero_point: int | None
+    scales: tuple[float, float]
 
     @property
     def size(self) -> int:
@@ -82,20 +82,20 @@ class KernelSummary:
 
     @property
     def sparsity(self) -> float | None:
-        """Share of weights that are exactly 0."""
-        if self.zero is None:
+        """Fraction of weights that are exactly 0."""
+        if self.zero_point is None:
             return None
-        return float(self.histogram.counts[self.zero - round(self.histogram.low + 0.5)] / max(self.size, 1))
+        return float(self.histogram.counts[self.zero_point - round(self.histogram.low + 0.5)] / max(self.size, 1))
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that is kept.
+    """What the report page shows besides the report.
 
     Attributes:
         values: Tensor -> its values in float.
-        kernels: Layer key -> its integers.
-        inputs: Model input, if it takes images -> uint8 (n, height, width, 1 or 3), its extremes stretched over 0 .. 255.
+        kernels: Layer -> its integers.
+        inputs: Model input that takes images -> uint8 (n, height, width, 1 or 3), scaled so that the extremes are 0 and 255.
     """
 
     values: Mapping[str, Values] = field(default_factory=dict)
@@ -103,51 +103,56 @@ class Evidence:
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def gather(built: Built, seen: Mapping[str, Statistics], inputs: Sequence[np.ndarray]) -> Evidence:
-    """What is kept of a compression; `seen` are the statistics over `inputs` in float, empty for a float file."""
-    values = {tensor: _values(seen[tensor], grid) for tensor, grid in built.grids.items() if tensor in seen}
-    return Evidence(values, summaries(built), shown_inputs(built.graph.inputs, inputs))
+def gather(built: Built, statistics: Mapping[str, Statistics], inputs: Sequence[np.ndarray]) -> Evidence:
+    """Collects the evidence of a compression.
+
+    Args:
+        statistics: Tensor -> its float statistics over `inputs`; empty for a float file.
+    """
+    values = {tensor: _values(statistics[tensor], grid) for tensor, grid in built.grids.items() if tensor in statistics}
+    return Evidence(values, summarize_kernels(built), make_thumbnails(built.graph.inputs, inputs))
 
 
-def summaries(built: Built) -> dict[str, KernelSummary]:
-    """Layer -> its integers as written."""
+def summarize_kernels(built: Built) -> dict[str, KernelSummary]:
+    """Layer -> its integers in the file."""
     return {key: _summary(kernel) for key, kernel in built.kernels.items()}
 
 
-def _values(seen: Statistics, grid: Quantizer) -> Values:
-    half = float(grid.scale) / 2
-    clipped = np.mean((seen.samples < grid.low - half) | (seen.samples > grid.high + half))
-    return Values(seen.low, seen.high, float(clipped), Histogram.of(seen.samples, seen.low, seen.high))
+def _values(statistics: Statistics, grid: Quantizer) -> Values:
+    half, samples = float(grid.scale) / 2, statistics.samples
+    clipped = np.mean((samples < grid.low - half) | (samples > grid.high + half))
+    histogram = Histogram.of(samples, statistics.low, statistics.high)
+    return Values(statistics.low, statistics.high, float(clipped), histogram)
 
 
 def _summary(kernel: IntegerKernel) -> KernelSummary:
     integers, grid = kernel.matrix.astype(np.int64), kernel.grid
     lowest, highest = min(grid.qmin, int(integers.min())), max(grid.qmax, int(integers.max()))
     counts = np.bincount((integers - lowest).reshape(-1), minlength=highest - lowest + 1)
-    zeros = np.unique(grid.zero_point)
+    zero_points = np.unique(grid.zero_point)
     return KernelSummary(
         Histogram(lowest - 0.5, highest + 0.5, counts),
-        int(zeros[0]) if len(zeros) == 1 else None,
+        int(zero_points[0]) if len(zero_points) == 1 else None,
         (float(np.min(grid.scale)), float(np.max(grid.scale))),
     )
 
 
-def shown_inputs(names: Sequence[str], inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """The first few of those inputs that are images, averaged down to small ones."""
-    found: dict[str, np.ndarray] = {}
+def make_thumbnails(names: Sequence[str], inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The first few images of each input that takes images, averaged down to a small size."""
+    thumbnails: dict[str, np.ndarray] = {}
     for name, array in zip(names, inputs, strict=True):
-        some = np.asarray(array[:_SHOWN], np.float32)
-        if some.ndim != 4 or some.shape[-1] not in (1, 3) or min(some.shape[1:3]) < _NARROW * _shrink(some):
+        images = np.asarray(array[:_SHOWN], np.float32)
+        if images.ndim != 4 or images.shape[-1] not in (1, 3) or min(images.shape[1:3]) < _NARROW * _shrinkage(images):
             continue
-        step = _shrink(some)
-        height, width = (size // step for size in some.shape[1:3])
-        blocks = some[:, : height * step, : width * step].reshape(len(some), height, step, width, step, -1)
-        some = blocks.mean(axis=(2, 4))
-        low, high = float(some.min()), float(some.max())
-        found[name] = np.rint(255 * (some - low) / max(high - low, 1e-12)).astype(np.uint8)
-    return found
+        block = _shrinkage(images)
+        height, width = (size // block for size in images.shape[1:3])
+        blocks = images[:, : height * block, : width * block].reshape(len(images), height, block, width, block, -1)
+        images = blocks.mean(axis=(2, 4))
+        low, high = float(images.min()), float(images.max())
+        thumbnails[name] = np.rint(255 * (images - low) / max(high - low, 1e-12)).astype(np.uint8)
+    return thumbnails
 
 
-def _shrink(images: np.ndarray) -> int:
-    """Pixels of `images` (n, height, width, channels) along each side of one pixel that is shown."""
+def _shrinkage(images: np.ndarray) -> int:
+    """How many pixels of `images` (n, height, width, channels), in each direction, one shown pixel averages."""
     return -(-max(images.shape[1:3]) // _SIDE)

@@ -1,4 +1,4 @@
-"""How near one model's outputs are to another's, on inputs that need no labels."""
+"""Compares the outputs of two models on inputs without labels."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ class OutputComparison:
     """One output of both models.
 
     Attributes:
-        name: In the first model.
-        agreement: Share of inputs with the same argmax, 0 to 1; None where the last axis has one entry only.
+        name: Name in the first model.
+        agreement: Fraction of inputs with the same argmax, 0 to 1; None if the last axis has only one entry.
         output_discrepancy: 0 (same direction) to 2 (opposite); Sobolev et al., FRanDI, eq. 3.
-        response_discrepancy: The same without what all inputs have in common; None where there is one input only.
-        sqnr_db: Energy of the first model's output over that of the difference.
+        response_discrepancy: The same without what all inputs have in common; None if there is only one input.
+        sqnr_db: Energy of the first model's output over that of the difference, in dB.
     """
 
     name: str
@@ -28,13 +28,13 @@ class OutputComparison:
 
 
 def compare_outputs(
-    names: Iterable[str], references: Sequence[np.ndarray], found: Sequence[np.ndarray]
+    names: Iterable[str], references: Sequence[np.ndarray], results: Sequence[np.ndarray]
 ) -> tuple[OutputComparison, ...]:
     """One comparison per output.
 
     Args:
-        names: Of the outputs.
-        references, found: Arrays (n, ...), one per output, of both models in one order.
+        names: Names of the outputs.
+        references, results: Outputs of both models in the same order, arrays (n, ...).
     """
     return tuple(
         OutputComparison(
@@ -44,10 +44,10 @@ def compare_outputs(
             response_discrepancy=response_discrepancy(x, y) if len(x) > 1 else None,
             sqnr_db=sqnr_db(x, y),
         )
-        for name, x, y in zip(names, references, found, strict=True)
+        for name, x, y in zip(names, references, results, strict=True)
     )
 
 
 def _has_classes(output: np.ndarray) -> bool:
-    """Whether an array (n, ...) holds at least two entries to choose from along its last axis."""
+    """Whether the last axis of an array (n, ...) has at least two entries, so that an argmax chooses one."""
     return output.ndim > 1 and output.shape[-1] > 1

@@ -1,23 +1,23 @@
 "use strict";
-// The page's behaviour: network drawing, table, choice of a layer. Texts of the model reach the page by textContent only.
+// The page's behaviour: the network drawing, the table, the choice of a layer. Texts of the model are only set as textContent.
 (() => {
   const page = JSON.parse(document.getElementById("data").textContent);
   const layers = page.layers, byName = new Map(layers.map((layer, at) => [layer.name, at]));
   const $ = (id) => document.getElementById(id);
   const el = (tag, text, attributes = {}) => {
-    const made = document.createElement(tag);
-    if (text !== undefined) made.textContent = text;
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    return made;
+    const element = document.createElement(tag);
+    if (text !== undefined) element.textContent = text;
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    return element;
   };
   const svg = (tag, attributes = {}, text) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (text !== undefined) made.textContent = text;
-    return made;
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    if (text !== undefined) element.textContent = text;
+    return element;
   };
 
-  // Copy buttons stand on pages without layers, too.
+  // Pages without layers have copy buttons, too.
   for (const code of document.querySelectorAll(".code")) {
     const button = el("button", "copy", { type: "button" });
     button.addEventListener("click", async () => {
@@ -42,20 +42,20 @@
     if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return value.toExponential(2);
     return String(+value.toPrecision(digits));
   };
-  const percent = (share) => share === null ? "–" : `${share > 0 && share < 1e-4 ? "< 0.01" : +(100 * share).toFixed(2)} %`;
+  const percent = (part) => part === null ? "–" : `${part > 0 && part < 1e-4 ? "< 0.01" : +(100 * part).toFixed(2)} %`;
   const decibel = (layer) => layer.sqnr === null ? "no difference" : `${layer.sqnr.toFixed(1)} dB`;
 
   // Colours ----------------------------------------------------------------------------------------------------------
   const metrics = {
-    sqnr: { ends: [10, 50], of: (l) => l.sqnr === null ? Infinity : l.sqnr, texts: ["10 dB or less", "50 dB or more"], none: "" },
-    sparsity: { ends: [0, 1], of: (l) => l.sparsity, texts: ["no zeros", "all zeros"], none: "no weights" },
-    clipped: { ends: [0.01, 0], of: (l) => l.clipped, texts: ["1 % clipped or more", "none"], none: "not known" },
+    sqnr: { limits: [10, 50], of: (l) => l.sqnr === null ? Infinity : l.sqnr, texts: ["10 dB or less", "50 dB or more"], none: "" },
+    sparsity: { limits: [0, 1], of: (l) => l.sparsity, texts: ["no zeros", "all zeros"], none: "no weights" },
+    clipped: { limits: [0.01, 0], of: (l) => l.clipped, texts: ["1 % clipped or more", "none"], none: "not known" },
   };
   let metric = metrics.sqnr;
   const colourOf = (layer, by = metric) => {
     const value = by.of(layer);
     if (value === null || value === undefined) return null;
-    const part = Math.min(1, Math.max(0, (value - by.ends[0]) / (by.ends[1] - by.ends[0])));
+    const part = Math.min(1, Math.max(0, (value - by.limits[0]) / (by.limits[1] - by.limits[0])));
     return page.palette[Math.round(part * (page.palette.length - 1))];
   };
   const dark = (colour) => {
@@ -84,7 +84,7 @@
     layers.forEach((layer, to) => {
       for (const name of layer.reads) {
         const from = byName.get(name), lane = layers[from].lane;
-        // Along the lane of the source to the column before the reader, then over to the reader's lane.
+        // The line follows the source's lane to the column before the reader, and then goes to the reader's lane.
         const bend = to - 1;
         let path = `M${x(from)} ${y(from, lane)}`;
         for (let line = Math.floor(from / columns); line < Math.floor(bend / columns); line++) {
@@ -169,7 +169,7 @@
       const order = rows.map((row, at) => at).sort((a, b) => {
         const [x, y] = [key(a), key(b)];
         if (x === y) return a - b;
-        if (x === null || y === null) return x === null ? 1 : -1;  // what has no value comes last either way
+        if (x === null || y === null) return x === null ? 1 : -1;  // rows without a value always come last
         const sign = typeof x === "string" ? x.localeCompare(y, undefined, { numeric: true }) : x - y;
         return up ? sign : -sign;
       });
@@ -205,26 +205,26 @@
     $("detail-name").textContent = $("caption-name").textContent = layer.name;
     $("caption-text").textContent = `${layer.operation}, ${decibel(layer)}`;
     $("detail-operation").textContent = `${layer.operation}, ${layer.shape}`;
-    const links = (found) => found.map((other) => {
+    const links = (positions) => positions.map((other) => {
       const button = el("button", layers[other].name, { type: "button" });
       button.addEventListener("click", () => choose(other));
       return button;
     });
     const facts = [["SQNR", decibel(layer)],
-      ["values", `${layer.activation_bits} bits from ${number(layer.low)} to ${number(layer.high)}, step ${number(layer.step)}`]];
-    if (layer.seen) facts.push(["seen in float", `${number(layer.seen[0])} to ${number(layer.seen[1])}; ${percent(layer.clipped)} clipped`]);
+      ["values", `${layer.activation_bits} bits from ${number(layer.low)} to ${number(layer.high)}, scale ${number(layer.step)}`]];
+    if (layer.seen) facts.push(["in float", `${number(layer.seen[0])} to ${number(layer.seen[1])}; ${percent(layer.clipped)} clipped`]);
     if (layer.weights !== null) {
       const [low, high] = layer.weight_steps;
-      const steps = layer.weight_scales === 1 ? `one step of ${number(low)}` : `${layer.weight_scales} steps, ${number(low)} to ${number(high)}`;
-      facts.push(["weights", `${layer.weights.toLocaleString("en")} in ${layer.weight_bits} bits, ${steps}`]);
+      const scales = layer.weight_scales === 1 ? `one scale of ${number(low)}` : `${layer.weight_scales} scales, ${number(low)} to ${number(high)}`;
+      facts.push(["weights", `${layer.weights.toLocaleString("en")} in ${layer.weight_bits} bits, ${scales}`]);
       if (layer.sparsity !== null) facts.push(["zeros", percent(layer.sparsity)]);
     }
     for (const note of layer.remarks) facts.push(["note", note]);
     const list = facts.flatMap(([name, text]) => [el("dt", name), el("dd", text)]);
-    for (const [name, found] of [["from", layer.reads.map((other) => byName.get(other))], ["read by", readers[at]]]) {
-      if (!found.length) continue;
+    for (const [name, positions] of [["from", layer.reads.map((other) => byName.get(other))], ["read by", readers[at]]]) {
+      if (!positions.length) continue;
       const dd = el("dd");
-      dd.append(...links(found));
+      dd.append(...links(positions));
       list.push(el("dt", name), dd);
     }
     $("detail-facts").replaceChildren(...list);
@@ -244,7 +244,7 @@
   }
 
   // Plots ------------------------------------------------------------------------------------------------------------
-  // Of 64 bins around a ReLU's zero, one holds most values: the axis is cut where the others can be seen.
+  // After a ReLU one bin holds most values. The axis is cut, so that the other bins can be seen.
   function top(shares) {
     const sorted = [...shares].sort((a, b) => b - a);
     const second = sorted[1] || sorted[0] || 1;
@@ -287,21 +287,21 @@
       const { low, high, counts } = layer.values, total = counts.reduce((a, b) => a + b, 0), width = (high - low) / counts.length;
       const share = counts.map((count) => 100 * count / total), figure = figures[names.indexOf("values")];
       get("values_bars").data = { left: counts.map((_, at) => low + at * width), right: counts.map((_, at) => low + (at + 1) * width), share };
-      const levels = 2 ** layer.activation_bits, steps = [];
-      if (levels <= 256) for (let at = 0; at < levels; at++) steps.push(layer.low + at * layer.step);
-      else steps.push(layer.low, layer.high);
-      get("values_grid").data = { x: steps };
+      const levels = 2 ** layer.activation_bits, lines = [];
+      if (levels <= 256) for (let at = 0; at < levels; at++) lines.push(layer.low + at * layer.step);
+      else lines.push(layer.low, layer.high);
+      get("values_grid").data = { x: lines };
       get("values_below").setv({ right: layer.low, visible: true });
       get("values_above").setv({ left: layer.high, visible: true });
-      const ends = [Math.min(low, layer.low), Math.max(high, layer.high)], margin = 0.03 * (ends[1] - ends[0]);
+      const start = Math.min(low, layer.low), end = Math.max(high, layer.high), margin = 0.03 * (end - start);
       const [limit, cut] = top(share);
-      figure.x_range.setv({ start: ends[0] - margin, end: ends[1] + margin, reset_start: ends[0] - margin, reset_end: ends[1] + margin });
+      figure.x_range.setv({ start: start - margin, end: end + margin, reset_start: start - margin, reset_end: end + margin });
       figure.y_range.setv({ start: 0, end: limit, reset_start: 0, reset_end: limit });
       shade();
       $("values-hint").textContent = (levels <= 256
         ? `Each thin line is one of the ${levels} values that the integers can take; zoom in to see them. `
         : `The integers can take ${levels.toLocaleString("en")} values between the two lines. `)
-        + "Shaded: out of their reach. Dashed: 0." + (cut === null ? "" : ` The tallest bar goes on to ${cut.toFixed(0)} %.`);
+        + "Shaded: clipped. Dashed: 0." + (cut === null ? "" : ` The tallest bar continues to ${cut.toFixed(0)} %.`);
     }
     function showKernel(layer) {
       const { low, counts } = layer.kernel, total = counts.reduce((a, b) => a + b, 0);
@@ -313,14 +313,14 @@
       figure.y_range.setv({ start: 0, end: limit, reset_start: 0, reset_end: limit });
       const used = counts.filter((count) => count > 0).length;
       $("kernel-hint").textContent = `${used} of ${counts.length} integers are used. `
-        + (layer.weight_scales === 1 ? "A weight is its integer times the step. " : "A weight is its integer times its output channel's step. ")
-        + (cut === null ? "" : `The tallest bar, at ${integer[counts.indexOf(Math.max(...counts))]}, goes on to ${cut.toFixed(0)} %.`);
+        + (layer.weight_scales === 1 ? "A weight is its integer times the scale. " : "A weight is its integer times the scale of its output channel. ")
+        + (cut === null ? "" : `The tallest bar, at ${integer[counts.indexOf(Math.max(...counts))]}, continues to ${cut.toFixed(0)} %.`);
     }
-    // Far away the lines of a fine grid would hide what they stand on.
+    // Without zoom, the lines of a fine grid would hide the bars, so they are drawn fainter.
     const names = Object.keys(page.plots), valueRange = figures[names.indexOf("values")].x_range;
     const shade = () => {
-      const step = (layers[chosen].step * figures[names.indexOf("values")].inner_width) / (valueRange.end - valueRange.start);
-      get("values_steps").glyph.setv({ line_alpha: Math.min(0.7, Math.max(0.12, step / 12)) });
+      const distance = (layers[chosen].step * figures[names.indexOf("values")].inner_width) / (valueRange.end - valueRange.start);
+      get("values_steps").glyph.setv({ line_alpha: Math.min(0.7, Math.max(0.12, distance / 12)) });
     };
     valueRange.properties.end.change.connect(shade);
     valueRange.properties.start.change.connect(shade);
@@ -353,7 +353,7 @@
   new ResizeObserver(() => { if ($("map").clientWidth !== width) { width = $("map").clientWidth; drawMap(); } }).observe($("map"));
   drawMap();
   filter();
-  // The noisiest tensor is what a reader most likely wants to see.
+  // The noisiest tensor is chosen first.
   choose(layers.reduce((worst, layer, at) => metrics.sqnr.of(layer) < metrics.sqnr.of(layers[worst]) ? at : worst, 0));
   window.drawPlots = drawPlots;
   root.dataset.ready = "";

@@ -1,6 +1,7 @@
-"""The report as one HTML page that opens from disk: numbers and texts are in its HTML, what moves is in its script.
+"""The report as one HTML page that opens from disk.
 
-Whatever comes from the model (names, reasons) is escaped here or reaches the page as JSON that its script shows as text.
+The HTML has the numbers and texts; the script makes the page interactive. Names and reasons come from the model, so they are
+escaped here, or reach the page as JSON that the script shows as text.
 """
 
 import html
@@ -13,46 +14,45 @@ from typing import Any
 
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.report.evidence import Evidence, Histogram
-from tfdatafree.report.network import lanes
+from tfdatafree.report.network import assign_lanes
 from tfdatafree.report.pictures import data_uris
 from tfdatafree.report.plots import empty_plots, for_script, library, palette, require_bokeh
 from tfdatafree.report.report import LayerRow, Report
 from tfdatafree.report.reproduce import RECIPE_FILE, command_text, is_preset, python_text
 from tfdatafree.version import __version__
 
-# Images below this side are enlarged pixel by pixel.
+# Images up to this side are enlarged without smoothing.
 _TINY = 48
-# Columns: key of the script's data, heading, what the heading stands for, CSS classes.
+# Columns: key of the script's data, heading, meaning of the heading, CSS classes.
 _COLUMNS = (
     ("at", "#", "position in the order of execution", "wide"),
-    ("name", "layer", "name of the tensor, after the Keras layer that writes it", "text name"),
-    ("sqnr", "SQNR dB", "signal over quantization noise", ""),
-    ("operation", "operation", "Keras layers that the file computes as one", "text operation wide"),
-    ("weights", "weights", "weights of the kernel", ""),
+    ("name", "layer", "name of the tensor: the Keras layer that writes it", "text name"),
+    ("sqnr", "SQNR dB", "signal-to-quantization-noise ratio", ""),
+    ("operation", "operation", "Keras layers that the file computes as one operator", "text operation wide"),
+    ("weights", "weights", "number of weights in the kernel", ""),
     ("weight_bits", "w. bits", "bits of a weight", ""),
     ("sparsity", "zeros %", "weights that are exactly 0", "wide"),
     ("activation_bits", "bits", "bits of a value", "wide"),
-    ("clipped", "clipped %", "values that the integers cannot reach", "wide"),
-    ("width", "range", "reals that the values can take", "wide"),
-    ("size", "values", "values of the tensor, for one input", "wide"),
+    ("clipped", "clipped %", "values outside the range of the integers", "wide"),
+    ("width", "range", "interval that the integers cover", "wide"),
+    ("size", "values", "number of values in the tensor, for one input", "wide"),
 )
 _GLOSSARY = (
-    ("SQNR", "Signal to quantization noise ratio of a tensor: energy of its float values over the energy of the difference "
-     "that integers make, all layers before it included, on two of the generated inputs. 20 dB: a tenth of the amplitude is "
-     "noise; 40 dB: a hundredth."),
+    ("SQNR", "Signal-to-quantization-noise ratio of a tensor: energy of its float values over the energy of the difference "
+     "between integers and float. It includes the noise of all layers before it, and is measured on two of the generated "
+     "inputs. At 20 dB the noise is a tenth of the amplitude; at 40 dB it is a hundredth."),
     ("Output discrepancy", "|| F/||F|| - F~/||F~|| || of the outputs F in float and F~ compressed, mean over the generated "
      "inputs: 0 is the same direction, 2 the opposite one."),
-    ("Response discrepancy", "The same of the margins by which the float model prefers its first class to the others, all "
-     "inputs at once: close decisions, which turn easily, count little."),
-    ("Agreement", "Share of the inputs for which both models put the same class first. Generated inputs look like no class in "
-     "particular, so that many decisions on them are close and easily turned; on real inputs measure it with tfdatafree "
-     "compare."),
-    ("Grid, step", "Integers stand for evenly spaced reals; the step is their distance. What lies outside of them is clipped, "
-     "what lies between them is rounded."),
-    ("Weights, integers", "A kernel has one step, or one per output channel. Integers far from 0 that no weight uses are bits "
-     "that the layer pays for and does not need."),
-    ("Zeros", "Weights that are exactly 0: they pack well, and some NPUs skip them."),
-    ("gzip", "What a download or an APK makes of the file."),
+    ("Response discrepancy", "The same for the responses: the outputs without what all inputs have in common. It bounds the "
+     "margins of the decisions that change."),
+    ("Agreement", "Fraction of the inputs for which both models put the same class first. Generated inputs show no particular "
+     "class, so many decisions on them are close and change easily. Use tfdatafree compare to measure it on real inputs."),
+    ("Grid, scale", "Integers stand for evenly spaced values; the scale is their distance. Values outside of the range are "
+     "clipped, and values between two of them are rounded."),
+    ("Weights, integers", "A kernel has one scale, or one per output channel. If no weight uses the integers far from 0, fewer "
+     "bits would do for this layer."),
+    ("Zeros", "Weights that are exactly 0. They compress well, and some NPUs skip them."),
+    ("gzip", "Compression of the file, as in a download or an APK."),
 )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def report_page(report: Report, recipe: Recipe, evidence: Evidence) -> str:
     plots = network = ""
     if report.layers:
         data |= {"layers": list(_layers(report, evidence)), "plots": empty_plots()}
-        # After the page can be used: Bokeh is most of what there is to read.
+        # Bokeh is most of the page, so it comes last: the rest can be used before it is loaded.
         plots = f"<script>{library()}</script>\n<script>drawPlots();</script>"
         network = Template(_asset("network.html")).substitute(heads=_heads(), rows=_rows(report))
     return Template(_asset("page.html")).substitute(
@@ -106,7 +106,7 @@ def _lead(report: Report) -> str:
         return f"{made} It is a simulation only, without a file: {_escape(report.simulated)}."
     integers = "; it computes in integers only" if report.integer_only else ""
     if report.bytes >= report.float_bytes:
-        return f"{made} The file describes the network, too, which takes more bytes than so few weights{integers}."
+        return f"{made} The file is not smaller, because it also describes the network and there are few weights{integers}."
     times = f"<b>{report.float_bytes / report.bytes:.1f} times smaller</b>"
     return f"{made} The file is {times} than the weights in float{integers}."
 
@@ -115,7 +115,7 @@ def _tiles(report: Report) -> Iterable[str]:
     if not report.simulated:
         yield _size_tile("Size", report.float_bytes, report.bytes)
         if report.gzip_bytes:
-            yield _size_tile("Behind gzip", report.float_gzip_bytes, report.gzip_bytes)
+            yield _size_tile("After gzip", report.float_gzip_bytes, report.gzip_bytes)
         if report.npu_bytes is not None:
             yield _size_tile("Compiled for the NPU", report.float_bytes, report.npu_bytes)
     for output in report.outputs:
@@ -158,7 +158,7 @@ def _size_tile(title: str, before: int, after: int) -> str:
 
 
 def _size(count: int) -> str:
-    """Three digits, as a phone's settings show sizes."""
+    """Size with three digits, as in a phone's settings."""
     if count < 1000:
         return f"{count} bytes"
     unit, name = (1e3, "kB") if count < 999_500 else (1e6, "MB")
@@ -171,13 +171,13 @@ def _facts(report: Report) -> str:
         kind = "integers only" if report.integer_only else "integers, some in float (below)"
         extra = f"; {report.requantized} requantizations added" if report.requantized else ""
         facts.append(("Operators", f"{kind}{extra}"))
-        facts += [(title, _links(report, found)) for title, found in _attention(report) if found]
+        facts += [(title, _links(report, marks)) for title, marks in _attention(report) if marks]
     items = "".join(f"<dt>{title}</dt><dd>{text}</dd>" for title, text in facts)
     return f'<dl class="facts">{items}</dl>'
 
 
 def _attention(report: Report) -> list[tuple[str, list[tuple[int, str]]]]:
-    """What to look at first: title -> (position, number)."""
+    """Rows to look at first: titles, each with (position, text) of its rows."""
     sqnr = {row.name: row.sqnr_db for row in report.layers}
     noisy = sorted((row.sqnr_db, at) for at, row in enumerate(report.layers) if math.isfinite(row.sqnr_db))[:4]
     drops = []
@@ -185,17 +185,17 @@ def _attention(report: Report) -> list[tuple[str, list[tuple[int, str]]]]:
         before = [sqnr[name] for name in row.reads if math.isfinite(sqnr.get(name, math.inf))]
         if before and math.isfinite(row.sqnr_db):
             drops.append((min(before) - row.sqnr_db, at))
-    lost = [(drop, at) for drop, at in sorted(drops, reverse=True)[:4] if drop > 1]
+    largest = [(drop, at) for drop, at in sorted(drops, reverse=True)[:4] if drop > 1]
     return [
         ("Noisiest", [(at, f"{value:.1f} dB") for value, at in noisy]),
-        ("Most is lost in", [(at, f"−{drop:.1f} dB") for drop, at in lost]),
+        ("Largest loss", [(at, f"−{drop:.1f} dB") for drop, at in largest]),
     ]
 
 
-def _links(report: Report, found: Iterable[tuple[int, str]]) -> str:
+def _links(report: Report, marks: Iterable[tuple[int, str]]) -> str:
     return " ".join(
         f'<button type="button" data-layer="{at}">{_escape(report.layers[at].name)} {text}</button>'
-        for at, text in found
+        for at, text in marks
     )
 
 
@@ -204,8 +204,8 @@ def _links(report: Report, found: Iterable[tuple[int, str]]) -> str:
 
 def _layers(report: Report, evidence: Evidence) -> Iterable[dict[str, Any]]:
     """The script's data, one entry per row of the report."""
-    where = lanes([row.name for row in report.layers], [row.reads for row in report.layers])
-    for row, lane in zip(report.layers, where, strict=True):
+    lanes = assign_lanes([row.name for row in report.layers], [row.reads for row in report.layers])
+    for row, lane in zip(report.layers, lanes, strict=True):
         values, kernel = evidence.values.get(row.name), evidence.kernels.get(row.layer or "")
         sizes = [size for size in row.shape if size is not None]
         yield {
@@ -291,14 +291,14 @@ def _percent(part: float | None) -> str:
 def _inputs(report: Report, evidence: Evidence) -> str:
     if not evidence.inputs:
         return ""
-    real = bool(report.call.get("representative_data"))
-    what = (
-        "Some of the inputs that you gave: ranges and corrections come from them. They are part of this page."
-        if real
-        else "Drawn by a procedure, not from data: they exercise the network so that ranges and corrections can be measured. "
-        "They need not look like what it was trained on."
+    given = bool(report.call.get("representative_data"))
+    hint = (
+        "Some of the inputs that you gave. Ranges and corrections were measured on them. This page contains them."
+        if given
+        else "A procedure made them without data. Ranges and corrections were measured on them. They need not look like the "
+        "training images."
     )
-    parts = [f'<h2>{"Representative" if real else "Generated"} inputs</h2><p class="hint">{what}</p>']
+    parts = [f'<h2>{"Representative" if given else "Generated"} inputs</h2><p class="hint">{hint}</p>']
     for name, images in evidence.inputs.items():
         if len(evidence.inputs) > 1:
             parts.append(f"<h3>{_escape(name)}</h3>")
@@ -327,7 +327,7 @@ def _kept(report: Report) -> str:
 
 
 def _reasons(reasons: Mapping[str, str]) -> str:
-    """Each reason once, with all it is the reason of."""
+    """Each reason once, with all names that it is about."""
     names: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         names.setdefault(reason, []).append(name)
@@ -345,16 +345,16 @@ def _again(report: Report, recipe: Recipe) -> str:
     parts = ["<h3>Python</h3>", _code(python_text(recipe, report.call)), "<h3>Command line</h3>"]
     if report.call.get("recovered"):
         parts.append(
-            '<p class="hint">The command line recovers with images of its own (--recover); use Python for this one.</p>'
+            '<p class="hint">The command line recovers with other images (--recover); use Python for this model.</p>'
         )
     elif command is None:
-        parts.append('<p class="hint">The command line takes inputs that lie in files; use Python for this one.</p>')
+        parts.append('<p class="hint">The command line only takes inputs from files; use Python for this model.</p>')
     else:
         parts.append(_code(command))
         if not is_preset(recipe):
-            parts.append(f'<p class="hint">{RECIPE_FILE} holds the recipe in full, as it stands below.</p>')
+            parts.append(f'<p class="hint">{RECIPE_FILE} holds the full recipe, which is shown below.</p>')
     record = json.dumps(recipe.to_dict(), indent=2)
-    parts.append(f"<details><summary>The recipe in full</summary>{_code(record)}</details>")
+    parts.append(f"<details><summary>The full recipe</summary>{_code(record)}</details>")
     parts.append(f'<p class="hint">The same seed, recipe and tfdatafree {__version__} give the same bytes.</p>')
     return "".join(parts)
 
@@ -365,4 +365,4 @@ def _code(text: str) -> str:
 
 def _glossary() -> str:
     terms = "".join(f"<dt>{term}</dt><dd>{meaning}</dd>" for term, meaning in _GLOSSARY)
-    return f'<section id="glossary"><details><summary>What the words mean</summary><dl>{terms}</dl></details></section>'
+    return f'<section id="glossary"><details><summary>Glossary</summary><dl>{terms}</dl></details></section>'

@@ -1,4 +1,4 @@
-"""Small images as text inside a page."""
+"""Encodes small images as text for a page."""
 
 import base64
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-# Below this side a JPEG would blur what little there is.
+# Images up to this side are stored as PNG, because JPEG would blur them.
 _PNG_SIDE = 48
 
 

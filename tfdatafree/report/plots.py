@@ -1,5 +1,6 @@
-"""The page's plots, made with Bokeh: empty histograms that the page fills for the layer that is looked at, and the SQNR along
-the network. Bokeh's JavaScript goes into the page, so that it needs no network.
+"""The page's plots, made with Bokeh: histograms of the chosen layer, and the SQNR along the network.
+
+The plots are empty here; the page's script fills them. Bokeh's JavaScript is part of the page, so that it needs no internet.
 """
 
 import importlib.util
@@ -11,11 +12,11 @@ from tfdatafree.errors import MissingPackageError
 
 
 def require_bokeh() -> None:
-    """Raises MissingPackageError where Bokeh is not installed."""
+    """Raises MissingPackageError if Bokeh is not installed."""
     if importlib.util.find_spec("bokeh") is None:
         raise MissingPackageError(
             "the report page is drawn with Bokeh, which is not installed: pip install 'tfdatafree[report]'; "
-            "a report that ends in .json needs nothing."
+            "or save the report as .json, which does not need it."
         )
 
 
@@ -28,21 +29,21 @@ def library() -> str:
 
 
 def palette() -> list[str]:
-    """Colours from bad to good, also to be told apart by those who do not see red or green."""
+    """Colours from bad to good, which people with red-green colour blindness can distinguish."""
     from bokeh.palettes import RdYlBu11
 
     return list(RdYlBu11)[::-1]
 
 
 def empty_plots() -> dict[str, Any]:
-    """{"values", "kernel", "profile"}: plots as Bokeh's own JSON; the page's script gives them data and colours."""
+    """{"values", "kernel", "profile"}: plots as Bokeh's JSON. The page's script gives them data and colours."""
     from bokeh.embed import json_item
 
     return {"values": json_item(_values()), "kernel": json_item(_kernel()), "profile": json_item(_profile())}
 
 
 def for_script(value: Any) -> str:
-    """JSON that can stand inside a <script> element, whatever texts it holds."""
+    """JSON that is safe inside a <script> element, whatever texts it holds."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -57,7 +58,7 @@ def _figure(height: int, x_label: str, y_label: str, tools: Sequence[Any], **opt
         toolbar_location="above",
         x_axis_label=x_label,
         y_axis_label=y_label,
-        active_drag=None,  # a finger that moves over a plot scrolls the page
+        active_drag=None,  # so that a finger that moves over a plot scrolls the page
         active_scroll=None,
         active_inspect="auto",
         min_border_right=16,

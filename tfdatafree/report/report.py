@@ -1,4 +1,4 @@
-"""What compression did to each layer: a page of text for people, plain values for machines."""
+"""The report: what compression did to each layer, as text for people and as plain values for programs."""
 
 import html
 import math
@@ -16,22 +16,22 @@ class LayerRow:
     """One tensor of the file.
 
     Attributes:
-        name: Graph tensor, named after the Keras layer that wrote it.
-        operation: Keras class that wrote it, "Conv2D + ReLU" where the file fuses two.
-        weight_bits: None for layers without weights.
-        weight_scales: Number of weight steps: 1 per tensor, or one per channel.
+        name: Graph tensor, named after the Keras layer that writes it.
+        operation: Keras class that writes it; "Conv2D + ReLU" if the file computes two as one operator.
+        weight_bits: Bits of the weights; None for layers without weights.
+        weight_scales: Number of weight scales: one per tensor, or one per channel.
         activation_bits: Bits of the tensor's integers.
-        low, high: Reals that the integers reach.
-        sqnr_db: Signal over quantization noise against the float model, all earlier layers' noise included.
-        lsb: Largest difference between file and simulation, in steps, given equal inputs.
-        layer: Keras layer whose kernel it is computed with; None where there is none.
+        low, high: Lowest and highest float value that the integers stand for.
+        sqnr_db: Signal-to-quantization-noise ratio against the float model, with the noise of all earlier layers.
+        lsb: Largest difference of the integers between file and simulation, for the same inputs.
+        layer: Keras layer with the kernel that computes it; None without a kernel.
         reads: Rows whose tensors it is computed from.
-        shape: Of the tensor, without the batch.
+        shape: Shape of the tensor without the batch.
         weights: Number of weights in the kernel.
-        sparsity: Part of them that is exactly 0.
-        weight_steps: Smallest and largest step of the kernel's grids.
+        sparsity: Fraction of them that is exactly 0.
+        weight_steps: Smallest and largest scale of the kernel's grids.
         seen: Extremes of the float tensor on generated inputs.
-        clipped: Part of its values there that the integers cannot reach.
+        clipped: Fraction of its values on these inputs that the integers clip.
     """
 
     name: str
@@ -54,36 +54,36 @@ class LayerRow:
 
     @property
     def step(self) -> float:
-        """Distance between neighbouring reals of the tensor."""
+        """Scale of the tensor's grid."""
         return (self.high - self.low) / (2**self.activation_bits - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The honest page about one compression. `print` it, or take `to_dict`.
+    """The report of one compression. `print` it, or use `to_dict`.
 
     Attributes:
         model, recipe: Names of the model and of the recipe.
         input_range: Range of the model's inputs, and where it comes from.
         generated: What the result was made from: generated or given inputs.
         float_bytes: Bytes of the model's weights in float32.
-        bytes: Bytes of the file; 0 where there is none.
+        bytes: Bytes of the file; 0 without a file.
         seconds: Duration of the compression.
-        integer_only: Whether the file computes with integers alone.
-        requantized: Number of QUANTIZE operators that bring a tensor of integers onto another grid.
-        simulated: Why there is no file; None where there is one.
-        zeros: Part of the weights in the file's kernels that is zero; None where it was not counted.
+        integer_only: Whether the file computes in integers only.
+        requantized: Number of QUANTIZE operators that convert integers to another grid.
+        simulated: Why there is no file; None if there is one.
+        zeros: Fraction of the weights in the file's kernels that is zero; None if it was not counted.
         layers: One row per tensor of the file, in order.
-        kept: Layer -> why it stayed as it was.
+        kept: Layer -> why it was not changed.
         notes: Subject -> what else the user should know about it.
         pruning: What pruning did; None without pruning.
         policy: The bits that a search chose; None without a search.
-        float_gzip_bytes, gzip_bytes: Bytes of the float weights, and of the file, after gzip. Zeros save space there only.
-        npu_bytes: Bytes of the file compiled for an NPU; None where it was not compiled.
+        float_gzip_bytes, gzip_bytes: Bytes of the float weights, and of the file, after gzip. Zeros only save space there.
+        npu_bytes: Bytes of the file compiled for an NPU; None if it was not compiled.
         on_target: How much of the file its target computes; None for the target "generic".
-        outputs: Per output, how far the result is from the user's float model.
-        compared: Number of generated (or representative) inputs behind `outputs`.
-        call: Arguments of `compress` that decided the result besides the recipe, as plain values.
+        outputs: Comparison of each output with the user's float model.
+        compared: Number of generated (or representative) inputs of this comparison.
+        call: Arguments of `compress` besides the recipe that decided the result, as plain values.
     """
 
     model: str
@@ -111,7 +111,7 @@ class Report:
     call: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
-        """JSON-ready values; an infinite SQNR (no noise at all) is None."""
+        """Values for JSON. An infinite SQNR, without any noise, is None."""
         values = asdict(self)
         for row in (*values["layers"], *values["outputs"]):
             row["sqnr_db"] = row["sqnr_db"] if math.isfinite(row["sqnr_db"]) else None
@@ -151,25 +151,25 @@ class Report:
 
     @property
     def compared_on(self) -> str:
-        """What `outputs` were measured on."""
+        """The inputs that `outputs` were measured on."""
         return f"{self.compared} {'given' if self.call.get('representative_data') else 'generated'} inputs"
 
     def fidelity(self) -> list[str]:
-        """One line per output: how near it is to the float model's."""
+        """One line per output, which compares it with the float model's."""
         lines = []
         for output in self.outputs:
             name = f"'{output.name}': " if len(self.outputs) > 1 else ""
             same = "" if output.agreement is None else f", {100 * output.agreement:.1f} % have the same argmax"
-            of = output.response_discrepancy
-            responses = "" if of is None else f", of responses {of:.4f},"
-            found = f"{output.output_discrepancy:.4f}{responses} on {self.compared_on} (0 best, 2 worst)"
-            lines.append(f"{name}discrepancy {found}{same}")
+            response = output.response_discrepancy
+            responses = "" if response is None else f", of responses {response:.4f},"
+            text = f"{output.output_discrepancy:.4f}{responses} on {self.compared_on} (0 best, 2 worst)"
+            lines.append(f"{name}discrepancy {text}{same}")
         return lines
 
     def _reasons(self) -> tuple[tuple[str, dict[str, str]], ...]:
-        """Titles, and what is listed below them."""
+        """Titles of the lists at the end, each with its list."""
         off_target = {} if self.on_target is None else self.on_target.refused
-        return ("Not on the target", off_target), ("Left as it was", self.kept), ("Notes", self.notes)
+        return ("Not on the target", off_target), ("Not changed", self.kept), ("Notes", self.notes)
 
     def _size(self) -> str:
         if self.simulated:
@@ -185,7 +185,7 @@ class Report:
             return f"{layers}; {weights:.1f} % of the weights' bits in int8, stored with a byte per weight"
         return (
             f"{layers}; {100 * self.bytes / policy.int8_bytes:.1f} % of the {policy.int8_bytes:,} bytes in int8 "
-            f"({100 * policy.size:g} % asked for), {weights:.1f} % of its weights' bytes"
+            f"({100 * policy.size:g} % requested), {weights:.1f} % of its weights' bytes"
         )
 
     def _packed(self) -> str:
@@ -210,7 +210,7 @@ class Report:
         return lines
 
     def _repr_html_(self) -> str:
-        """The same for notebooks: a summary and a table that scrolls."""
+        """The report for notebooks: a summary and a table that scrolls."""
         facts = [
             ("size", f"{self.float_bytes:,} bytes in float → {self._size()}"),
             ("operators", self._operators()),
@@ -244,7 +244,7 @@ class Report:
 
 
 def _texts(row: LayerRow) -> tuple[str, ...]:
-    """The row as a table shows it."""
+    """The texts of the row's cells."""
     return (
         row.name,
         row.operation,

@@ -1,4 +1,4 @@
-"""A recipe as the Python and the command line that ask for it."""
+"""Writes a recipe as the Python code and the command that carry it out."""
 
 import dataclasses
 import shlex
@@ -11,12 +11,12 @@ RECIPE_FILE = "recipe.json"
 
 
 def python_text(recipe: Recipe, call: Mapping[str, Any]) -> str:
-    """A program that compresses the same model in the same way; `call` are arguments of `compress` as plain values."""
-    chosen = is_preset(recipe)
-    names = ["compress"] if chosen else sorted({"Recipe", "compress", *_classes(recipe)}, key=str.lower)
+    """A program that compresses the same model in the same way. `call` has the arguments of `compress` as plain values."""
+    by_name = is_preset(recipe)
+    names = ["compress"] if by_name else sorted({"Recipe", "compress", *_classes(recipe)}, key=str.lower)
     lines = [""]
-    arguments = [repr(call["model"]) if call.get("model") else "model", repr(recipe.name) if chosen else "recipe"]
-    if not chosen:
+    arguments = [repr(call["model"]) if call.get("model") else "model", repr(recipe.name) if by_name else "recipe"]
+    if not by_name:
         lines += [f"recipe = {_expression(recipe)}"]
     arguments += [f"{name}={value!r}" for name, value in _options(call).items()]
     if call.get("representative_data") is True:
@@ -24,9 +24,7 @@ def python_text(recipe: Recipe, call: Mapping[str, Any]) -> str:
     lines += [f"compressed = compress({', '.join(arguments)})"]
     if call.get("recovered"):
         names = sorted({*names, "feature_regression"}, key=str.lower)
-        lines += [
-            "recovered = feature_regression(compressed, teacher, images)  # and its other arguments, as they were"
-        ]
+        lines += ["recovered = feature_regression(compressed, teacher, images)  # and the same other arguments"]
         lines += ['recovered.compressed.save("model.tflite")']
     else:
         lines += ['compressed.save("model.tflite")']
@@ -38,9 +36,9 @@ def python_text(recipe: Recipe, call: Mapping[str, Any]) -> str:
 
 
 def command_text(recipe: Recipe, call: Mapping[str, Any]) -> str | None:
-    """The command that does the same; None where the command line has no words for it.
+    """The command that does the same; None if the command line cannot do it.
 
-    A recipe that is no preset is taken from a file `RECIPE_FILE`, which holds `recipe.to_dict()`.
+    A recipe that is not a preset is read from the file `RECIPE_FILE`, which holds `recipe.to_dict()`.
     """
     if call.get("representative_data") is True or call.get("recovered"):
         return None
@@ -57,7 +55,7 @@ def is_preset(recipe: Recipe) -> bool:
 
 
 def _options(call: Mapping[str, Any]) -> dict[str, Any]:
-    """What has to be said because it is not the default."""
+    """The arguments that are not the default."""
     defaults = {"input_range": None, "input_shape": None, "target": "generic", "seed": 0}
     options = {name: call[name] for name, default in defaults.items() if call.get(name, default) != default}
     if isinstance(path := call.get("representative_data"), str):
@@ -67,12 +65,12 @@ def _options(call: Mapping[str, Any]) -> dict[str, Any]:
 
 def _classes(options: Any) -> set[str]:
     """Names of the option classes that `_expression` mentions."""
-    found = {type(options).__name__}
+    names = {type(options).__name__}
     for _, value in _changed(options):
         for part in value if isinstance(value, tuple) else (value,):
             if dataclasses.is_dataclass(part):
-                found |= _classes(part)
-    return found
+                names |= _classes(part)
+    return names
 
 
 def _changed(options: Any) -> list[tuple[str, Any]]:

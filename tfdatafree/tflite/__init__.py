@@ -1,1 +1,1 @@
-"""TFLite files: reading and writing flatbuffers, rules of operators, the LiteRT runtime, sizes."""
+"""TFLite files: flatbuffers, rules of operators, the LiteRT runtime, sizes."""

@@ -1,4 +1,4 @@
-"""A TFLite file as Python objects: reading, looking things up, writing."""
+"""A TFLite file as Python objects: read, look up, change, write."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ OPERATOR_CODES = {name: code for code, name in _OPERATOR_NAMES.items()}
 
 
 class _Builder(flatbuffers.Builder):
-    """Writes equal vectors of numbers once, whoever refers to them, and the data of buffers where the schema wants it.
+    """Writes equal vectors of numbers only once, and aligns the data of buffers as the schema requires.
 
     A network has thousands of zero points, all 0, of 8 bytes each: 6 % of the file of MobileNetV2, 8 % of a quarter-width V1.
     """
@@ -45,7 +45,7 @@ class _Builder(flatbuffers.Builder):
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
         if x.dtype == np.uint8:
-            # Declared as `force_align: 16`, which the generated code leaves to the builder.
+            # The schema says `force_align: 16`. The generated code leaves this to the builder.
             self.Prep(16, x.size)
             return super().CreateNumpyVector(x)
         key = x.dtype.str, x.tobytes()
@@ -56,7 +56,7 @@ class _Builder(flatbuffers.Builder):
 
 @dataclass
 class File:
-    """A file with one subgraph, as this package writes them; `model` is the schema's own object tree."""
+    """A file with one subgraph, as this package writes them. `model` is the schema's object tree."""
 
     model: Any
 
@@ -109,12 +109,12 @@ class File:
         return name
 
     def constant(self, index: int) -> np.ndarray | None:
-        """Value of a constant tensor, of INT4 as int8; None for computed ones, and for types that NumPy lacks."""
+        """Value of a constant tensor, INT4 as int8. None for computed tensors, and for types that NumPy lacks."""
         tensor = self.tensors[index]
         data = self.model.buffers[tensor.buffer].data
         if data is None or len(data) == 0 or tensor.type not in DTYPE_OF_TYPE:
             return None
-        # Not copied where it is an array already: this is asked of every kernel many times.
+        # An array is not copied, because every kernel is read many times.
         content = data if isinstance(data, np.ndarray) else bytes(data)
         if tensor.type == TYPE_OF_DTYPE["int4"]:
             shape = self.shape(index)
@@ -122,13 +122,13 @@ class File:
         return np.frombuffer(content, DTYPE_OF_TYPE[tensor.type]).reshape(self.shape(index))
 
     def bias(self, operator: Any, position: int | None) -> np.ndarray | None:
-        """Constant bias of the operator, which reads it at `position`; None where it has none."""
+        """Constant bias that the operator reads at `position`; None without one."""
         if position is None or len(operator.inputs) <= position or operator.inputs[position] < 0:
             return None
         return self.constant(operator.inputs[position])
 
     def quantizer(self, index: int) -> Quantizer | None:
-        """The tensor's scale and zero point as the file holds them; None for tensors without."""
+        """The tensor's scale and zero point in the file; None for a tensor without them."""
         tensor = self.tensors[index]
         quantization = tensor.quantization
         if quantization is None or quantization.scale is None or len(quantization.scale) == 0:
@@ -152,7 +152,7 @@ class File:
         tensor.quantization = quantization
 
     def set_constant(self, index: int, value: np.ndarray, *, packed: bool = False) -> None:
-        """Gives tensor `index` a buffer of its own that holds `value`; two 4-bit integers to a byte if `packed`."""
+        """Gives tensor `index` a new buffer that holds `value`, with two 4-bit integers per byte if `packed`."""
         buffer = schema.BufferT()
         buffer.data = pack(value) if packed else np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
         self.model.buffers.append(buffer)
@@ -160,7 +160,7 @@ class File:
         self.tensors[index].shape = list(value.shape)
 
     def add_tensor(self, name: str, like: int) -> int:
-        """Appends a computed tensor of the shape of tensor `like`; returns its index."""
+        """Appends a computed tensor with the shape and type of tensor `like`; returns its index."""
         tensor = schema.TensorT()
         tensor.name, tensor.buffer = name, 0
         tensor.shape = list(self.shape(like))
@@ -169,7 +169,7 @@ class File:
         return len(self.tensors) - 1
 
     def operator_code(self, name: str, version: int) -> int:
-        """Index of the operator code (name, version), appended if absent."""
+        """Index of the operator code (name, version), which is appended if it is missing."""
         builtin = OPERATOR_CODES[name]
         for index, code in enumerate(self.model.operatorCodes):
             if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin and code.version == version:
@@ -187,7 +187,7 @@ class File:
         return operator
 
     def sign(self, input_names: Sequence[str], output_names: Sequence[str], description: str = DESCRIPTION) -> None:
-        """Gives the file its description, and a signature that knows its inputs and outputs by these names."""
+        """Sets the file's description, and a signature with these names of its inputs and outputs."""
         self.model.description = description
         if not input_names:
             return
@@ -198,20 +198,20 @@ class File:
         self.model.signatureDefs = [signature]
 
     def drop_unused_buffers(self) -> None:
-        """Removes buffers that no tensor and no metadata refers to any more (the float weights, after quantization)."""
+        """Removes buffers that no tensor and no metadata refers to, such as the float weights after quantization."""
         used = {0} | {tensor.buffer for tensor in self.tensors}
         used |= {entry.buffer for entry in self.model.metadata or []}
         order = sorted(used)
-        moved = {old: new for new, old in enumerate(order)}
+        new_index = {old: new for new, old in enumerate(order)}
         self.model.buffers = [self.model.buffers[old] for old in order]
-        for holder in [*self.tensors, *(self.model.metadata or [])]:
-            holder.buffer = moved[holder.buffer]
+        for owner in [*self.tensors, *(self.model.metadata or [])]:
+            owner.buffer = new_index[owner.buffer]
 
 
 def _tensor_map(names: Sequence[str], indices: Sequence[int]) -> list[Any]:
     entries, taken = [], set()
     for name, index in zip(names, indices, strict=True):
-        # Keras gives all outputs of one nested model the same name; a signature must tell them apart.
+        # Keras gives all outputs of a nested model the same name, but a signature needs different ones.
         unique = next(n for n in (name, *(f"{name}_{i}" for i in range(1, len(names)))) if n not in taken)
         taken.add(unique)
         entry = schema.TensorMapT()

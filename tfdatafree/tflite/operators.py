@@ -1,7 +1,7 @@
-"""What TFLite's integer kernels ask of their tensors, one row per operator.
+"""What TFLite's integer kernels require of their tensors, one row per operator.
 
-Facts: the TensorFlow Lite 8-bit quantization specification, and what the kernels of LiteRT prepare without complaint
-(`tests/test_operators.py` runs every row). An operator that is absent has no integer kernel and stays in float.
+Sources: the TensorFlow Lite 8-bit quantization specification, and what the kernels of LiteRT accept
+(`tests/tflite/test_operators.py` runs every row). An operator without a row has no integer kernel and stays in float.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Fixed:
-    """A grid that the kernel has built in."""
+    """A grid that is built into the kernel."""
 
     scale: float
     zero_point: int
@@ -22,7 +22,7 @@ class Operator:
     """Rules of one operator.
 
     Attributes:
-        operands: Positions of the inputs that hold reals; None means every float input.
+        operands: Positions of the inputs that hold real values; None means every float input.
         kernel, bias: Positions of the weights and the bias, for operators that multiply by weights.
         kernel_axis: The axis of the weights along which scales may run.
         grid: "own": the output's grid is free. "input": the outputs have the grid of the first operand.
@@ -30,8 +30,8 @@ class Operator:
         fixed: Activation bits -> the output's built-in grid.
         versions: Activation bits -> lowest operator version whose kernel takes such integers. A missing bit width has
             no kernel.
-        int4: Activation bits -> lowest operator version whose kernel reads weights packed as INT4, two to a byte.
-        table_lsb: Activation bits -> steps by which the kernel's interpolated table may miss the exact function.
+        int4: Activation bits -> lowest operator version whose kernel reads weights packed as INT4, two per byte.
+        table_lsb: Activation bits -> largest error of the kernel's interpolated table, in integers (LSB).
     """
 
     operands: tuple[int, ...] | None = None
@@ -49,19 +49,19 @@ def _versions(int8: int, int16: int | None = None) -> dict[int, int]:
     return {8: int8} if int16 is None else {8: int8, 16: int16}
 
 
-# The 16-bit kernels interpolate exp, sigmoid and tanh in tables of 513 entries: about 12 of 32768 steps.
+# The 16-bit kernels interpolate exp, sigmoid and tanh in tables of 513 entries: an error of about 12 of 32768 integers.
 _TABLE = {16: 16}
-# Where a function is steep, near 0, straight lines between its entries miss it by more.
+# Where a function is steep, near 0, linear interpolation has a larger error.
 _STEEP = {16: 1024}
-# A softmax sums such values over its classes: with 1000 of them 181 steps were seen.
+# A softmax sums such values over its classes: an error of 181 was measured with 1000 classes.
 _SUMMED = {16: 1024}
 _PROBABILITY = {8: Fixed(1 / 256, -128), 16: Fixed(1 / 32768, 0)}
 
 OPERATORS: dict[str, Operator] = {
-    # Weights. LiteRT computes the same from INT4 as from the same integers in INT8, per channel and per tensor, but for
-    # two rows: TRANSPOSE_CONV does not prepare, and DEPTHWISE_CONV_2D beside 16-bit activations takes each packed byte
-    # for one weight, and says nothing. XNNPACK leaves INT4 convolutions to LiteRT's own kernels, which unpack the weights
-    # at every run.
+    # Weights. LiteRT computes the same from INT4 as from the same integers in INT8, per channel and per tensor. There are
+    # two exceptions. TRANSPOSE_CONV cannot be prepared. With 16-bit activations, DEPTHWISE_CONV_2D reads each packed byte
+    # as one weight, without an error. XNNPACK leaves INT4 convolutions to LiteRT's own kernels, which unpack the weights at
+    # every run.
     "CONV_2D": Operator(operands=(0,), kernel=1, bias=2, versions=_versions(3, 4), int4=_versions(7, 7)),
     "DEPTHWISE_CONV_2D": Operator(
         operands=(0,), kernel=1, bias=2, kernel_axis=3, versions=_versions(3, 5), int4=_versions(7)
@@ -97,7 +97,7 @@ OPERATORS: dict[str, Operator] = {
     "TANH": Operator(fixed={8: Fixed(1 / 128, 0), 16: Fixed(1 / 32768, 0)}, versions=_versions(2, 3), table_lsb=_TABLE),
     "L2_NORMALIZATION": Operator(fixed={8: Fixed(1 / 128, 0)}, versions=_versions(2)),
     "LOG_SOFTMAX": Operator(fixed={8: Fixed(16 / 256, 127)}, versions=_versions(2)),
-    # Values that only move, or are selected or averaged on the grid they came with.
+    # Values that are only moved, selected or averaged: the outputs have the grid of the input.
     "MAX_POOL_2D": Operator(grid="input", versions=_versions(2, 3)),
     "AVERAGE_POOL_2D": Operator(grid="input", versions=_versions(2, 3)),
     "REDUCE_MAX": Operator(operands=(0,), grid="input", versions=_versions(2, 3)),
@@ -130,7 +130,7 @@ OPERATORS: dict[str, Operator] = {
     "SELECT": Operator(operands=(1, 2), grid="all", versions=_versions(1, 1)),
     "SELECT_V2": Operator(operands=(1, 2), grid="all", versions=_versions(1, 1)),
     "TOPK_V2": Operator(operands=(0,), grid="input", versions=_versions(2, 3)),
-    # Reads reals, writes indices or truth values.
+    # Operators that read real values and write indices or truth values.
     "ARG_MAX": Operator(operands=(0,), versions=_versions(2)),
     "ARG_MIN": Operator(operands=(0,), versions=_versions(2)),
     "EQUAL": Operator(versions=_versions(2)),

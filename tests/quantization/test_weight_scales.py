@@ -13,7 +13,7 @@ from tfdatafree.numerics.second_moment import output_errors
 from tfdatafree.preconditioning.equalize import equalize_graph
 from tfdatafree.preconditioning.scale_channels import find_groups
 from tfdatafree.quantization.rounding import Rounding, round_graph
-from tfdatafree.quantization.weight_steps import FRACTIONS, search_scale
+from tfdatafree.quantization.weight_scales import FRACTIONS, search_scale
 
 
 def layer(seed=0, inputs=12, outputs=6):

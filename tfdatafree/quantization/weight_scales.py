@@ -1,11 +1,12 @@
-"""Step of a kernel's grid, by the error that rounding and clipping cause in the layer's output.
+"""Searches the scale of a kernel's grid, by the error that rounding and clipping cause in the layer's output.
 
-For steps f S with S from max|W| and f = 1 ... 0.3 the layer's expected squared error around its mean is, per output channel o,
+For scales f S, with S from max|W| and f = 1 ... 0.3, the expected squared error of output channel o around its mean is
 
     e_o(f) = (Q_f(W) - W)_o^T H (Q_f(W) - W)_o,      H = cov(x) + damping * mean(diag cov(x)) * I
 
-and the chosen f minimises e_o for each o (one step per channel) or sum_o w_o e_o (one step per tensor), w_o being how much
-the next layers make of an error there (`importance.py`). f = 1 is among them: by this measure no step is worse than max|W|.
+The chosen f minimises e_o for each o (one scale per channel) or sum_o w_o e_o (one scale per tensor). The weight w_o says how
+much an error of this output changes the next layers (`importance.py`). f = 1 is one of the candidates,
+so that by this measure no chosen scale is worse than that of max|W|.
 """
 
 import dataclasses
@@ -21,11 +22,11 @@ FRACTIONS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3)
 def search_scale(
     matrix: np.ndarray, covariance: np.ndarray, quantizer: Quantizer, importance: np.ndarray | None = None
 ) -> Quantizer:
-    """`quantizer` with its scale, or each of its scales, replaced by the best of FRACTIONS of it.
+    """Replaces each scale of `quantizer` by the best of FRACTIONS of it.
 
     Args:
         matrix, covariance, quantizer: As for `feedback.round_with_feedback`.
-        importance: Weight of each output's squared error, (outputs,); for a quantizer with one scale.
+        importance: Weight of each output's squared error, (outputs,), for a quantizer with one scale.
     """
     weights = np.ones(matrix.shape[1]) if importance is None else importance
     best, chosen = None, None
