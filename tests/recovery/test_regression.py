@@ -27,6 +27,7 @@ from tfdatafree.model.kernels import kernel_of, layout_of
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recovery import train as core
 from tfdatafree.recovery.blocks import cut_into_blocks
+from tfdatafree.recovery.features import feature_pairs, feature_tensors
 from tfdatafree.recovery.reestimate_batchnorm import reestimate_batchnorm
 
 IMAGES = procedural_images(48, (8, 8, 3), -1, 1, seed=3)
@@ -279,7 +280,7 @@ def test_folded_students_are_compared_behind_the_batchnorm():
     student = pruned(folded)
     found = regressed(student, teacher)
     assert found.after < 0.75 * found.before
-    a, b = (core.feature_tensors(separate(Graph.from_keras(model)).graph) for model in (folded, teacher))
+    a, b = (feature_tensors(separate(Graph.from_keras(model)).graph) for model in (folded, teacher))
     assert (a["a_conv"], b["a_conv"]) == ("a_conv", "a_bn")
 
 
@@ -288,7 +289,7 @@ def test_folded_students_are_compared_behind_the_batchnorm():
 
 def test_blocks_end_where_one_tensor_passes_on():
     graph = separate(Graph.from_keras(build("branch_add"))).graph
-    pairs, _ = core.feature_pairs(graph, graph)
+    pairs, _ = feature_pairs(graph, graph)
     blocks = cut_into_blocks(graph, graph, pairs)
     assert [[node.name for node in part.nodes] for part, _ in blocks] == [
         ["a_conv", "a_bn"],

@@ -17,8 +17,8 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of, output_last
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recovery import solve as layer_by_layer
+from tfdatafree.recovery.features import feature_pairs, nonzero_masks
 from tfdatafree.recovery.solve import Constraints, solve_in_order
-from tfdatafree.recovery.train import feature_pairs, zeros_of
 
 IMAGES = procedural_images(64, (8, 8, 3), -1, 1, seed=3)
 OTHER = procedural_images(32, (8, 8, 3), -1, 1, seed=77)
@@ -41,7 +41,7 @@ def solved(
     student, teacher, *, grids=None, latent=None, only=None, seed=0, **options
 ) -> tuple[Graph, dict[str, Quantizer]]:
     ours, theirs = (separate(Graph.from_keras(model)).graph for model in (student, teacher))
-    masks = {} if grids else zeros_of(ours)
+    masks = {} if grids else nonzero_masks(ours)
     inputs = [IMAGES]
     fixed = set() if only is None else ours.layers.keys() - {only}
     constraints = Constraints(masks=masks, grids=grids or {}, latent=latent or {}, fixed=fixed, **options)
@@ -136,7 +136,7 @@ def test_what_went_wrong_beside_a_layer_is_made_good_in_the_sum(monkeypatch):
         return off(solved(student, teacher, only="c")[0].to_keras())
 
     with_it = off_when_solved()
-    monkeypatch.setattr(layer_by_layer, "_sums", lambda *graphs: {})
+    monkeypatch.setattr(layer_by_layer, "_find_sums", lambda *graphs: {})
     assert with_it < 0.7 * off_when_solved() and with_it < 0.5 * off(student)
 
 
@@ -205,7 +205,7 @@ def test_where_all_places_are_looked_at_nothing_is_drawn():
 @pytest.mark.parametrize("most", [7, 100, 10**9])
 def test_all_places_are_looked_at_once_whatever_the_parts(most, monkeypatch):
     monkeypatch.setattr(layer_by_layer, "_MOST_VALUES", most)
-    parts = list(layer_by_layer._places((3, 4, 5), 1, 9, np.random.default_rng(0)))
+    parts = list(layer_by_layer._draw_places((3, 4, 5), 1, 9, np.random.default_rng(0)))
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), np.indices((3, 4, 5)).reshape(3, -1))
     assert len(parts) == -(-60 // max(1, most // 9))
 

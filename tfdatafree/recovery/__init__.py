@@ -1,1 +1,1 @@
-"""Accuracy won back on generated images: layers solved anew, networks trained."""
+"""Accuracy won back on generated images: layers are solved by least squares, and networks are trained."""

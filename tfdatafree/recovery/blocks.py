@@ -1,4 +1,4 @@
-"""A student and its teacher cut into blocks, each of which can be executed by itself."""
+"""Cuts a student and its teacher into pairs of blocks, each of which can be executed by itself."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,14 +8,20 @@ from tfdatafree.model.kernels import layout_of
 
 
 def cut_into_blocks(student: Graph, teacher: Graph, pairs: Mapping[str, tuple[str, str]]) -> list[tuple[Graph, Graph]]:
-    """Both graphs cut where one tensor alone passes on, the same in both; each block holds a layer that is compared."""
-    of_teacher = dict(pairs.values())
-    cuts = [tensor for tensor in _bottlenecks(student) if _same(tensor, student, teacher, of_teacher)]
-    theirs = set(_bottlenecks(teacher))
-    blocks, first, begun = [], 0, student.inputs
-    their_first, their_begun = 0, teacher.inputs
-    for tensor in [cut for cut in cuts if cut in theirs] + [None]:
-        end, their_end = (
+    """Pairs of blocks, (of the student, of the teacher), in order of execution.
+
+    Cuts are where all later nodes read a single tensor, the same in both graphs. Each block holds a layer that is compared.
+
+    Args:
+        pairs: Layer node -> (tensor of the student, of the teacher) that are compared.
+    """
+    counterparts = dict(pairs.values())
+    cuts = [tensor for tensor in _bottlenecks(student) if _is_same(tensor, student, teacher, counterparts)]
+    teacher_bottlenecks = set(_bottlenecks(teacher))
+    blocks, first, inputs = [], 0, student.inputs
+    teacher_first, teacher_inputs = 0, teacher.inputs
+    for tensor in [cut for cut in cuts if cut in teacher_bottlenecks] + [None]:
+        end, teacher_end = (
             len(graph.nodes)
             if tensor is None
             else 1 + next(i for i, n in enumerate(graph.nodes) if tensor in n.outputs)
@@ -26,37 +32,41 @@ def cut_into_blocks(student: Graph, teacher: Graph, pairs: Mapping[str, tuple[st
             continue
         blocks.append(
             (
-                _part(student, first, end, begun, tensor),
-                _part(teacher, their_first, their_end, their_begun, tensor),
+                _part(student, first, end, inputs, tensor),
+                _part(teacher, teacher_first, teacher_end, teacher_inputs, tensor),
             )
         )
-        first, their_first = end, their_end
-        begun = their_begun = [tensor]
+        first, teacher_first = end, teacher_end
+        inputs = teacher_inputs = [tensor]
     return blocks
 
 
 def _bottlenecks(graph: Graph) -> list[str]:
-    """Tensors that, once written, are all that is still to be read."""
-    last = {tensor: at for at, node in enumerate(graph.nodes) for tensor in node.inputs}
-    last |= dict.fromkeys(graph.outputs, len(graph.nodes))
-    live, found = set(graph.inputs), []
+    """Tensors that are, once written, the only ones that later nodes read."""
+    last_reads = {tensor: at for at, node in enumerate(graph.nodes) for tensor in node.inputs}
+    last_reads |= dict.fromkeys(graph.outputs, len(graph.nodes))
+    live, bottlenecks = set(graph.inputs), []
     for at, node in enumerate(graph.nodes):
         live |= set(node.outputs)
-        live = {tensor for tensor in live if last.get(tensor, -1) > at}
+        live = {tensor for tensor in live if last_reads.get(tensor, -1) > at}
         if len(live) == 1 and live == {node.output}:
-            found.append(node.output)
-    return found
+            bottlenecks.append(node.output)
+    return bottlenecks
 
 
-def _same(tensor: str, student: Graph, teacher: Graph, of_teacher: Mapping[str, str]) -> bool:
-    """Whether `tensor` means the same in both: a convolution's output is before or behind its BatchNorm."""
+def _is_same(tensor: str, student: Graph, teacher: Graph, counterparts: Mapping[str, str]) -> bool:
+    """Whether `tensor` is the same in both graphs.
+
+    A convolution's output is not where one graph has a BatchNorm after it and the other has folded it.
+    """
     if tensor not in teacher.specs or teacher.specs[tensor].shape[1:] != student.specs[tensor].shape[1:]:
         return False
-    weighted = layout_of(student.layer_of(student.producers()[tensor])) is not None
-    return of_teacher.get(tensor) == tensor if weighted else True
+    has_kernel = layout_of(student.layer_of(student.producers()[tensor])) is not None
+    return counterparts.get(tensor) == tensor if has_kernel else True
 
 
 def _part(graph: Graph, first: int, end: int, inputs: list[str], output: str | None) -> Graph:
+    """The nodes first..end - 1 as a graph; `output` None: with the outputs of the graph."""
     nodes = graph.nodes[first:end]
     return dataclasses.replace(
         graph.copy(),

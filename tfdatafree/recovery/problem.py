@@ -1,4 +1,4 @@
-"""What a network is to learn from the one that it came from: the two graphs side by side, the images, what must stay."""
+"""Poses the problem of recovery: a student and its teacher as comparable graphs, images, and what must stay as it is."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.metrics import output_discrepancy
 from tfdatafree.preconditioning.absorb_bias import absorb_biases
 from tfdatafree.preconditioning.scale_channels import scale_alike
-from tfdatafree.recovery.train import Images, feature_pairs, zeros_of
+from tfdatafree.recovery.features import feature_pairs, nonzero_masks
+from tfdatafree.recovery.train import Images
 from tfdatafree.targets.registry import GENERIC
 
 # Part of the images that judges and does not train.
@@ -33,34 +34,34 @@ class Problem:
     """A student, its teacher and images, checked.
 
     Attributes:
-        source, whole: Graphs of the student's model and of the teacher's, as they are.
-        student, teacher: The same separated, for inputs of the images' size; the teacher's channels scaled as the student's.
+        student_source, teacher_source: Graphs of the two models as they are.
+        student, teacher: The same separated, for inputs of the images' size. The teacher's channels are scaled as the student's.
         pairs: Layer node -> (tensor of the student, of the teacher) that are compared.
-        kept: Layer -> why it is not compared, or not trained.
+        reasons: Layer -> why it is not compared, or not trained.
         inputs: All images, one array (n, ...) per graph input.
-        images: The same, parted: what trains, and what judges.
-        masks: Layer -> bool in its kernel's shape, False for weights that stay zero.
-        grids: Layer -> grid that its kernel is kept on.
-        written: Layer -> grid of its kernel in the file of a `Compressed` that is to be written anew; None for kernels whose
-            steps do not run along a single axis, which stay as they are. Empty where no file is.
+        images: The same images, split into those that train and those that judge.
+        masks: Layer -> mask of its kernel.
+        grids: Layer -> grid that its kernel stays on.
+        file_grids: Layer -> grid of its kernel in the file of a `Compressed`, which will be written again. None for kernels
+            whose steps do not run along a single axis; these do not change. Empty where there is no file.
     """
 
-    source: Graph
-    whole: Graph
+    student_source: Graph
+    teacher_source: Graph
     student: Graph
     teacher: Graph
     pairs: dict[str, tuple[str, str]]
-    kept: dict[str, str]
+    reasons: dict[str, str]
     inputs: list[np.ndarray]
     images: Images
     masks: dict[str, np.ndarray]
     grids: dict[str, Quantizer]
-    written: Mapping[str, Quantizer | None]
+    file_grids: Mapping[str, Quantizer | None]
 
     @property
     def fixed(self) -> set[str]:
         """Layers whose kernels stay as they are."""
-        return {key for key, grid in self.written.items() if grid is None}
+        return {key for key, grid in self.file_grids.items() if grid is None}
 
 
 def pose(
@@ -72,78 +73,87 @@ def pose(
     grids: Mapping[str, Quantizer] | None,
     seed: int,
 ) -> Problem:
-    """The problem that `feature_regression` is given; for its arguments, and what it raises, see there."""
-    source = Graph.from_keras(student.model if isinstance(student, Compressed) else load(student))
-    written: Mapping[str, Quantizer | None] = {}
+    """The problem that `feature_regression` solves. Its docstring describes the arguments and the errors."""
+    student_source = Graph.from_keras(student.model if isinstance(student, Compressed) else load(student))
+    file_grids: Mapping[str, Quantizer | None] = {}
     unpruned: Collection[str] = ()
     if isinstance(student, Compressed):
-        written = {} if grids is not None else student.weight_grids
+        file_grids = {} if grids is not None else student.weight_grids
         unpruned = student.weight_grids if student.recipe.prune is None else ()
-    whole = Graph.from_keras(load(teacher))
-    begin = separate(source).graph
-    reference = _alike(whole, student) if isinstance(student, Compressed) else separate(whole).graph
-    size = _other_size(images, begin)
-    if size is not None:
-        begin, reference = resize(begin, size).graph, resize(reference, size).graph
-    inputs = _inputs(images, begin)
-    pairs, kept = feature_pairs(begin, reference)
+    teacher_source = Graph.from_keras(load(teacher))
+    student_graph = separate(student_source).graph
+    teacher_graph = (
+        _scale_alike(teacher_source, student) if isinstance(student, Compressed) else separate(teacher_source).graph
+    )
+    image_shape = _other_shape(images, student_graph)
+    if image_shape is not None:
+        student_graph, teacher_graph = (
+            resize(student_graph, image_shape).graph,
+            resize(teacher_graph, image_shape).graph,
+        )
+    inputs = _take_images(images, student_graph)
+    pairs, reasons = feature_pairs(student_graph, teacher_graph)
     if not pairs:
         raise ValueError(
-            f"no layer of '{source.name}' has a counterpart in '{reference.name}': layers are compared by name, and "
-            "the student must be the teacher with changed weights."
+            f"no layer of '{student_source.name}' has a counterpart in '{teacher_graph.name}': layers are compared by name; "
+            "give the teacher itself with changed weights as the student."
         )
     if masks is None:
-        masks = {key: mask for key, mask in zeros_of(begin).items() if key not in unpruned}
+        masks = {key: mask for key, mask in nonzero_masks(student_graph).items() if key not in unpruned}
     else:
-        masks = _checked(masks, begin, "masks", np.shape)
-    grids = {key: grid for key, grid in written.items() if grid is not None} if grids is None else grids
+        masks = _check_layers(masks, student_graph, "masks", np.shape)
+    grids = {key: grid for key, grid in file_grids.items() if grid is not None} if grids is None else grids
     order = np.random.default_rng(seed).permutation(len(inputs[0]))
-    held = max(1, round(_HELD_OUT * len(order)))
-    train, judge = ([array[rows] for array in inputs] for rows in (order[held:], order[:held]))
-    apart = sorted(key for key, grid in written.items() if grid is None)
+    held_out = max(1, round(_HELD_OUT * len(order)))
+    train, judge = ([array[rows] for array in inputs] for rows in (order[held_out:], order[:held_out]))
+    without_grid = sorted(key for key, grid in file_grids.items() if grid is None)
     return Problem(
-        source=source,
-        whole=whole,
-        student=begin,
-        teacher=reference,
+        student_source=student_source,
+        teacher_source=teacher_source,
+        student=student_graph,
+        teacher=teacher_graph,
         pairs=pairs,
-        kept=kept | dict.fromkeys(apart, "its kernel's steps do not run along a single axis"),
+        reasons=reasons | dict.fromkeys(without_grid, "its kernel's steps do not run along a single axis"),
         inputs=inputs,
         images=Images(train, train, judge, judge),
         masks=masks,
-        grids=_checked(grids, begin, "grids", None),
-        written=written,
+        grids=_check_layers(grids, student_graph, "grids", None),
+        file_grids=file_grids,
     )
 
 
 class Judge:
-    """Tells how far a student is from the teacher on the images held out."""
+    """Measures how far a student is from the teacher on the held-out images."""
 
     def __init__(self, problem: Problem):
         self._images = problem.images
-        self._wanted = problem.teacher.run_in_batches(self._images.held_teacher)
+        self._targets = problem.teacher.run_in_batches(self._images.held_out_teacher)
 
     def discrepancy(self, graph: Graph) -> float:
         """Output Discrepancy, mean over the outputs; inf where the student's outputs are not finite."""
-        found = graph.run_in_batches(self._images.held_student)
-        distances = [output_discrepancy(a, b) for a, b in zip(found, self._wanted, strict=True)]
+        outputs = graph.run_in_batches(self._images.held_out_student)
+        distances = [output_discrepancy(a, b) for a, b in zip(outputs, self._targets, strict=True)]
         return float(np.mean(distances)) if np.isfinite(distances).all() else np.inf
 
 
 def kernels_before_rounding(student: Graph, teacher: Graph, grids: Mapping[str, Quantizer]) -> dict[str, np.ndarray]:
-    """Layer -> the kernel that was put on its grid: the teacher's, its BatchNorms folded, in the output channels where it is
-    less than a step away, as what was rounded is; elsewhere the student's own."""
-    folded, found = fold(teacher).graph, {}
+    """Layer -> the kernel that was rounded to its grid, as far as it is known.
+
+    In output channels where the folded teacher's kernel is less than a step away, it is what was rounded. The other channels
+    are the student's own.
+    """
+    folded, kernels = fold(teacher).graph, {}
     for key, grid in grids.items():
         if key not in folded.layers or layout_of(folded.layers[key]) is None:
             continue
-        layout, ours, theirs = layout_of(student.layers[key]), *(kernel_of(g.layers[key]) for g in (student, folded))
-        if ours.shape == theirs.shape:
-            steps = output_last((ours - theirs) / _step(grid, ours.ndim), layout)
+        layout = layout_of(student.layers[key])
+        rounded, former = (kernel_of(graph.layers[key]) for graph in (student, folded))
+        if rounded.shape == former.shape:
+            steps = output_last((rounded - former) / _step(grid, rounded.ndim), layout)
             near = np.sqrt(np.mean(np.square(steps), axis=0)) < 1
-            matrix = np.where(near, output_last(theirs, layout), output_last(ours, layout))
-            found[key] = from_output_last(matrix, ours.shape, layout)
-    return found
+            matrix = np.where(near, output_last(former, layout), output_last(rounded, layout))
+            kernels[key] = from_output_last(matrix, rounded.shape, layout)
+    return kernels
 
 
 def _step(grid: Quantizer, rank: int) -> np.ndarray:
@@ -153,37 +163,38 @@ def _step(grid: Quantizer, rank: int) -> np.ndarray:
     return np.reshape(grid.scale, shape)
 
 
-def _alike(teacher: Graph, student: Compressed) -> Graph:
-    """The teacher, with its channels scaled, and its high biases moved, as those of the student were."""
+def _scale_alike(teacher: Graph, student: Compressed) -> Graph:
+    """The teacher with its channels scaled, and its high biases moved, as compression did with those of the student."""
     target = GENERIC if student.decision is None else student.decision.target
     form = canonical_form(teacher, pooled_slices=target.pooled_slices).graph
     scaled = scale_alike(form, student.channel_scales).graph
     return absorb_biases(scaled).graph if student.recipe.absorb_bias else scaled
 
 
-def _other_size(images: Any, graph: Graph) -> tuple[int, ...] | None:
-    """Shape of the images without the batch, where only their size is another than that of the model's one input."""
-    given = images.inputs if isinstance(images, GeneratedImages) else images
-    array = next(iter(given.values())) if isinstance(given, Mapping) and len(given) == 1 else given
-    shape, wanted = tuple(getattr(array, "shape", ()))[1:], graph.specs[graph.inputs[0]].shape[1:]
-    alike = len(graph.inputs) == 1 and 1 < len(shape) == len(wanted) and shape[-1] == wanted[-1]
-    return shape if alike and shape != wanted else None
+def _other_shape(images: Any, graph: Graph) -> tuple[int, ...] | None:
+    """Shape of the images without the batch, where it differs only in size from that of the model's one input."""
+    arrays = images.inputs if isinstance(images, GeneratedImages) else images
+    array = next(iter(arrays.values())) if isinstance(arrays, Mapping) and len(arrays) == 1 else arrays
+    shape, input_shape = tuple(getattr(array, "shape", ()))[1:], graph.specs[graph.inputs[0]].shape[1:]
+    alike = len(graph.inputs) == 1 and 1 < len(shape) == len(input_shape) and shape[-1] == input_shape[-1]
+    return shape if alike and shape != input_shape else None
 
 
-def _inputs(images: Any, graph: Graph) -> list[np.ndarray]:
+def _take_images(images: Any, graph: Graph) -> list[np.ndarray]:
     if isinstance(images, GeneratedImages):
         images = dict(images.inputs)
-    given = take_inputs(images, graph, most=None, source="images")
-    if len(given[0]) < 2:
-        raise ValueError(f"images are {len(given[0])}; give at least 2 (better 128): some train, and some judge.")
-    return given
+    inputs = take_inputs(images, graph, most=None, source="images")
+    if len(inputs[0]) < 2:
+        raise ValueError(f"images are {len(inputs[0])}; give at least 2 (better 128): some train, and some judge.")
+    return inputs
 
 
-def _checked(given: Mapping[str, Any], graph: Graph, name: str, shape: Callable | None) -> dict[str, Any]:
-    known = zeros_of(graph)
-    if unknown := [key for key in given if key not in known]:
+def _check_layers(values: Mapping[str, Any], graph: Graph, name: str, shape: Callable | None) -> dict[str, Any]:
+    """`values` by layer, as masks where `shape` is given. Raises ValueError where a layer or a shape is wrong."""
+    known = nonzero_masks(graph)
+    if unknown := [key for key in values if key not in known]:
         raise ValueError(f"{name} are for {', '.join(unknown)}; the layers with kernels are {', '.join(known)}.")
-    for key, value in given.items():
+    for key, value in values.items():
         if shape is not None and shape(value) != known[key].shape:
             raise ValueError(f"{name} for '{key}' have shape {shape(value)}; the kernel's is {known[key].shape}.")
-    return {key: np.asarray(value, bool) if shape is not None else value for key, value in given.items()}
+    return {key: np.asarray(value, bool) if shape is not None else value for key, value in values.items()}

@@ -1,7 +1,6 @@
-"""The recovery that a recipe asks for: what `generate_images` and then `feature_regression` do, with the compression's own seed
-and input range.
+"""The recovery that a recipe asks for: `generate_images`, then `feature_regression`, with the compression's own seed and range.
 
-    recover(compressed, task, options, ends, ...) gives the bytes of feature_regression(compressed, model, images)
+recover(compressed, task, input_range, ...) gives the bytes of feature_regression(compressed, model, images)
 """
 
 import dataclasses
@@ -13,23 +12,23 @@ from tfdatafree.progress import Progress
 from tfdatafree.recovery.regression import feature_regression
 from tfdatafree.task import Task
 
-IMAGES_STAGE, LAYERS_STAGE = "match images", "solve layers anew"
-# Images optimised together: fewer than all, so that they may differ as those of a training set do.
-_TOGETHER = 32
+IMAGES_STAGE, LAYERS_STAGE = "match images", "solve layers"
+# Images that are optimised together: fewer than all, so that they may differ as those of a training set do.
+_BATCH_SIZE = 32
 
 
 def recover(compressed: Compressed, task: Task, input_range: tuple[float, float], progress: Progress) -> Compressed:
-    """`compressed` with weights that are solved anew; itself, with a note that says why, where no file can be made of them.
+    """`compressed` with recovered weights. Where these give no file, `compressed` itself, with a note that says why.
 
     Args:
-        task: What made it; its recipe says how to recover.
+        task: What made `compressed`; its recipe says how to recover.
         input_range: (low, high) of the model's inputs.
 
-    Guarantees that the Output Discrepancy on images held out is not larger than before.
+    Guarantees that the Output Discrepancy on the held-out images is not larger than before.
     """
     options = task.recipe.recover
     if all(grid is None for grid in compressed.weight_grids.values()):
-        return _left(compressed, "no layer has integer weights with steps along a single axis")
+        return _with_note(compressed, "no layer has integer weights with steps along a single axis")
     model = load(task.model, unsafe=task.unsafe_load, input_shape=task.input_shape)
     with progress.stage(IMAGES_STAGE):
         images = generate_images(
@@ -38,24 +37,26 @@ def recover(compressed: Compressed, task: Task, input_range: tuple[float, float]
             image_size=options.image_size,
             input_range=input_range,
             statistics="set",
-            batch_size=_TOGETHER,
+            batch_size=_BATCH_SIZE,
             seed=task.seed,
             verbose=0,
         )
     with progress.stage(LAYERS_STAGE):
         recovered = feature_regression(compressed, model, images, steps=options.steps, seed=task.seed, verbose=0)
     if recovered.compressed is None:
-        return _left(compressed, "; ".join(recovered.kept.values()))
+        return _with_note(compressed, "; ".join(recovered.kept.values()))
     before, after = compressed.report, recovered.compressed.report
     policy = after.policy
     if policy is not None and before.bytes <= policy.budget < after.bytes:
-        return _left(compressed, f"its file would take {after.bytes:,} bytes, and policy.size allows {policy.budget:,}")
+        return _with_note(
+            compressed, f"its file would take {after.bytes:,} bytes, and policy.size allows {policy.budget:,}"
+        )
     reasons = {name: f"not recovered: {why}" for name, why in recovered.kept.items()}
     report = dataclasses.replace(after, kept={**reasons, **after.kept}, call=before.call)
     return dataclasses.replace(recovered.compressed, report=report)
 
 
-def _left(compressed: Compressed, why: str) -> Compressed:
+def _with_note(compressed: Compressed, why: str) -> Compressed:
     report = compressed.report
     notes = {**report.notes, "recovery": f"none: {why}"}
     return dataclasses.replace(compressed, report=dataclasses.replace(report, notes=notes))

@@ -3,8 +3,7 @@
     pose the problem -> re-estimate BatchNorms -> solve layer by layer -> train (the network, or block after block)
         -> judge -> Keras model (-> integer file)
 
-What is to be learned is put together in problem.py; layers are solved in solve.py and
-trained in train.py.
+problem.py poses the problem, solve.py solves layers, and train.py trains them.
 """
 
 import dataclasses
@@ -30,10 +29,10 @@ from tfdatafree.recovery.solve import Constraints, solve_in_order
 from tfdatafree.recovery.train import Images, Regression, regress
 
 _MOST_PER_BATCH = 32
-# Bytes that the activations of one batch may take; gradients and workspace take about twice as much again.
+# Bytes that the activations of one batch may take. Gradients and workspace take about twice as much in addition.
 _BATCH_BYTES = 2**29
-# Bytes that the largest activation of the images that layers are solved for may take; about five such are in memory.
-_SOLVED_BYTES = 2**29
+# Bytes that the largest activation of the images that layers are solved on may take. About five such are in memory.
+_SOLVE_BYTES = 2**29
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +41,12 @@ class Recovered:
 
     Attributes:
         model: The student with new weights, built as it was.
-        compressed: Where the student was the result of a quantizing `compress`: the same as it returned, with the new
-            weights; activations keep their grids, and weights as many bits. `.tflite` is the file, `.model` is `model`. None
-            for any other student, where `grids` were given, and where no file could be written: then `kept` says why.
+        compressed: If the student was the result of a quantizing `compress`: that result with the new weights. Activations
+            keep their grids, and weights keep their bits. `.tflite` is the file, `.model` is `model`. None for any other
+            student, and if `grids` were given. None also if no file could be written; `kept` then says why.
         before, after: Output Discrepancy to the teacher on the held-out images; after <= before.
-        loss: Of each step on the images that it trained on; block after block in block-wise mode.
-        steps: Block (or "network") -> the step whose weights were taken; 0: none was better than the start.
+        loss: Loss of each step on the images that it trained on; block after block in block-wise mode.
+        steps: Block (or "network") -> the step whose weights were taken; 0: no step was better than the start.
         kept: Layer -> why it was not trained, or not compared.
     """
 
@@ -80,28 +79,28 @@ def feature_regression(
     """Trains the student's kernels, biases and BatchNorms to give the teacher's features. Neither model is changed.
 
     Args:
-        student: The teacher with changed weights: layers are compared by name. BatchNorms may be folded, and
-            Quantization layers (of `Compressed.model`) are passed straight through. A `Compressed` tells, too, by what its
-            channels were scaled (`channel_scales`): the teacher's are then compared as if they had been, too.
+        student: The teacher with changed weights: layers are compared by name. BatchNorms may be folded, and gradients pass
+            Quantization layers (of `Compressed.model`) straight through. If it is a `Compressed`, the teacher's channels are
+            scaled by its `channel_scales` before they are compared.
         teacher: The float model.
         images: Real values (n, *shape); a list or a dict by name for several inputs; or what `generate_images` returned,
-            e.g. with n=256, statistics="set", batch_size=32. A quarter is held out. Images of another size than the model's
-            one input has will do, where its layers work at that size; smaller ones take less time and memory.
-        mode: "network": all layers at once; "blocks": one after the other, cut where a single tensor passes on, each fed
-            with what the trained blocks before it give. Needs the memory of a block only. Recovers less after heavy pruning;
-            try it where little is lost.
-        masks: Layer name -> bool in its kernel's shape, False for weights that stay zero. None: what is zero in the
-            student stays zero, but for integer kernels of a `Compressed` that was not pruned; {}: nothing does.
-        grids: Layer name -> grid that its kernel is kept on. None: those of a `Compressed` (its `weight_grids`), whose steps
-            may change, as `Recovered.compressed.weight_grids` tells; {}: none.
-        steps: Of Adam (per block in block-wise mode). 0: none; layers are solved only, in a small part of the time.
-        learning_rate: The first step's length as a part of the rms of what it changes, times the discrepancy that there is
-            at the start; cosine decay to 0.
+            e.g. with n=256, statistics="set", batch_size=32. A quarter is held out. For a model with one input, images may
+            have another size than the input if its layers work at that size. Smaller images take less time and memory.
+        mode: "network": trains all layers at once. "blocks": trains block after block, cut where a single tensor passes on;
+            each block reads the outputs of the trained blocks before it. This needs the memory of one block only. It recovers
+            less after heavy pruning; try it where little is lost.
+        masks: Layer name -> bool in its kernel's shape, False for weights that stay zero. None: zeros of the student stay
+            zero, except in integer kernels of a `Compressed` that was not pruned. {}: no zero has to stay.
+        grids: Layer name -> grid that its kernel stays on. None: the `weight_grids` of a `Compressed`. Their steps may change;
+            `Recovered.compressed.weight_grids` has the new ones. {}: no grids.
+        steps: Steps of Adam (per block in block-wise mode). 0: layers are only solved, in a small part of the time.
+        learning_rate: Length of the first step, as a part of the rms of what it changes, times the discrepancy at the start.
+            It decays to 0 by a cosine.
         batch_size: Images per step; None: 32, or as many as memory allows.
         reestimate: Move the BatchNorms' statistics first, by as much as the student's layers moved.
-        solve: Then solve for each layer in order, by least squares; wins back most of what comes back where little is
-            lost. Kernels on grids are rounded anew.
-        flip: Mirror half of the images, at random, and move all by up to an eighth of their size, in network mode.
+        solve: Then solve for each layer in order, by least squares. Where little is lost, this recovers most of what can be
+            recovered. Kernels on grids are rounded again.
+        flip: In network mode, mirror half of the images at random, and move all by up to an eighth of their size.
         seed: The same seed gives the same weights.
         verbose: 0 hides the progress bar, which shows the loss.
 
@@ -117,7 +116,7 @@ def feature_regression(
     """
     if mode not in ("network", "blocks"):
         raise ValueError(f"mode is {mode!r}; choose 'network' or 'blocks'.")
-    begun = time.perf_counter()
+    started = time.perf_counter()
     problem = pose(student, teacher, images, masks=masks, grids=grids, seed=seed)
     options = Regression(
         steps=steps,
@@ -126,58 +125,59 @@ def feature_regression(
         flip=flip and mode == "network",
         seed=seed,
     )
-    found = [(problem.student, problem.grids)]  # each from the one before it
+    candidates = [(problem.student, problem.grids)]  # each made from the one before it
     if reestimate:
-        found.append((_reestimated(problem), problem.grids))
+        candidates.append((_reestimate(problem), problem.grids))
     if solve:
-        found.append(_solved(problem, found[-1][0], seed))
-    training = _train(problem, *found[-1], options, mode, verbose)
+        candidates.append(_solve(problem, candidates[-1][0], seed))
+    training = _train(problem, *candidates[-1], options, mode, verbose)
     if any(training.steps.values()):
-        found.append((training.graph, found[-1][1]))
+        candidates.append((training.graph, candidates[-1][1]))
     judge = Judge(problem)
-    discrepancies = [judge.discrepancy(graph) for graph, _ in found]
+    discrepancies = [judge.discrepancy(graph) for graph, _ in candidates]
     before, after = discrepancies[0], min(discrepancies)
-    best, settled = found[max(at for at, value in enumerate(discrepancies) if value == after)]
-    steps_taken = training.steps if best is training.graph else dict.fromkeys(training.steps, 0)
-    kept, compressed = problem.kept | training.kept, None
-    if problem.written:
+    best, new_grids = candidates[max(at for at, value in enumerate(discrepancies) if value == after)]
+    best_steps = training.steps if best is training.graph else dict.fromkeys(training.steps, 0)
+    reasons, compressed = problem.reasons | training.reasons, None
+    if problem.file_grids:
         how = "trained" if steps else "solved"
         note = f"{how} on {len(problem.inputs[0])} images: Output Discrepancy {before:.4g} -> {after:.4g} on those held out"
         try:
             compressed = student.rewritten(
-                _rebuilt(student.built.graph, best),
-                {**problem.written, **settled},
-                reference=problem.whole,
+                _with_weights(student.built.graph, best),
+                {**problem.file_grids, **new_grids},
+                reference=problem.teacher_source,
                 note=note,
-                seconds=time.perf_counter() - begun,
+                seconds=time.perf_counter() - started,
             )
         except ExportError as error:
-            kept[problem.source.name] = f"no file was written: {error}"
+            reasons[problem.student_source.name] = f"no file was written: {error}"
+    model = _with_weights(problem.student_source, best).to_keras() if compressed is None else compressed.model
     return Recovered(
-        model=_rebuilt(problem.source, best).to_keras() if compressed is None else compressed.model,
+        model=model,
         compressed=compressed,
         before=before,
         after=after,
         loss=training.loss,
-        steps=steps_taken,
-        kept=kept,
+        steps=best_steps,
+        kept=reasons,
     )
 
 
-def _reestimated(problem: Problem) -> Graph:
+def _reestimate(problem: Problem) -> Graph:
     return reestimate_batchnorm(problem.student, problem.teacher, one_batch(problem.student, problem.inputs))
 
 
-def _solved(problem: Problem, graph: Graph, seed: int) -> tuple[Graph, dict[str, Quantizer]]:
-    some = one_batch(problem.student, problem.images.student, _SOLVED_BYTES)
+def _solve(problem: Problem, graph: Graph, seed: int) -> tuple[Graph, dict[str, Quantizer]]:
+    batch = one_batch(problem.student, problem.images.student, _SOLVE_BYTES)
     constraints = Constraints(
         masks=problem.masks,
         grids=problem.grids,
         latent=kernels_before_rounding(graph, problem.teacher, problem.grids),
         fixed=problem.fixed,
-        new_steps=bool(problem.written),
+        new_steps=bool(problem.file_grids),
     )
-    return solve_in_order(graph, problem.teacher, problem.pairs, (some, some), constraints, seed=seed)
+    return solve_in_order(graph, problem.teacher, problem.pairs, (batch, batch), constraints, seed=seed)
 
 
 # Training ---------------------------------------------------------------------------------------------------------------
@@ -185,23 +185,23 @@ def _solved(problem: Problem, graph: Graph, seed: int) -> tuple[Graph, dict[str,
 
 @dataclass(frozen=True)
 class _Training:
-    """A trained graph; the others are those of `Recovered`."""
+    """A trained graph, with the `steps` and the `loss` of `Recovered`, and why layers were not trained."""
 
     graph: Graph
     steps: dict[str, int]
     loss: np.ndarray
-    kept: dict[str, str]
+    reasons: dict[str, str]
 
 
 def _train(
     problem: Problem, graph: Graph, grids: Mapping[str, Quantizer], options: Regression, mode: str, verbose: int
 ) -> _Training:
-    """`graph` trained, as a whole or block after block."""
+    """Trains `graph`, all at once or block after block."""
     blocks = [(graph, problem.teacher)]
     if mode == "blocks":
         blocks = cut_into_blocks(graph, problem.teacher, problem.pairs)
     shared = {key for key in graph.layers if sum(key in block.layers for block, _ in blocks) > 1}
-    kept = {key: "called in several blocks" for key in sorted(shared) if graph.layers[key].weights}
+    reasons = {key: "called in several blocks" for key in sorted(shared) if graph.layers[key].weights}
     untrained = shared | problem.fixed
     progress = Progress(options.steps * len(blocks), verbose if options.steps else 0)
     losses: list[float] = []
@@ -210,26 +210,26 @@ def _train(
         losses.append(loss)
         progress.step(f"feature regression, loss {loss:.4f}")
 
-    sides, steps = problem.images, {}
+    images, steps = problem.images, {}
     try:
         for block, target in blocks:
             trained, step = regress(
                 block,
                 target,
-                sides,
+                images,
                 options,
                 masks=problem.masks,
                 grids=grids,
-                trained=lambda key: key not in untrained,
+                is_trained=lambda key: key not in untrained,
                 on_step=on_step,
             )
             steps["network" if len(blocks) == 1 else block.outputs[0]] = step
             graph = dataclasses.replace(graph, layers=graph.layers | trained.layers)
             if len(blocks) > 1:
-                sides = _passed_on(sides, trained, target, options.batch_size)
+                images = _pass_on(images, trained, target, options.batch_size)
     finally:
         progress.close()
-    return _Training(graph, steps, np.array(losses, np.float32), kept)
+    return _Training(graph, steps, np.array(losses, np.float32), reasons)
 
 
 def _batch_size(graph: Graph) -> int:
@@ -237,36 +237,38 @@ def _batch_size(graph: Graph) -> int:
     return int(min(_MOST_PER_BATCH, max(1, _BATCH_BYTES // (4 * elements))))
 
 
-def _passed_on(sides: Images, student: Graph, teacher: Graph, step: int) -> Images:
-    """What the next block reads."""
+def _pass_on(images: Images, student: Graph, teacher: Graph, batch_size: int) -> Images:
+    """What the next block reads: the outputs of this one."""
     if student.outputs != teacher.outputs or len(student.outputs) != 1:
-        return sides  # the last block: nothing comes behind it
+        return images  # this is the last block
     return Images(
-        student.run_in_batches(sides.student, step),
-        teacher.run_in_batches(sides.teacher, step),
-        student.run_in_batches(sides.held_student, step),
-        teacher.run_in_batches(sides.held_teacher, step),
+        student.run_in_batches(images.student, batch_size),
+        teacher.run_in_batches(images.teacher, batch_size),
+        student.run_in_batches(images.held_out_student, batch_size),
+        teacher.run_in_batches(images.held_out_teacher, batch_size),
     )
 
 
 # Back to the student ----------------------------------------------------------------------------------------------------
 
 
-def _rebuilt(source: Graph, trained: Graph) -> Graph:
-    """`source` with the weights of its separated form."""
+def _with_weights(source: Graph, separated: Graph) -> Graph:
+    """`source` with the weights of `separated`, its separated form."""
     source = source.copy()
     for key, layer in source.layers.items():
-        found = trained.layers.get(key)
-        if found is None or not layer.weights:
+        new = separated.layers.get(key)
+        if new is None or not layer.weights:
             continue
         if layer.weight("pointwise_kernel") is not None:
             depthwise = next(
-                other for name, other in trained.layers.items() if name.startswith(f"{key}_depthwise") and other.weights
+                other
+                for name, other in separated.layers.items()
+                if name.startswith(f"{key}_depthwise") and other.weights
             )
-            named = {"depthwise_kernel": depthwise.weights[0], "pointwise_kernel": found.weights[0]}
-            if len(found.weights) > 1:
-                named["bias"] = found.weights[1]
-            source.layers[key] = layer.with_weights(**named)
-        elif len(found.weights) == len(layer.weights):
-            source.layers[key] = Layer(layer.operation, found.weights)
+            weights = {"depthwise_kernel": depthwise.weights[0], "pointwise_kernel": new.weights[0]}
+            if len(new.weights) > 1:
+                weights["bias"] = new.weights[1]
+            source.layers[key] = layer.with_weights(**weights)
+        elif len(new.weights) == len(layer.weights):
+            source.layers[key] = Layer(layer.operation, new.weights)
     return source
