@@ -142,7 +142,7 @@ def _without_channels(network: Network, task: Task, inputs: Inputs) -> Network:
         current=folded,
         pruning=Pruning(method="channel", sparsity=smaller.sparsity, layers=smaller.layers),
     )
-    return pruned.logged(notes={"channels removed": moved}, reasons=smaller.kept)
+    return pruned.logged(notes={"channels removed": moved}, reasons=smaller.reasons)
 
 
 def level_network(network: Network, task: Task) -> Network:
