@@ -1,4 +1,4 @@
-"""Which layer is at work, told to whoever looks: stages report it, and do not know who that is."""
+"""Passes on which layer is being processed: stages report it, without knowing the listener."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("tfdatafree_at_work", defaul
 
 
 def report_layer(name: str, part: float | None = None) -> None:
-    """Says that layer `name` is at work and, if it is known, what part of the stage is done, 0 to 1."""
+    """Reports that layer `name` is being processed and, if known, which part of the stage is finished, 0 to 1."""
     if (listener := _LISTENER.get()) is not None:
         listener(name, part)
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Passes what the block reports to `listener`, and to nobody else."""
+    """Passes the reports made inside the `with` block to `listener` only."""
     token = _LISTENER.set(listener)
     try:
         yield

@@ -1,20 +1,20 @@
-"""Errors that a user of tfdatafree can cause and mend.
+"""Errors that a user of tfdatafree can cause and fix.
 
-Each message says what came, what was wanted and what to do. Wrong option values are plain `ValueError`s, raised where
-the option is declared (see `recipe/`).
+Each message says what came, what was wanted and what to do. Wrong options are plain `ValueError`s, raised where the option is
+declared (see `recipe/`).
 """
 
 
 class TfdatafreeError(Exception):
-    """Base of every error below, so that a caller can catch them all at once."""
+    """Base of all errors of this package, so that a caller can catch all of them."""
 
 
 class LoadError(TfdatafreeError):
-    """A model file that is missing, empty, truncated or not a Keras model."""
+    """A model file is missing, empty, truncated or not a Keras model."""
 
 
 class UnsupportedModelError(TfdatafreeError):
-    """A model, or one of its layers, that cannot be compressed. Names the layer, its class and what to do."""
+    """A model, or one of its layers, cannot be compressed. Names the layer, its class and what to do."""
 
 
 class ExportError(TfdatafreeError):
@@ -22,4 +22,4 @@ class ExportError(TfdatafreeError):
 
 
 class MissingPackageError(TfdatafreeError, ImportError):
-    """Something needs a package that is not installed. Names it and the pip command that installs it."""
+    """A package is not installed. Names it and the pip command that installs it."""

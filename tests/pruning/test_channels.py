@@ -13,8 +13,8 @@ from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of, with_kernel
 from tfdatafree.numerics.metrics import relative_error
-from tfdatafree.pruning.channel_budget import Kernel, channels_left
-from tfdatafree.pruning.channel_order import Reader, elimination, energy, refit_without, shrunk
+from tfdatafree.pruning.channel_budget import Kernel, choose_channel_counts
+from tfdatafree.pruning.channel_order import Reader, order_channels, output_energy, refit_without, shrink_correlations
 from tfdatafree.pruning.channels import find_spaces, prune_channels
 from tfdatafree.pruning.remove_channels import find_channels
 from tfdatafree.recipe.prune import Prune
@@ -28,7 +28,7 @@ def pruned(graph: Graph, sparsity: float, **options):
 
 @functools.cache
 def network(width: int = 16) -> Graph:
-    """Two residual blocks with a bottleneck, wide enough that a budget can be met."""
+    """Two residual blocks with a bottleneck, wide enough to meet a budget."""
     x = image()
     y = block(x, width, "stem")
     for at in range(2):
@@ -51,19 +51,19 @@ def problem(inputs: int = 12, outputs: int = 5, per_channel: int = 2) -> Reader:
     return Reader(mixed @ mixed.T, random.normal(size=(inputs, outputs)), rows)
 
 
-def test_refitted_weights_lose_least_and_what_the_order_says():
+def test_refitted_weights_lose_least_and_as_much_as_the_order_says():
     reader = problem()
-    (correlation, deviation), first = shrunk(reader.covariance), reader.rows[0]
+    (correlation, deviation), first = shrink_correlations(reader.covariance), reader.rows[0]
     h = correlation.astype(np.float64) * deviation[:, None] * deviation
     gone = np.isin(np.arange(12), first)
     refitted = refit_without(reader.weights, reader.covariance, gone)
-    loss = energy(refitted - reader.weights, reader.covariance)
+    loss = output_energy(refitted - reader.weights, reader.covariance)
     assert not refitted[gone].any()
-    assert loss < 0.9 * energy(np.where(gone[:, None], reader.weights, 0), reader.covariance)
+    assert loss < 0.9 * output_energy(np.where(gone[:, None], reader.weights, 0), reader.covariance)
     # The gradient of the loss is zero at the weights that stay: nothing else loses less.
     assert np.abs((h @ (refitted - reader.weights))[~gone]).max() < 1e-5 * np.abs(h @ reader.weights).max()
-    order, losses = elimination([reader])
-    alone = {c: energy(refit_without(reader.weights, reader.covariance, np.isin(np.arange(12), rows)) - reader.weights,
+    order, losses = order_channels([reader])
+    alone = {c: output_energy(refit_without(reader.weights, reader.covariance, np.isin(np.arange(12), rows)) - reader.weights,
                        reader.covariance) for c, rows in enumerate(reader.rows)}  # fmt: skip
     assert order[0] == min(alone, key=alone.get)
     assert losses[0] == pytest.approx(alone[order[0]], rel=1e-3)
@@ -72,39 +72,41 @@ def test_refitted_weights_lose_least_and_what_the_order_says():
 
 def test_losses_of_an_order_add_up_to_the_loss_of_removing_all_of_them():
     reader = problem()
-    order, losses = elimination([reader])
+    order, losses = order_channels([reader])
     gone = np.isin(np.arange(12), reader.rows[order[:3]])
-    together = energy(refit_without(reader.weights, reader.covariance, gone) - reader.weights, reader.covariance)
+    together = output_energy(refit_without(reader.weights, reader.covariance, gone) - reader.weights, reader.covariance)
     assert losses[:3].sum() == pytest.approx(together, rel=1e-3)
 
 
-def test_readers_count_together_and_what_never_moves_goes_first():
+def test_losses_of_readers_add_up_and_constant_channels_go_first():
     reader = problem()
-    still = reader.covariance.copy()
-    still[reader.rows[4]] = still[:, reader.rows[4]] = 0
-    order, losses = elimination([Reader(still, reader.weights, reader.rows)] * 2)
+    constant = reader.covariance.copy()
+    constant[reader.rows[4]] = constant[:, reader.rows[4]] = 0
+    order, losses = order_channels([Reader(constant, reader.weights, reader.rows)] * 2)
     assert order[0] == 4 and losses[0] < 1e-5 * losses.sum()
-    _, once = elimination([Reader(still, reader.weights, reader.rows)])
+    _, once = order_channels([Reader(constant, reader.weights, reader.rows)])
     np.testing.assert_allclose(losses, 2 * once, rtol=1e-4)
 
 
 # How many ---------------------------------------------------------------------------------------------------------------
 
 
-def test_weights_are_counted_with_both_ends_of_a_kernel():
+def test_weights_are_counted_with_both_sides_of_a_kernel():
     chain = [Kernel(9, (3, {}), (0, {0: 1})), Kernel(1, (0, {0: 1}), (0, {1: 1})), Kernel(1, (0, {1: 1}), (10, {}))]
-    left = channels_left([np.ones(40), np.ones(40)], chain, 0.5)
+    counts = choose_channel_counts([np.ones(40), np.ones(40)], chain, 0.5)
     total = sum(kernel.size([40, 40]) for kernel in chain)
-    assert sum(kernel.size(left) for kernel in chain) == pytest.approx(0.5 * total, abs=0.005 * total)
-    dear = channels_left([np.ones(40), np.full(40, 100.0)], chain, 0.3)
-    assert dear[1] == 40 and dear[0] < 40
+    assert sum(kernel.size(counts) for kernel in chain) == pytest.approx(0.5 * total, abs=0.005 * total)
+    counts = choose_channel_counts([np.ones(40), np.full(40, 100.0)], chain, 0.3)
+    assert counts[1] == 40 and counts[0] < 40
     for multiple in (4, 8):
-        assert all(count % multiple == 0 for count in channels_left([np.ones(40)] * 2, chain, 0.5, multiple=multiple))
-    assert channels_left([np.ones(40)] * 2, chain, 0.0) == [40, 40]
-    assert min(channels_left([np.ones(40)] * 2, chain, 0.999)) == 1
+        assert all(
+            count % multiple == 0 for count in choose_channel_counts([np.ones(40)] * 2, chain, 0.5, multiple=multiple)
+        )
+    assert choose_channel_counts([np.ones(40)] * 2, chain, 0.0) == [40, 40]
+    assert min(choose_channel_counts([np.ones(40)] * 2, chain, 0.999)) == 1
 
 
-def test_what_padding_replaces_counts_less():
+def test_taps_at_the_border_count_less_where_padding_replaces_inputs():
     plain = L.Conv2D(2, 3, padding="same")
     plain.build((None, 4, 4, 1))
     (layer,) = [Graph.from_keras(keras.Sequential([keras.Input((4, 4, 1)), plain])).layers[plain.name]]
@@ -122,7 +124,7 @@ def test_the_budget_is_met_by_a_model_that_is_smaller(sparsity):
     assert 1 - kernels_of(result.graph) / kernels_of(graph) == pytest.approx(sparsity, abs=0.02)
     assert result.sparsity == pytest.approx(1 - kernels_of(result.graph) / kernels_of(graph))
     assert result.graph.inputs == graph.inputs and result.graph.outputs == graph.outputs
-    assert result.kept == {"head": "channels not removed: its channels stay: 'head' is an output of the model"}
+    assert result.reasons == {"head": "channels not removed: its channels stay: 'head' is an output of the model"}
 
 
 def test_channels_per_layer_are_multiples():
@@ -131,7 +133,7 @@ def test_channels_per_layer_are_multiples():
     assert all(width % 8 == 0 for width in widths) and widths != {16, 32}
 
 
-def test_spaces_are_streams_and_insides():
+def test_spaces_are_residual_streams_and_insides_of_bottlenecks():
     channels = find_channels(network())
     spaces = find_spaces(channels)
     assert sorted(len(space) for space in spaces) == [16, 32, 32]
@@ -149,7 +151,7 @@ def test_refitting_and_correcting_means_loses_less():
 
 
 def with_dead_channels(name: str) -> Graph:
-    """`name` with weights that make half of the channels that can go constant, zero where padding would tell."""
+    """`name` with weights that make half of the removable channels constant: zero, as padding is."""
     graph = separated(name).copy()
     channels = find_channels(graph)
     dead = set(np.concatenate([space[: len(space) // 2] for space in find_spaces(channels)]).tolist())
@@ -191,7 +193,7 @@ def test_dead_channels_go_first_and_the_function_stays(name):
     assert relative_difference(outputs_of(result.graph.to_keras(), inputs), wanted) < 2e-5
 
 
-def test_constant_channels_go_into_the_biases_where_no_padding_can_tell():
+def test_constant_channels_go_into_the_biases_where_nothing_is_padded():
     x = image()
     y = L.Activation("sigmoid", name="sigmoid")(block(x, 8, "a"))
     y = L.Conv2D(6, 3, name="valid")(y)

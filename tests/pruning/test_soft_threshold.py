@@ -71,10 +71,10 @@ def test_more_strength_gives_more_zeros():
 
 
 def test_kernels_of_any_shape_share_one_compiled_step():
-    before = soft_threshold._several_steps.experimental_get_tracing_count()
+    before = soft_threshold._take_steps.experimental_get_tracing_count()
     for seed, (inputs, outputs, groups) in enumerate([(6, 4, 1), (9, 8, 2), (12, 3, 1)]):
         train_to_count(*problem(inputs, outputs, groups, seed), 10)
-    assert soft_threshold._several_steps.experimental_get_tracing_count() - before <= 1
+    assert soft_threshold._take_steps.experimental_get_tracing_count() - before <= 1
 
 
 def test_layers_of_zeros_dead_inputs_and_strange_counts_do_no_harm():

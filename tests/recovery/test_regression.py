@@ -216,7 +216,7 @@ def test_a_kernel_with_steps_along_two_axes_is_left_alone_and_told():
     student = compress(teacher, Recipe(quantize=Quantize(weight_bits=4)), input_range=(-1, 1), verbose=0)
     found = regressed(student, teacher, steps=40)
     assert student.weight_grids["deep"] is None and student.weight_grids["a_conv"] is not None
-    assert found.kept == {"deep": "its kernel's steps do not run along a single axis"}
+    assert found.kept == {"deep": "its kernel's scales do not run along a single axis"}
     np.testing.assert_array_equal(kernels(found.model)["deep"], kernels(student.model)["deep"])
 
 

@@ -93,13 +93,13 @@ def test_kernels_stay_on_their_grids_and_are_better_rounded_than_to_nearest():
         latent[name] = kernel
         student.get_layer(name).kernel.assign(grids[name](kernel))
     off = [output_discrepancy(student, teacher, OTHER)]
-    for new_steps in (False, True):
-        found, settled = solved(student, teacher, grids=grids, latent=latent, new_steps=new_steps)
+    for new_scales in (False, True):
+        found, settled = solved(student, teacher, grids=grids, latent=latent, new_scales=new_scales)
         for name in names:
             kernel = kernel_of(found.layers[name])
             np.testing.assert_array_equal(settled[name](kernel), kernel)
             assert dataclasses.replace(settled[name], scale=grids[name].scale) == grids[name]
-            assert new_steps == (settled[name] != grids[name])
+            assert new_scales == (settled[name] != grids[name])
         off.append(far(found, teacher))
     assert off[1] < off[0] and off[2] < off[0]
 
@@ -114,7 +114,7 @@ def test_channels_that_a_batchnorm_switches_off_keep_their_weights_and_steps():
     student = keras.models.clone_model(teacher)
     student.set_weights(teacher.get_weights())
     student.get_layer("a_conv").kernel.assign(grid(kernel))
-    found, settled = solved(student, teacher, grids={"a_conv": grid}, latent={"a_conv": kernel}, new_steps=True)
+    found, settled = solved(student, teacher, grids={"a_conv": grid}, latent={"a_conv": kernel}, new_scales=True)
     after, off = kernel_of(found.layers["a_conv"]), settled["a_conv"]
     np.testing.assert_array_equal(after[..., 1], grid(kernel)[..., 1])
     assert off.scale[1] == grid.scale[1] and (off.scale != grid.scale).any()

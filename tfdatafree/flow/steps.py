@@ -143,7 +143,7 @@ def _remove_channels(network: Network, task: Task, inputs: Inputs) -> Network:
         current=folded,
         pruning=Pruning(method="channel", sparsity=pruned.sparsity, layers=pruned.layers),
     )
-    return network.logged(notes={"channels removed": change}, reasons=pruned.kept)
+    return network.logged(notes={"channels removed": change}, reasons=pruned.reasons)
 
 
 def level_network(network: Network, task: Task) -> Network:

@@ -1,9 +1,11 @@
-"""A trained Keras model as a flat list of nodes, to be read, walked and rewritten.
+"""Reads a trained Keras model as a flat list of nodes that can be walked and rewritten, and writes it as a model again.
 
-This is the only file that touches Keras internals. A `Graph` is read from a `keras.Model` once (nested models are
-inlined, training-only arguments dropped), edited by the visitors, and turned back into a plain `keras.Model` by
-`Graph.to_keras`. Weights are NumPy arrays held by the graph, so that two graphs (the float teacher and its compressed
-student) can share one layer object and still compute with different weights. The model that was read is never changed.
+A `Graph` is read from a `keras.Model` once: nested models are inlined, and arguments that only training uses are dropped. The
+passes edit it, and `Graph.to_keras` turns it back into a plain `keras.Model`. Weights are NumPy arrays that the graph holds. So
+two graphs, such as the float reference and a compressed network, can share one layer object and compute with different weights.
+The model that was read is never changed.
+
+Long because it is the only file, besides the loaders, that touches Keras' private parts: reading and writing need them.
 """
 
 import copy
@@ -31,7 +33,7 @@ class Ref:
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """Static shape (None where unknown; the first axis is the batch) and dtype name of a tensor."""
+    """Static shape of a tensor (None where a size is unknown; the first axis is the batch) and the name of its dtype."""
 
     shape: tuple[int | None, ...]
     dtype: str
@@ -41,9 +43,9 @@ class TensorSpec:
 class Layer:
     """A Keras operation with the weights it computes with.
 
-    Holds for every instance: `weights` are in the order and have the shapes of `operation.weights` (empty for an
-    operation of `keras.ops`, which has none). The operation is a template: it is executed with *these* weights, and
-    never called on symbolic tensors, so the model it came from does not notice.
+    Holds for every instance: `weights` have the order and the shapes of `operation.weights`; they are empty for operations of
+    `keras.ops`. The operation is a template: it is executed with *these* weights and never called on symbolic tensors, so the
+    model that it came from does not change.
     """
 
     operation: Any
@@ -54,14 +56,14 @@ class Layer:
         return type(self.operation).__name__
 
     def weight(self, name: str) -> np.ndarray | None:
-        """The weight whose Keras variable is called `name` ("kernel", "bias", "gamma" ...), or None."""
+        """The weight whose Keras variable has this name ("kernel", "bias", "gamma" ...), or None."""
         for variable, value in zip(_variables(self.operation), self.weights, strict=True):
             if variable.name == name:
                 return value
         return None
 
     def with_weights(self, **named: np.ndarray) -> "Layer":
-        """This layer with the weights named in the call replaced; shapes must stay the same."""
+        """This layer with the named weights replaced. Raises ValueError where a shape differs."""
         values = list(self.weights)
         names = [variable.name for variable in _variables(self.operation)]
         for name, value in named.items():
@@ -84,14 +86,14 @@ class Node:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors this node reads, in argument order."""
-        found: list[str] = []
-        _map_refs((self.args, self.kwargs), lambda ref: found.append(ref.tensor))
-        return tuple(found)
+        """Names of the tensors that this node reads, in argument order."""
+        tensors: list[str] = []
+        _map_refs((self.args, self.kwargs), lambda ref: tensors.append(ref.tensor))
+        return tuple(tensors)
 
     @property
     def output(self) -> str:
-        """The first, usually only, output."""
+        """The first output, usually the only one."""
         return self.outputs[0]
 
 
@@ -99,9 +101,9 @@ class Node:
 class Graph:
     """Nodes in execution order.
 
-    Holds for every instance: each tensor is written once, before it is read; `specs` knows every tensor; node names
-    are unique. `inputs` and `outputs` list tensor names in the order of `model.inputs` and `model.outputs`;
-    `output_names` are the keys of a dict of outputs, else the names that Keras gives them.
+    Holds for every instance: each tensor is written once, before it is read; `specs` has every tensor; node names are unique.
+    `inputs` and `outputs` are tensor names in the order of `model.inputs` and `model.outputs`. `output_names` are the keys of a
+    dict of outputs, or else the names that Keras gives them.
     """
 
     name: str
@@ -118,7 +120,7 @@ class Graph:
 
     @classmethod
     def from_keras(cls, model: keras.Model) -> "Graph":
-        """Reads a Functional or Sequential model. Raises UnsupportedModelError for any other, naming it."""
+        """Reads a Functional or Sequential model. Raises UnsupportedModelError for any other model."""
         return _Reader().read(model)
 
     def copy(self) -> "Graph":
@@ -139,15 +141,15 @@ class Graph:
         return self.layers[node.layer].operation
 
     def node(self, name: str) -> Node:
-        """The node of that name as it stands now: editing a graph rewrites nodes."""
+        """The present node of this name: editing a graph replaces nodes."""
         return next(node for node in self.nodes if node.name == name)
 
     def producers(self) -> dict[str, Node]:
-        """Tensor name -> the node that writes it (graph inputs are written by none)."""
+        """Tensor name -> the node that writes it; graph inputs have none."""
         return {tensor: node for node in self.nodes for tensor in node.outputs}
 
     def consumers(self) -> dict[str, list[Node]]:
-        """Tensor name -> nodes that read it, in execution order, once per reading node; [] for unread tensors."""
+        """Tensor name -> nodes that read it, in execution order, each node once; [] for tensors that no node reads."""
         readers: dict[str, list[Node]] = {tensor: [] for tensor in self.specs}
         for node in self.nodes:
             for tensor in dict.fromkeys(node.inputs):
@@ -155,7 +157,7 @@ class Graph:
         return readers
 
     def calls(self) -> dict[str, int]:
-        """Layer key -> how many nodes call it; more than one means that the layer is shared."""
+        """Layer key -> number of nodes that call it; a layer with more than one is shared."""
         counts = dict.fromkeys(self.layers, 0)
         for node in self.nodes:
             counts[node.layer] += 1
@@ -163,43 +165,43 @@ class Graph:
 
     def first_calls(self) -> dict[str, Node]:
         """Layer key -> the first node that calls it, in execution order."""
-        found: dict[str, Node] = {}
+        first: dict[str, Node] = {}
         for node in self.nodes:
-            found.setdefault(node.layer, node)
-        return found
+            first.setdefault(node.layer, node)
+        return first
 
     def up_to(self, tensors: Sequence[str]) -> "Graph":
-        """A new graph with `tensors` for outputs, and only the nodes that they need."""
+        """A new graph with the outputs `tensors`, and only the nodes that these need."""
         graph = dataclasses.replace(self.copy(), outputs=list(tensors))
         graph.drop_unread()
         return graph
 
     # Editing ----------------------------------------------------------------------------------------------------------
 
-    def fresh_name(self, wanted: str) -> str:
-        """`wanted`, or `wanted_1`, `wanted_2` ... when nodes, layers or tensors already use it."""
+    def fresh_name(self, stem: str) -> str:
+        """`stem`, or `stem_1`, `stem_2` ... if a node, layer or tensor already has this name."""
         taken = self.layers.keys() | self.specs.keys() | {node.name for node in self.nodes}
-        name, count = wanted, 0
+        name, count = stem, 0
         while name in taken:
             count += 1
-            name = f"{wanted}_{count}"
+            name = f"{stem}_{count}"
         return name
 
     def replace(self, node: Node, *replacements: Node) -> None:
-        """Puts `replacements` (none: nothing) where `node` was, and forgets layers that nobody calls any more."""
+        """Puts `replacements`, if any, in the place of `node`, and drops its layer if no node calls it any more."""
         at = self.nodes.index(node)
         self.nodes[at : at + 1] = replacements
         if not any(other.layer == node.layer for other in self.nodes):
             del self.layers[node.layer]
 
     def remove(self, node: Node) -> None:
-        """Takes `node` out; its readers read its first input instead."""
+        """Removes `node`; its readers read its first input instead."""
         self.redirect(node.output, node.inputs[0])
         self.replace(node)
         del self.specs[node.output]
 
     def redirect(self, old: str, new: str) -> None:
-        """Makes every reader of tensor `old`, and the graph outputs, read `new` instead."""
+        """Makes all nodes that read tensor `old`, and the graph outputs, read `new` instead."""
 
         def swap(ref: Ref) -> Ref:
             return Ref(new) if ref.tensor == old else ref
@@ -213,19 +215,19 @@ class Graph:
         self.outputs = [new if tensor == old else tensor for tensor in self.outputs]
 
     def rename_output(self, node: Node, tensor: str) -> Node:
-        """`node` writing `tensor` instead of its own output; the caller removes the former writer of `tensor`."""
+        """Makes `node` write `tensor` instead of its own output. The caller removes the node that wrote `tensor` before."""
         renamed = dataclasses.replace(node, outputs=(tensor,))
         self.nodes[self.nodes.index(node)] = renamed
         return renamed
 
     def drop_unread(self) -> None:
-        """Removes nodes whose results nobody reads, and the specs of tensors that are no longer written."""
-        needed, kept = set(self.outputs), []
+        """Removes nodes whose results no node reads, and the specs of tensors that are no longer written."""
+        needed, nodes = set(self.outputs), []
         for node in reversed(self.nodes):
             if needed.intersection(node.outputs):
                 needed.update(node.inputs)
-                kept.append(node)
-        self.nodes = kept[::-1]
+                nodes.append(node)
+        self.nodes = nodes[::-1]
         written = set(self.inputs).union(*(node.outputs for node in self.nodes))
         self.specs = {tensor: spec for tensor, spec in self.specs.items() if tensor in written}
         called = {node.layer for node in self.nodes}
@@ -234,7 +236,7 @@ class Graph:
     # Executing --------------------------------------------------------------------------------------------------------
 
     def call(self, node: Node, live: Mapping[str, Any]) -> tuple:
-        """Executes one node on the arrays or tensors in `live`; returns its outputs, flat."""
+        """Executes one node on the arrays or tensors in `live`; returns its outputs as a flat tuple."""
         fill = lambda ref: live[ref.tensor]  # noqa: E731
         args, kwargs = _map_refs(node.args, fill), _map_refs(node.kwargs, fill)
         return execute(self.layer_of(node), args, kwargs)
@@ -244,14 +246,14 @@ class Graph:
         inputs: Sequence[Any],
         call: Callable[[Node, Mapping[str, Any]], tuple] | None = None,
     ) -> Iterator[tuple[Node, dict[str, Any]]]:
-        """Executes the graph node by node, holding only tensors that are still to be read.
+        """Executes the graph node by node. Only tensors that later nodes still read stay in memory.
 
-        Yields `(node, live)` after each node; `live` maps tensor names to values and contains the node's outputs,
-        which the caller may replace before the next step, and of its inputs those that are read again.
+        Yields `(node, live)` after each node. `live` maps tensor names to values. It has the node's outputs, which the caller
+        may replace before the next step, and those of its inputs that are read again.
 
         Args:
             inputs: One array per graph input, batch first.
-            call: Executes a node in place of `Graph.call` (same signature and result).
+            call: Executes a node instead of `Graph.call`, with the same signature and result.
         """
         call = call or self.call
         live = dict(zip(self.inputs, inputs, strict=True))
@@ -282,7 +284,7 @@ class Graph:
         return max(4 * math.prod(size or 1 for size in spec.shape[1:]) for spec in self.specs.values())
 
     def batch_size(self) -> int:
-        """Examples per batch so that no tensor of the batch takes more than 64 MiB; at least 1."""
+        """Examples per batch, at least 1, so that no tensor of the batch takes more than 64 MiB."""
         return max(1, _BATCH_BYTES // self.largest_activation())
 
     def run_in_batches(self, inputs: Sequence[np.ndarray], size: int | None = None) -> list[np.ndarray]:
@@ -299,8 +301,8 @@ class Graph:
     def to_keras(self, name: str | None = None) -> keras.Model:
         """A new Functional model with new layers that hold this graph's weights.
 
-        Input names, order and nesting are those of the model that was read. Keras names an output after the layer that
-        writes it, so rewriting may change that name; `output_names` keeps the former one.
+        Input names, order and nesting are those of the model that was read. Keras names an output after the layer that writes
+        it, so a rewritten graph may have another name there; `output_names` keeps the first one.
         """
         tensors: dict[str, Any] = {}
         for tensor in self.inputs:
@@ -323,7 +325,7 @@ class Graph:
 
 
 def execute(layer: Layer, args: tuple, kwargs: Mapping[str, Any]) -> tuple:
-    """Calls `layer` with its weights on concrete or traced tensors; returns the outputs, flat."""
+    """Calls `layer` with its weights on concrete or traced tensors; returns the outputs as a flat tuple."""
     if layer.weights:
         pairs = list(zip(_variables(layer.operation), layer.weights, strict=True))
         with keras.StatelessScope(state_mapping=pairs):
@@ -334,7 +336,7 @@ def execute(layer: Layer, args: tuple, kwargs: Mapping[str, Any]) -> tuple:
 
 
 def new_layer(layer_class: Any, config: Mapping[str, Any], input_shape: tuple, **weights: np.ndarray) -> Layer:
-    """A built Keras layer of `layer_class` with the named weights set; the others keep their initial values."""
+    """A built Keras layer of `layer_class` with the named weights; other weights keep their initial values."""
     operation = layer_class.from_config(dict(config))
     operation.build(input_shape)
     initial = Layer(operation, tuple(np.asarray(variable) for variable in operation.weights))
@@ -342,8 +344,8 @@ def new_layer(layer_class: Any, config: Mapping[str, Any], input_shape: tuple, *
 
 
 def without_activation(operation: Any) -> Any:
-    """`operation` with a linear activation. It shares the variables: here they only tell names, shapes and order."""
-    linear = object.__new__(type(operation))  # building another would allocate and draw all its weights
+    """`operation` with a linear activation. It shares the variables, which here only give names, shapes and order."""
+    linear = object.__new__(type(operation))  # building a new one would allocate and draw all its weights
     linear.__dict__.update(operation.__dict__)
     linear.__dict__["activation"] = keras.activations.linear
     return linear
@@ -369,7 +371,7 @@ def _clone(operation: Any, name: str) -> Any:
         try:
             return type(operation).from_config(operation.get_config())
         except (TypeError, NotImplementedError, ValueError):
-            clone = copy.copy(operation)  # an operation without a config holds no state either
+            clone = copy.copy(operation)  # an operation without a config has no state either
             clone._inbound_nodes = []
             return clone
     if isinstance(operation, keras.layers.Lambda):
@@ -427,7 +429,7 @@ class _Reader:
                 kwargs = {key: value for key, value in kwargs.items() if key not in ("training", "mask")}
                 if isinstance(node.operation, keras.Model):
                     inner = _functional(node.operation)
-                    outputs = self.inline(inner, _fed(inner, args, kwargs))
+                    outputs = self.inline(inner, _read_tensors(inner, args, kwargs))
                 else:
                     outputs = self.append(node, args, kwargs)
                 names.update((id(t), name) for t, name in zip(node.output_tensors, outputs, strict=True))
@@ -448,16 +450,16 @@ class _Reader:
         self.nodes.append(Node(name, key, args, kwargs, tuple(outputs)))
         return outputs
 
-    def unused(self, wanted: str, taken: Any) -> str:
-        name, count = wanted, 0
+    def unused(self, stem: str, taken: Any) -> str:
+        name, count = stem, 0
         while name in taken:
             count += 1
-            name = f"{wanted}_{count}"
+            name = f"{stem}_{count}"
         return name
 
 
 def _functional(model: Any) -> Any:
-    """The Functional model behind `model`; raises UnsupportedModelError where there is none."""
+    """The Functional model inside `model`. Raises UnsupportedModelError where there is none."""
     if isinstance(model, keras.Sequential):
         if not model.built or model._functional is None:
             raise UnsupportedModelError(
@@ -473,17 +475,17 @@ def _functional(model: Any) -> Any:
     return model
 
 
-def _fed(model: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[str]:
-    """Names of the tensors that a call of `model` feeds, in the order of `model.inputs`."""
-    given = args[0] if args else kwargs["inputs"]
-    if isinstance(given, Mapping) and not isinstance(model._inputs_struct, Mapping):
-        given = [given[tensor.name] for tensor in model.inputs]
-    # Not in the order of writing: Keras sorts a dict by its keys.
-    return [ref.tensor for ref in keras.tree.flatten(given)]
+def _read_tensors(model: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors that a call of `model` reads, in the order of `model.inputs`."""
+    inputs = args[0] if args else kwargs["inputs"]
+    if isinstance(inputs, Mapping) and not isinstance(model._inputs_struct, Mapping):
+        inputs = [inputs[tensor.name] for tensor in model.inputs]
+    # Keras sorts a dict by its keys.
+    return [ref.tensor for ref in keras.tree.flatten(inputs)]
 
 
 def _output_names(functional: Any) -> list[str]:
-    """Names of the outputs, flat: the keys of a dict of outputs, else the names that Keras gives them."""
+    """Names of the outputs as a flat list: the keys of a dict of outputs, or else the names that Keras gives them."""
     structure = functional._outputs_struct
     if isinstance(structure, dict) and all(isinstance(key, str) for key in structure):
         names = {id(tensor): key for key, tensor in structure.items()}
@@ -493,7 +495,7 @@ def _output_names(functional: Any) -> list[str]:
 
 
 def _unwrap(structure: Any) -> Any:
-    """A lone tensor out of its list: models saved by Keras 2 wrap it, and calling them with an array then warns."""
+    """The tensor of a list with one: models saved by Keras 2 have such lists, and calling them with an array then warns."""
     return structure[0] if isinstance(structure, (list, tuple)) and len(structure) == 1 else structure
 
 

@@ -1,4 +1,4 @@
-"""Layers that multiply their input by a kernel: where the channels are, how the kernel acts on a mean and a variance."""
+"""Kernels of convolution and dense layers: their axes, and how they act on channel means and variances."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from tfdatafree.model.graph import Layer
 
 @dataclass(frozen=True)
 class Layout:
-    """Kernel layout of a layer class: `rank` spatial axes first, then what `kind` says.
+    """Kernel layout of a layer class: `rank` spatial axes, and then the axes that `kind` says.
 
     kind: "conv"       (*spatial, in / groups, out)
           "depthwise"  (*spatial, in, multiplier); output channel = in * multiplier_count + multiplier
@@ -36,7 +36,7 @@ LAYOUTS = {
 
 
 def layout_of(layer: Layer) -> Layout | None:
-    """The kernel layout of `layer`, or None if it has no kernel that this package compresses."""
+    """The kernel layout of `layer`; None if it has no kernel that this package compresses."""
     return LAYOUTS.get(layer.class_name)
 
 
@@ -52,7 +52,7 @@ def with_kernel(layer: Layer, kernel: np.ndarray) -> Layer:
 
 
 def output_last(kernel: np.ndarray, layout: Layout) -> np.ndarray:
-    """The kernel as (anything, output channel); undone by `from_output_last`."""
+    """The kernel as a matrix (rows, output channels). `from_output_last` undoes it."""
     if layout.kind == "transpose":
         kernel = np.swapaxes(kernel, -1, -2)
         return kernel.reshape(-1, kernel.shape[-1])
@@ -62,7 +62,7 @@ def output_last(kernel: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def from_output_last(matrix: np.ndarray, shape: tuple[int, ...], layout: Layout) -> np.ndarray:
-    """The kernel of Keras shape `shape` that `output_last` turned into `matrix`."""
+    """The kernel with the Keras shape `shape` that `output_last` turned into `matrix`."""
     if layout.kind == "transpose":
         swapped = (*shape[:-2], shape[-1], shape[-2])
         return np.swapaxes(matrix.reshape(swapped), -1, -2)
@@ -70,7 +70,7 @@ def from_output_last(matrix: np.ndarray, shape: tuple[int, ...], layout: Layout)
 
 
 def to_tflite(kernel: np.ndarray, layout: Layout) -> np.ndarray:
-    """The Keras kernel with its axes in TFLite's order, axes of length one aside.
+    """The Keras kernel with its axes in TFLite's order, without axes of length one.
 
     conv (*spatial, in, out) -> (out, *spatial, in);  depthwise (*spatial, in, m) -> (*spatial, in * m);
     transpose (*spatial, out, in) -> (out, *spatial, in);  dense (in, out) -> (out, in).
@@ -81,14 +81,14 @@ def to_tflite(kernel: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def from_tflite(values: np.ndarray, shape: tuple[int, ...], layout: Layout) -> np.ndarray:
-    """The kernel of Keras shape `shape` that `to_tflite` turned into `values`, which may have further axes of length one."""
+    """The kernel with the Keras shape `shape` that `to_tflite` turned into `values`, which may have more axes of length one."""
     if layout.kind == "depthwise":
         return values.reshape(shape)
     return from_output_last(np.moveaxis(values, 0, -1).reshape(-1, values.shape[0]), shape, layout)
 
 
 def scale_inputs(kernel: np.ndarray, layout: Layout, factor: np.ndarray) -> np.ndarray:
-    """The kernel that acts on x as `kernel` acts on x * factor; factor: (in,), of all groups of a grouped kernel."""
+    """The kernel that acts on x as `kernel` acts on x * factor; factor: (in,), for all groups together."""
     if layout.kind == "transpose":
         return kernel * factor
     rows = kernel.shape[-2]
@@ -99,7 +99,7 @@ def scale_inputs(kernel: np.ndarray, layout: Layout, factor: np.ndarray) -> np.n
 
 
 def scale_outputs(kernel: np.ndarray, layout: Layout, factor: np.ndarray) -> np.ndarray:
-    """The kernel whose output channels are those of `kernel` times factor; factor: (out,)."""
+    """The kernel with the output channels of `kernel` times factor; factor: (out,)."""
     return from_output_last(output_last(kernel, layout) * factor, kernel.shape, layout)
 
 
@@ -112,7 +112,7 @@ def input_channels(layer: Layer) -> int:
 
 
 def largest_between_channels(layer: Layer) -> np.ndarray:
-    """max|W| over the spatial axes: (groups, inputs of one, outputs of one); a depthwise input is a group."""
+    """max|W| over the spatial axes: (groups, inputs per group, outputs per group). Each depthwise input is a group."""
     kernel, layout = kernel_of(layer), layout_of(layer)
     largest = np.abs(kernel).max(axis=tuple(range(layout.rank))) if layout.rank else np.abs(kernel)
     if layout.kind == "transpose":
@@ -142,7 +142,7 @@ def _response(layer: Layer, kernel: np.ndarray, moment: np.ndarray) -> np.ndarra
 def _conv(summed: np.ndarray, moment: np.ndarray, layer: Layer) -> np.ndarray:
     groups = getattr(layer.operation, "groups", 1)
     if groups == 1:
-        # Unlike the product of matrices this makes no float64 copy of a large Dense kernel.
+        # Unlike a matrix product, this makes no float64 copy of a large Dense kernel.
         return np.einsum("i,io->o", moment, summed)
     inputs, outputs = summed.shape
     grouped = summed.reshape(inputs, groups, outputs // groups)
@@ -154,7 +154,7 @@ def _depthwise(summed: np.ndarray, moment: np.ndarray, layer: Layer) -> np.ndarr
 
 
 def _transpose(summed: np.ndarray, moment: np.ndarray, layer: Layer) -> np.ndarray:
-    # With stride s only one kernel position in s per axis reaches an output pixel: the mean over the phases.
+    # With stride s, only one of s kernel positions per axis reaches an output pixel: this is the mean over the phases.
     return (summed @ moment) / math.prod(layer.operation.strides)
 
 

@@ -1,6 +1,6 @@
-"""Turns what a user has into a plain Keras 3 model.
+"""Turns a user's model or file into a plain Keras 3 model.
 
-`.keras` and `.h5` files, Keras 3 models and tf_keras (Keras 2) models all come out as one thing: a built Functional or
+Files in `.keras` and `.h5` format, Keras 3 models and tf_keras (Keras 2) models all give the same: a built Functional or
 Sequential `keras.Model` with static input shapes and finite weights, so that result(x) == source(x) for every x.
 """
 
@@ -49,18 +49,18 @@ def load(
 ) -> keras.Model:
     """Returns `source` as a built Functional or Sequential Keras 3 model with static input shapes.
 
-    A Keras 3 model that already is one is returned itself; no given model is ever modified.
+    A Keras 3 model that is already in this form is returned itself. No given model is ever changed.
 
     Args:
-        source: a `keras.Model`, a `tf_keras` model (TFMOT's pruning and quantization wrappers are stripped: the masks
-            are applied, fake-quantization is left out), or the path of a `.keras`, `.h5` or `.hdf5` file.
+        source: A `keras.Model`, a `tf_keras` model, or the path of a `.keras`, `.h5` or `.hdf5` file. TFMOT's pruning and
+            quantization wrappers are removed: the masks are applied, and fake-quantization is left out.
         unsafe: True lets a file run the Python code in its Lambda layers. Only for files that you trust.
         input_shape: (H, W, C) or (batch, H, W, C), or a dict from input name to such a shape, for a model whose input
             has sizes that are None. The batch size itself stays free.
 
     Raises:
-        LoadError: the file is missing, damaged or not a Keras model.
-        UnsupportedModelError: the model, or a layer that the message names, cannot be compressed.
+        LoadError: The file is missing, damaged or not a Keras model.
+        UnsupportedModelError: The model, or a layer that the message names, cannot be compressed.
         ValueError: `input_shape` does not fit the model.
     """
     require_tensorflow_backend()
@@ -83,7 +83,7 @@ def load(
 
 
 def require_tensorflow_backend() -> None:
-    """Raises UnsupportedModelError unless Keras runs on TensorFlow, which writes the `.tflite` file."""
+    """Raises UnsupportedModelError unless Keras runs on TensorFlow, which writes `.tflite` files."""
     if (backend := keras.backend.backend()) != "tensorflow":
         raise UnsupportedModelError(
             f"KERAS_BACKEND is '{backend}', but tfdatafree needs TensorFlow: "
@@ -92,7 +92,7 @@ def require_tensorflow_backend() -> None:
 
 
 def is_tf_keras(thing: Any) -> bool:
-    """Says whether `thing` is a model or layer of the package tf_keras, without importing that package."""
+    """Whether `thing` is a model or layer of the package tf_keras, without importing that package."""
     return any(cls.__module__.split(".")[0] == "tf_keras" for cls in type(thing).__mro__)
 
 
@@ -103,7 +103,7 @@ def _load_file(path: str, unsafe: bool) -> Any:
         if os.path.exists(os.path.join(path, "saved_model.pb")):
             raise LoadError(
                 f"'{path}' is a SavedModel, from which Keras 3 cannot rebuild layers: "
-                "open it where it was made and save it again with model.save('model.keras')."
+                "load it with the Keras version that wrote it, and save it with model.save('model.keras')."
             )
         raise LoadError(f"'{path}' is a directory and not a model: pass a .keras or .h5 file.")
     extension = os.path.splitext(path)[1].lower()
@@ -132,7 +132,7 @@ def _load_zip(path: str, unsafe: bool) -> keras.Model:
             version = json.loads(archive.read("metadata.json")).get("keras_version", "")
     except KeyError as error:
         raise LoadError(f"'{path}' is not a Keras file: the zip archive lacks config.json or metadata.json.") from error
-    except Exception as error:  # zlib, struct and json all have their own ways to say "damaged"
+    except Exception as error:  # zlib, struct and json each raise errors of their own for damaged files
         raise LoadError(f"'{path}' is truncated or damaged: {first_line(error)}") from error
     if damaged:
         raise LoadError(f"'{path}' is truncated or damaged: its part {damaged} does not match its checksum.")
@@ -145,7 +145,7 @@ def _load_zip(path: str, unsafe: bool) -> keras.Model:
         if str(version).startswith("2."):
             raise LoadError(
                 f"'{path}' was written by Keras {version}, and Keras 3 cannot read it ({first_line(error)}). "
-                "Open it with tf_keras.models.load_model and pass the model."
+                "Load it with tf_keras.models.load_model and pass the model."
             ) from error
         raise LoadError(f"'{path}' cannot be loaded: {first_line(error)}") from error
 
@@ -159,7 +159,7 @@ def _load_hdf5(path: str, unsafe: bool) -> Any:
     except Exception as error:
         raise LoadError(f"'{path}' is truncated or damaged: {first_line(error)}") from error
     if config is None:
-        raise LoadError(f"'{path}' holds no model, perhaps weights alone: write it with model.save, not save_weights.")
+        raise LoadError(f"'{path}' holds no model, perhaps only weights: write it with model.save, not save_weights.")
     if version.startswith("2."):
         refuse_hard_sigmoid(config)
     cleaned = _without_unknown_entries(config)
@@ -180,7 +180,7 @@ def _load_hdf5(path: str, unsafe: bool) -> Any:
 
 
 def _explain(path: str, config: dict, error: Exception, unsafe: bool) -> None:
-    """Raises the UnsupportedModelError that tells why Keras refused `config`, if the reason is a known one."""
+    """Raises an UnsupportedModelError that says why Keras refused `config`, if the reason is known."""
     lambdas = [thing for thing in serialized_objects(config) if thing["class_name"] in ("Lambda", "__lambda__")]
     if lambdas and not unsafe and "safe_mode" in str(error):
         raise UnsupportedModelError(
@@ -195,7 +195,7 @@ def _explain(path: str, config: dict, error: Exception, unsafe: bool) -> None:
 
 def _unregistered_class(config: dict) -> str | None:
     if any(thing["class_name"] in TFMOT_CLASSES for thing in serialized_objects(config)):
-        return None  # TFMOT's wrappers hold classes of its own, which load_keras2_h5 knows
+        return None  # load_keras2_h5 knows the classes inside TFMOT's wrappers
     namespaces = (keras.layers, keras.models, keras.initializers, keras.regularizers, keras.constraints)
     for thing in serialized_objects(config):
         name, module = thing["class_name"], thing.get("module")
@@ -215,7 +215,7 @@ def _unregistered_class(config: dict) -> str | None:
 
 
 def _without_unknown_entries(config: dict) -> dict:
-    """Returns `config` without the layer entries that Keras 3 lacks and that say "off": None, False, groups=1."""
+    """Returns `config` without those entries of layers that Keras 3 lacks and that have no effect: None, False, groups=1."""
     config = copy.deepcopy(config)
     for thing in serialized_objects(config):
         layer_class, entries = getattr(keras.layers, thing["class_name"], None), thing.get("config")
@@ -230,7 +230,7 @@ def _keras_class_names(thing: Any) -> set[str]:
 
 
 def _refuse_unsupported(model: Any) -> None:
-    """Raises UnsupportedModelError for a subclassed model or a recurrent layer anywhere in `model`, Keras 2 or 3."""
+    """Raises UnsupportedModelError if `model`, of Keras 2 or 3, contains a subclassed model or a recurrent layer."""
     caller = next(cls for cls in type(model).__mro__ if "call" in vars(cls))
     if not _keras_class_names(model) & {"Functional", "Sequential"} or caller.__module__.split(".")[0] not in (
         "keras",
@@ -269,11 +269,11 @@ def _is_built(model: keras.Model) -> bool:
 def _built_copy(model: keras.Sequential, input_shape: Any) -> keras.Model:
     if not isinstance(input_shape, tuple):
         raise UnsupportedModelError(
-            f"{label(model)} is not built, so it has no input shape: start it with keras.Input, "
+            f"{label(model)} is not built, so it has no input shape: give it a keras.Input as its first layer, "
             "or pass input_shape=(224, 224, 3) (command line: --input_shape=224,224,3)."
         )
-    logging.warning("'%s' is not built: layers that hold no weights yet get random ones.", model.name)
-    # Three sizes may be (H, W, C) as well as (batch, T, C): the model decides by what it accepts.
+    logging.warning("'%s' is not built: layers without weights get random ones.", model.name)
+    # Three sizes may mean (H, W, C) or (batch, T, C): the one that the model accepts is taken.
     for shape in (input_shape, input_shape[1:]):
         try:
             layers = [_copy_layer(layer) for layer in model.layers]
@@ -292,13 +292,13 @@ def _with_static_shapes(model: keras.Model, input_shape: Any) -> keras.Model:
     """Returns `model`, or a copy of it on inputs whose None sizes are replaced by those of `input_shape`."""
     by_name = {tensor.name: tensor for tensor in model.inputs}
     if isinstance(input_shape, Mapping):
-        wanted = dict(input_shape)
-        if unknown := sorted(set(wanted) - set(by_name)):
+        new_shapes = dict(input_shape)
+        if unknown := sorted(set(new_shapes) - set(by_name)):
             raise ValueError(f"input_shape names {unknown}; the inputs are {sorted(by_name)}.")
     elif input_shape is None:
-        wanted = {}
+        new_shapes = {}
     elif len(by_name) == 1:
-        wanted = dict.fromkeys(by_name, input_shape)
+        new_shapes = dict.fromkeys(by_name, input_shape)
     else:
         raise ValueError(
             f"input_shape is one shape for several inputs; pass a dict with a shape for each of {sorted(by_name)}."
@@ -306,7 +306,7 @@ def _with_static_shapes(model: keras.Model, input_shape: Any) -> keras.Model:
     shapes = {}
     for name, tensor in by_name.items():
         sizes = tuple(tensor.shape[1:])
-        shapes[name] = _fitted(name, sizes, wanted[name]) if name in wanted else sizes
+        shapes[name] = _fit_shape(name, sizes, new_shapes[name]) if name in new_shapes else sizes
         if None in shapes[name]:
             example = tuple(224 if size is None else size for size in sizes)
             raise UnsupportedModelError(
@@ -325,30 +325,31 @@ def _with_static_shapes(model: keras.Model, input_shape: Any) -> keras.Model:
     return copied
 
 
-def _fitted(name: str, sizes: InputShape, wanted: Any) -> InputShape:
-    """Returns `wanted` without a batch size, checked against the model's `sizes` (no batch size either)."""
-    shape = tuple(wanted)[len(wanted) - len(sizes) :] if len(wanted) == len(sizes) + 1 else tuple(wanted)
+def _fit_shape(name: str, sizes: InputShape, shape: Any) -> InputShape:
+    """Returns `shape` without a batch size. Raises ValueError where it does not fit the model's `sizes`, without one too."""
+    given_shape = tuple(shape)
+    shape = given_shape[1:] if len(given_shape) == len(sizes) + 1 else given_shape
     fits = len(shape) == len(sizes) and all(
         isinstance(new, int) and new > 0 and old in (None, new) for old, new in zip(sizes, shape, strict=True)
     )
     if not fits:
-        raise ValueError(f"input_shape is {tuple(wanted)}, but input '{name}' takes {sizes} (None: any positive size).")
+        raise ValueError(f"input_shape is {given_shape}, but input '{name}' takes {sizes} (None: any positive size).")
     return shape
 
 
 def _copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     if isinstance(layer, keras.Model):
-        # Nested models keep their own (dynamic) Input: they are run through with the static outer shape.
+        # Nested models keep their own (dynamic) Input: the outer model calls them with static shapes.
         return keras.models.clone_model(layer, clone_function=_copy_layer)
     if type(layer) is keras.layers.Lambda:
-        # The function is already in this process, so Keras' check against code from files has nothing to guard.
+        # The function is already in this process, so Keras need not check where its code comes from.
         entries = {"name": layer.name, "dtype": layer.dtype_policy, "mask": layer.mask, "arguments": layer.arguments}
         return keras.layers.Lambda(layer.function, output_shape=layer._output_shape, **entries)
     return type(layer).from_config(layer.get_config())
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies weights from layer to equally named layer, through nested models."""
+    """Copies the weights of each layer to the layer of the same name, also in nested models."""
     for layer in source.layers:
         if not layer.weights:
             continue

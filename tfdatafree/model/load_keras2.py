@@ -1,11 +1,11 @@
-"""What Keras 2 did otherwise: rebuilds a tf_keras model in Keras 3, layer by layer, from configs and weights.
+"""Rebuilds a tf_keras (Keras 2) model in Keras 3, layer by layer, from configs and weights.
 
-TFMOT's wrappers are taken off on the way: of a pruning wrapper the layer stays with its mask applied (same function
-exactly), of a quantization wrapper the float layer stays (same function up to fake-quantization).
+TFMOT's wrappers are removed. Of a pruning wrapper the layer remains with its mask applied, and has exactly the same function.
+Of a quantization wrapper the float layer remains, and has the same function up to fake-quantization.
 
-tf_keras and TFMOT are imported only to open a Keras 2 file. Importing TFMOT sets TF_USE_LEGACY_KERAS=1 in the process,
-which turns a `tf.keras` that was not used before into tf_keras; `import keras` stays Keras 3 either way, and this
-package never uses `tf.keras`. `load_tf_keras_file` puts the variable back.
+tf_keras and TFMOT are imported only to open a Keras 2 file. The import of TFMOT sets TF_USE_LEGACY_KERAS=1 in the process. This
+turns a `tf.keras` that was not used before into tf_keras. `import keras` stays Keras 3 in either case, and this package never
+uses `tf.keras`. `load_keras2_h5` restores the variable.
 """
 
 import contextlib
@@ -25,17 +25,17 @@ _TFMOT = "tensorflow_model_optimization"
 _TFMOT_WRAPPERS = {"PruneLowMagnitude", "QuantizeWrapper", "QuantizeWrapperV2", "QuantizeAnnotate"}
 TFMOT_CLASSES = _TFMOT_WRAPPERS | {"QuantizeLayer"}
 
-# tf_keras imports whatever module a config names, so a file that is not trusted may name only these.
+# tf_keras imports any module that a config names, so a file that is not trusted may name only these.
 _SAFE_MODULES = re.compile(
     r"(tf_)?keras(\.(layers|models|initializers|regularizers|constraints|activations|mixed_precision|src\.engine)\b.*)?"
     rf"|{_TFMOT}\.python\.core\.(quantization|sparsity)\..*"
 )
 
-# Layers of tf_keras that run code, or call a method, which the file names.
+# Layers of tf_keras that run code, or call a method, that the file names.
 _CALLERS = ("Lambda", "__lambda__", "ClassMethod", "InstanceMethod", "InstanceProperty")
 
-# TensorFlow functions that tf_keras turns into layers when they are called on its symbolic tensors, with TensorFlow's
-# own parameter names.
+# TensorFlow functions that tf_keras turns into layers when they are called on its symbolic tensors. Parameters have the names
+# that TensorFlow gives them.
 TF_OPS: dict[str, Callable] = {
     "__operators__.add": lambda x, y: ops.add(x, y),
     "__operators__.getitem": lambda tensor, slice_spec: tensor[_slices(slice_spec)],
@@ -68,19 +68,23 @@ TF_OPS: dict[str, Callable] = {
 def from_tf_keras(model: Any) -> keras.Model:
     """Returns a Functional Keras 3 model with the function, names ("_" for "/") and weights of the tf_keras `model`.
 
-    Nested, shared, many-input and many-output models keep their structure. Initializers, regularizers and constraints,
-    which have no part in the function of a trained model, are left behind.
+    Nested, shared, many-input and many-output models keep their structure. Initializers, regularizers and constraints are
+    dropped, because they have no effect in a trained model.
 
     Raises:
-        UnsupportedModelError: a layer that has no equal in Keras 3.
+        UnsupportedModelError: A layer has no equivalent in Keras 3.
     """
-    return _rebuilt(model, {})
+    return _rebuild(model, {})
 
 
 def load_keras2_h5(path: str, config: dict, unsafe: bool) -> Any:
     """Opens a `.h5` file as a tf_keras model.
 
-    tf_keras has no safe mode for `.h5`, so `config`, the model's config in that file, is vetted first.
+    tf_keras has no safe mode for `.h5`, so `config`, the model's config in that file, is checked first.
+
+    Raises:
+        UnsupportedModelError: The file could run code, and `unsafe` is False.
+        LoadError: tf_keras cannot load the file, or a package is missing.
     """
     for thing in [] if unsafe else serialized_objects(config):
         name, module, entries = thing["class_name"], thing.get("module"), thing.get("config")
@@ -139,7 +143,7 @@ def drop_unknown_entries(layer_class: type, entries: dict) -> None:
 
 
 def refuse_hard_sigmoid(config: dict) -> None:
-    """Raises UnsupportedModelError where a Keras 2 `config` asks for hard_sigmoid, which Keras 3 defines anew."""
+    """Raises UnsupportedModelError where a Keras 2 `config` has hard_sigmoid, which Keras 3 defines differently."""
     for thing in serialized_objects(config):
         entries = thing.get("config")
         if isinstance(entries, dict) and entries.get("activation") == "hard_sigmoid":
@@ -150,7 +154,7 @@ def refuse_hard_sigmoid(config: dict) -> None:
 
 
 def set_layer_weights(layer: keras.layers.Layer, weights: list[np.ndarray]) -> None:
-    """Sets the weights of one layer, and what a Normalization layer computes from them."""
+    """Sets the weights of one layer, and the values that a Normalization layer computes from them."""
     layer.set_weights(weights)
     if hasattr(layer, "finalize_state"):
         layer.finalize_state()
@@ -167,15 +171,17 @@ def config_label(thing: dict) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Returns the line of `error` that tells the reason (Keras puts whole configs before it)."""
+    """Returns the line of `error` with the reason; Keras writes whole configs before it."""
     lines = str(error).rpartition("Exception encountered: ")[2].strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-def _rebuilt(model: Any, rebuilt: dict[int, Any]) -> keras.Model:
-    """Replays the graph of `model`; `rebuilt` maps the id of each layer met so far to its Keras 3 twin."""
+def _rebuild(model: Any, twins: dict[int, Any]) -> keras.Model:
+    """Rebuilds the graph of `model`; `twins` maps the id of each layer that was met so far to its Keras 3 twin."""
     if not getattr(model, "inputs", None):
-        raise UnsupportedModelError(f"{label(model)} is not built: call it on data once, or start it with an Input.")
+        raise UnsupportedModelError(
+            f"{label(model)} is not built: call it on data once, or give it an Input as its first layer."
+        )
     tensors = {}
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
@@ -185,16 +191,17 @@ def _rebuilt(model: Any, rebuilt: dict[int, Any]) -> keras.Model:
                     batch_shape=tuple(symbol.shape), dtype=symbol.dtype.name, name=_keras_3_name(node.layer)
                 )
                 continue
-            args, kwargs = _replaced((list(node.call_args), dict(node.call_kwargs)), tensors)
+            args, kwargs = _replace_tensors((list(node.call_args), dict(node.call_kwargs)), tensors)
             for symbol, tensor in zip(
-                _flat(node.outputs), _flat(_called(node.layer, args, kwargs, rebuilt)), strict=True
+                _flat(node.outputs), _flat(_call_twin(node.layer, args, kwargs, twins)), strict=True
             ):
                 tensors[id(symbol)] = tensor
-    inputs, outputs = _replaced((model._nested_inputs, model._nested_outputs), tensors)
-    return keras.Model(_without_lone_list(inputs), _without_lone_list(outputs), name=_keras_3_name(model))
+    inputs, outputs = _replace_tensors((model._nested_inputs, model._nested_outputs), tensors)
+    return keras.Model(_unwrap(inputs), _unwrap(outputs), name=_keras_3_name(model))
 
 
-def _called(layer: Any, args: list, kwargs: dict, rebuilt: dict[int, Any]) -> Any:
+def _call_twin(layer: Any, args: list, kwargs: dict, twins: dict[int, Any]) -> Any:
+    """The output of the Keras 3 twin of `layer`, which is made at its first call."""
     kwargs = {name: value for name, value in kwargs.items() if name not in ("name", "training") and value is not None}
     if (class_name := type(layer).__name__) == "QuantizeLayer":
         return args[0]
@@ -207,19 +214,19 @@ def _called(layer: Any, args: list, kwargs: dict, rebuilt: dict[int, Any]) -> An
                 f"{label(layer)} calls tf.{function} in a way that has no equal in Keras 3: use a Keras layer instead."
             ) from error
         if function != "identity":
-            # Keras 3 would call it "multiply", which may be the name of a layer too. Nothing public renames it.
+            # Keras 3 would call it "multiply", which may be the name of a layer, too. No public function renames it.
             result._keras_history.operation.name = _keras_3_name(layer)
         return result
-    if id(layer) not in rebuilt:
-        rebuilt[id(layer)] = _rebuilt(layer, rebuilt) if hasattr(layer, "layers") else None
-    if rebuilt[id(layer)] is None:
-        inner, weights = _unwrapped(layer)
-        twin = _without_weights(inner)
+    if id(layer) not in twins:
+        twins[id(layer)] = _rebuild(layer, twins) if hasattr(layer, "layers") else None
+    if twins[id(layer)] is None:
+        inner, weights = _unwrap_layer(layer)
+        twin = _make_twin(inner)
         result = twin(*args, **kwargs)
-        rebuilt[id(layer)] = twin
-        if isinstance(weights, dict):  # quantization wrappers hold the kernel outside of its layer, so order is lost
-            found = [weights.get(w.name, weights.get(f"depthwise_{w.name}")) for w in twin.weights]
-            weights = [values for values in found if values is not None]
+        twins[id(layer)] = twin
+        if isinstance(weights, dict):  # quantization wrappers store the kernel outside of its layer, so order is lost
+            ordered = [weights.get(w.name, weights.get(f"depthwise_{w.name}")) for w in twin.weights]
+            weights = [values for values in ordered if values is not None]
         if len(weights) != len(twin.weights):
             raise UnsupportedModelError(
                 f"{label(inner)} has {len(weights)} known weights in Keras 2 and {len(twin.weights)} in Keras 3: "
@@ -228,13 +235,13 @@ def _called(layer: Any, args: list, kwargs: dict, rebuilt: dict[int, Any]) -> An
         if weights:
             set_layer_weights(twin, weights)
         return result
-    if isinstance(rebuilt[id(layer)], keras.Model):
-        args = [_without_lone_list(arg) for arg in args]
-    return rebuilt[id(layer)](*args, **kwargs)
+    if isinstance(twins[id(layer)], keras.Model):
+        args = [_unwrap(arg) for arg in args]
+    return twins[id(layer)](*args, **kwargs)
 
 
-def _unwrapped(layer: Any) -> tuple[Any, list[np.ndarray] | dict[str, np.ndarray]]:
-    """Returns the layer within TFMOT's wrappers and its weights, in order or (within a quantizer) by name."""
+def _unwrap_layer(layer: Any) -> tuple[Any, list[np.ndarray] | dict[str, np.ndarray]]:
+    """Returns the layer inside TFMOT's wrappers and its weights, in order or (inside a quantizer) by name."""
     class_name = type(layer).__name__
     if class_name == "PruneLowMagnitude":
         masks = {id(weight): mask.numpy() for weight, mask, _ in layer.pruning_vars}
@@ -242,12 +249,12 @@ def _unwrapped(layer: Any) -> tuple[Any, list[np.ndarray] | dict[str, np.ndarray
     if class_name in ("QuantizeWrapper", "QuantizeWrapperV2"):
         return layer.layer, {weight.name.split("/")[-1].split(":")[0]: weight.numpy() for weight in layer.weights}
     if class_name == "QuantizeAnnotate":
-        return _unwrapped(layer.layer)
+        return _unwrap_layer(layer.layer)
     return layer, layer.get_weights()
 
 
-def _without_weights(layer: Any) -> keras.layers.Layer:
-    """Returns the Keras 3 twin of a tf_keras layer, with weights that are not yet set."""
+def _make_twin(layer: Any) -> keras.layers.Layer:
+    """Returns the Keras 3 twin of a tf_keras layer. Its weights are not set yet."""
     custom = keras.saving.get_registered_object(type(layer).__name__)
     layer_class = custom or getattr(keras.layers, type(layer).__name__, None)
     if layer_class is None or (custom is None and not type(layer).__module__.startswith("tf_keras.")):
@@ -258,7 +265,7 @@ def _without_weights(layer: Any) -> keras.layers.Layer:
         )
         raise UnsupportedModelError(f"{label(layer)} has no equal in Keras 3: {advice} and load the model again.")
     config = layer.get_config()
-    if type(layer).__name__ == "Lambda":  # its config holds byte code, the layer the function itself
+    if type(layer).__name__ == "Lambda":  # its config has byte code, and the layer has the function itself
         return keras.layers.Lambda(layer.function, arguments=layer.arguments, name=_keras_3_name(layer))
     if hasattr(layer, "activation") and "activation" in config:
         config["activation"] = _activation(layer.activation)
@@ -284,7 +291,7 @@ def _without_weights(layer: Any) -> keras.layers.Layer:
 
 
 def _keras_3_name(layer: Any) -> str:
-    return layer.name.replace("/", "_")  # Keras 3 forbids the slash, and MobileNetV3 of Keras 2 is full of it
+    return layer.name.replace("/", "_")  # Keras 3 forbids the slash, and MobileNetV3 of Keras 2 has many
 
 
 def _activation(activation: Any) -> Any:
@@ -292,13 +299,13 @@ def _activation(activation: Any) -> Any:
         activation = activation.activation
     if type(activation).__name__ == "NoOpActivation":
         return "linear"
-    if hasattr(activation, "get_config"):  # a layer, such as ReLU(6.0), given as activation
-        return _without_weights(activation)
+    if hasattr(activation, "get_config"):  # a layer, such as ReLU(6.0), as the activation
+        return _make_twin(activation)
     return getattr(activation, "__name__", activation)
 
 
 def _slices(specification: Any) -> Any:
-    """Turns tf_keras' record of an index, with a dict for each slice, into the index."""
+    """The index that tf_keras recorded, with a dict for each slice."""
     if isinstance(specification, (list, tuple)):
         return tuple(_slices(part) for part in specification)
     if isinstance(specification, dict):
@@ -312,15 +319,15 @@ def _flat(structure: Any) -> list:
     return list(structure) if isinstance(structure, (list, tuple)) else [structure]
 
 
-def _replaced(structure: Any, tensors: dict[int, Any]) -> Any:
-    """Copies nested lists, tuples and dicts, with each symbolic tensor that `tensors` knows replaced by its twin."""
+def _replace_tensors(structure: Any, tensors: dict[int, Any]) -> Any:
+    """A copy of nested lists, tuples and dicts, in which each symbolic tensor is replaced by its twin in `tensors`, if any."""
     if isinstance(structure, dict):
-        return {name: _replaced(part, tensors) for name, part in structure.items()}
+        return {name: _replace_tensors(part, tensors) for name, part in structure.items()}
     if isinstance(structure, (list, tuple)):
-        parts = [_replaced(part, tensors) for part in structure]
+        parts = [_replace_tensors(part, tensors) for part in structure]
         return tuple(parts) if isinstance(structure, tuple) else parts
     return tensors.get(id(structure), structure)
 
 
-def _without_lone_list(structure: Any) -> Any:
+def _unwrap(structure: Any) -> Any:
     return structure[0] if isinstance(structure, (list, tuple)) and len(structure) == 1 else structure

@@ -1,1 +1,1 @@
-"""Zeros in kernels, and whole channels taken out."""
+"""Pruning: zeros in kernels, and whole channels removed."""

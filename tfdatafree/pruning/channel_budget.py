@@ -1,9 +1,9 @@
-"""How many channels each space of a network keeps, given the weights that it may keep in all.
+"""Chooses how many channels each space of a network keeps, for a given number of weights in all.
 
-    next = argmin over spaces of    loss of its next channels / weights that they take along
+    next = argmin over spaces of    loss of its next channels / weights that go with them
 
-until the budget is met; with channels gone on one side of a kernel those on the other take fewer weights along, so weights
-are counted anew after each step. Losses of a space are taken to rise: a cheap channel behind dear ones waits for them.
+until the budget is met. Fewer channels on one side of a kernel mean fewer weights per channel on its other side, so weights are
+counted again after each step. The losses of a space are made to rise: a cheap channel that comes after expensive ones waits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,78 +14,84 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Kernel:
-    """Weights of a layer: taps * inputs left * outputs left.
+    """The weights of a layer: taps * remaining inputs * remaining outputs.
 
     Attributes:
         taps: Weights per pair of an input and an output.
-        inputs, outputs: (fixed, {space: positions per channel of it}): channels that nobody removes, and others.
+        inputs, outputs: (fixed, {space: positions per channel of it}): channels that nobody removes, and all others.
     """
 
     taps: int
     inputs: tuple[int, Mapping[int, int]]
     outputs: tuple[int, Mapping[int, int]]
 
-    def size(self, left: Sequence[int]) -> int:
-        """Weights with `left[space]` channels in each space."""
-        ends = [fixed + sum(times * left[s] for s, times in per.items()) for fixed, per in (self.inputs, self.outputs)]
-        return self.taps * ends[0] * ends[1]
+    def size(self, counts: Sequence[int]) -> int:
+        """Number of weights with `counts[space]` channels in each space."""
+        inputs, outputs = (
+            fixed + sum(positions * counts[space] for space, positions in by_space.items())
+            for fixed, by_space in (self.inputs, self.outputs)
+        )
+        return self.taps * inputs * outputs
 
 
-def channels_left(
+def choose_channel_counts(
     losses: Sequence[np.ndarray], kernels: Sequence[Kernel], sparsity: float, *, multiple: int = 1
 ) -> list[int]:
-    """Channels that each space keeps, so that about `sparsity` of all weights are gone.
+    """Number of channels that each space keeps, so that about `sparsity` of all weights are removed.
 
     Args:
-        losses: Per space the loss that each channel adds, in the order in which its channels go.
-        multiple: Kept channels of a space are a multiple of it, or all of them.
+        losses: Per space the loss that each channel adds, in the order in which its channels are removed.
+        multiple: Each space keeps a multiple of so many channels, or all of them.
     """
-    left = [len(values) for values in losses]
+    counts = [len(values) for values in losses]
     rising = [np.maximum.accumulate(np.concatenate([[0.0], values])) for values in losses]
-    users: list[list[int]] = [[] for _ in left]
+    kernels_of: list[list[int]] = [[] for _ in counts]
     for at, kernel in enumerate(kernels):
         for space in {*kernel.inputs[1], *kernel.outputs[1]}:
-            users[space].append(at)
-    sizes = [kernel.size(left) for kernel in kernels]
+            kernels_of[space].append(at)
+    sizes = [kernel.size(counts) for kernel in kernels]
     total = sum(sizes)
     target = round(sparsity * total)
-    gone = 0
-    savings: dict[int, tuple[int, int]] = {}
+    removed = 0
+    steps: dict[int, tuple[int, int]] = {}
 
-    def step_of(space: int) -> tuple[int, int]:
-        """(channels that would be left, weights that would go) with the next step; (0, 0) for none."""
-        now = left[space]
-        after = (now - 1) // multiple * multiple
+    def next_step(space: int) -> tuple[int, int]:
+        """(channels after the next step, weights that it removes); (0, 0) where there is no next step."""
+        before = counts[space]
+        after = (before - 1) // multiple * multiple
         if after < 1:
             return 0, 0
-        left[space] = after
-        saved = sum(sizes[at] - kernels[at].size(left) for at in users[space])
-        left[space] = now
-        return after, saved
+        counts[space] = after
+        weights = sum(sizes[at] - kernels[at].size(counts) for at in kernels_of[space])
+        counts[space] = before
+        return after, weights
 
     def price(space: int) -> float:
-        after, saved = savings[space]
-        whole = len(losses[space])
-        return float(rising[space][whole - left[space] + 1 : whole - after + 1].sum()) / saved if saved else np.inf
+        """Loss per weight of the next step."""
+        after, weights = steps[space]
+        width = len(losses[space])
+        return (
+            float(rising[space][width - counts[space] + 1 : width - after + 1].sum()) / weights if weights else np.inf
+        )
 
-    savings = {space: step_of(space) for space in range(len(left))}
-    while gone < target:
-        prices = {space: price(space) for space in savings}
+    steps = {space: next_step(space) for space in range(len(counts))}
+    while removed < target:
+        prices = {space: price(space) for space in steps}
         chosen = min(prices, key=prices.get, default=None)
         if chosen is None or prices[chosen] == np.inf:
             break
-        if gone + savings[chosen][1] > target:
-            # The last step: the one that comes nearest.
-            nearest = {space: abs(gone + saved - target) for space, (_, saved) in savings.items() if saved}
-            chosen = min(nearest, key=nearest.get)
-            if nearest[chosen] >= target - gone:
+        if removed + steps[chosen][1] > target:
+            # The last step is the one that comes nearest to the target.
+            distances = {space: abs(removed + weights - target) for space, (_, weights) in steps.items() if weights}
+            chosen = min(distances, key=distances.get)
+            if distances[chosen] >= target - removed:
                 break
-        left[chosen] = savings[chosen][0]
+        counts[chosen] = steps[chosen][0]
         touched = {chosen}
-        for at in users[chosen]:
-            size = kernels[at].size(left)
-            gone += sizes[at] - size
+        for at in kernels_of[chosen]:
+            size = kernels[at].size(counts)
+            removed += sizes[at] - size
             sizes[at] = size
             touched |= {*kernels[at].inputs[1], *kernels[at].outputs[1]}
-        savings |= {space: step_of(space) for space in touched}
-    return left
+        steps |= {space: next_step(space) for space in touched}
+    return counts

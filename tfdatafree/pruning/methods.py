@@ -1,11 +1,12 @@
-"""The methods of pruning: a problem -> the weights of each layer, zeros where they were dropped.
+"""The methods of pruning: each makes of a problem the weights of all layers, with zeros where weights are dropped.
 
-Measured harm, by which "obs" and "str" share the weights out: energies of different layers do not compare, because layers
-differ in what the results make of their errors. So each layer is pruned alone, as one threshold on the energies has it, and the
-results are looked at on generated images; where a unit of energy cost more than elsewhere, the layer's energies count for more;
-and again (`sparsity.py`, `balanced`). A classifier is measured by the covariance of its inputs, which knows of the
-classes that generated images do not show. (Layers that are thought to see independent samples are not measured: what the paper's
-inputs and its ablations are worth stays clear.)
+"obs" and "str" share the weights out by measured damage. Energies of different layers cannot be compared, because the results
+depend on some layers' errors more than on others'. So each layer is pruned alone, by one threshold on all energies, and the
+damage to the results is measured on generated images. Where a unit of energy costs more than elsewhere, the energies of this
+layer then count for more; this is repeated (`sparsity.balance`). For a classifier, the damage comes from the covariance of its
+inputs, which knows the classes that generated images do not show.
+
+Nothing is measured where layers are assumed to see independent samples, so that the paper's inputs can be judged alone.
 """
 
 import dataclasses
@@ -18,43 +19,43 @@ from tfdatafree.measuring.damage import single_layer_damages
 from tfdatafree.numerics.second_moment import DAMPING, damped, output_change
 from tfdatafree.pruning.pattern_mask import mask_of
 from tfdatafree.pruning.problem import Problem
-from tfdatafree.pruning.repair import refitted, restored, student
+from tfdatafree.pruning.repair import build_pruned, refit_weights, restore_variances
 from tfdatafree.pruning.soft_threshold import train_to_count, train_with_strength
-from tfdatafree.pruning.sparsity import balanced, erk, erk_lwdf, largest_of_all, largest_of_each, share_rest, uniform
+from tfdatafree.pruning.sparsity import balance, erk, erk_lwdf, largest_of_all, largest_of_each, share_rest, uniform
 from tfdatafree.pruning.support import choose_support, energy_scores
 
-# How far the sensitivity of outputs is trusted (1: it is what an error costs; 0: all outputs are alike), and the least that
-# an output counts, in parts of the mean of its layer.
+# How far sensitivities of outputs are trusted (1: fully; 0: all outputs count alike), and the least sensitivity of an output,
+# as a part of its layer's mean.
 _SENSITIVITY, _LEAST_SENSITIVITY = 0.5, 1e-3
 
 
 def _energy(problem: Problem) -> dict[str, np.ndarray]:
-    return _masked(problem, _highest(problem, _energy_scores(problem)))
+    return _apply_masks(problem, _highest(problem, _energy_scores(problem)))
 
 
 def _global(problem: Problem) -> dict[str, np.ndarray]:
-    return _masked(problem, _highest(problem, _magnitudes(problem.matrices)))
+    return _apply_masks(problem, _highest(problem, _magnitudes(problem.matrices)))
 
 
 def _global_unfolded(problem: Problem) -> dict[str, np.ndarray]:
-    return _masked(problem, _highest(problem, _magnitudes(problem.unfolded)))
+    return _apply_masks(problem, _highest(problem, _magnitudes(problem.unfolded)))
 
 
 def _uniform(problem: Problem) -> dict[str, np.ndarray]:
-    return _largest(problem, _shared_out(problem, problem.sizes, uniform))
+    return _largest(problem, _share_out(problem, problem.sizes, uniform))
 
 
 def _erk(problem: Problem) -> dict[str, np.ndarray]:
-    return _largest(problem, _shared_out(problem, problem.shapes, erk))
+    return _largest(problem, _share_out(problem, problem.shapes, erk))
 
 
 def _erk_lwdf(problem: Problem) -> dict[str, np.ndarray]:
-    return _largest(problem, _shared_out(problem, problem.shapes, erk_lwdf))
+    return _largest(problem, _share_out(problem, problem.shapes, erk_lwdf))
 
 
 def _obs(problem: Problem) -> dict[str, np.ndarray]:
-    weighted = dataclasses.replace(problem, matrices={key: _weighted(problem, key) for key in problem.matrices})
-    counts = _balanced_counts(problem, _energy_scores(weighted, DAMPING))
+    weighted = dataclasses.replace(problem, matrices={key: _weight_outputs(problem, key) for key in problem.matrices})
+    counts = _balance_counts(problem, _energy_scores(weighted, DAMPING))
     by_magnitude = _largest_masks(problem, _magnitudes(weighted.matrices), counts)
     masks = {
         key: choose_support(matrix, problem.covariances[key], counts[key], pattern=problem.pattern)
@@ -62,11 +63,11 @@ def _obs(problem: Problem) -> dict[str, np.ndarray]:
         else by_magnitude[key]
         for key, matrix in weighted.matrices.items()
     }
-    return _masked(problem, masks)
+    return _apply_masks(problem, masks)
 
 
-def _weighted(problem: Problem, key: str) -> np.ndarray:
-    """The layer's weights with each output scaled by its sensitivity to the power _SENSITIVITY / 2: errors count by it."""
+def _weight_outputs(problem: Problem, key: str) -> np.ndarray:
+    """The layer's weights, each output scaled by its sensitivity to the power _SENSITIVITY / 2, so that its errors count so."""
     sensitivity = problem.sensitivities.get(key)
     if sensitivity is None or not sensitivity.any():
         return problem.matrices[key]
@@ -75,20 +76,20 @@ def _weighted(problem: Problem, key: str) -> np.ndarray:
 
 
 def _str(problem: Problem) -> dict[str, np.ndarray]:
-    options, found = problem.options, {}
+    options, weights = problem.options, {}
     counts = {key: problem.sizes[key] - round(part * problem.sizes[key]) for key, part in problem.fixed.items()}
     if options.strength is None:
-        counts = _balanced_counts(problem, _energy_scores(problem, DAMPING))
+        counts = _balance_counts(problem, _energy_scores(problem, DAMPING))
     by_magnitude = largest_of_each({key: np.abs(problem.matrices[key]) for key in counts}, counts)
     for key, matrix in problem.matrices.items():
         covariance = problem.covariances.get(key)
         if covariance is None:
-            found[key] = matrix * by_magnitude[key] if key in counts else matrix
+            weights[key] = matrix * by_magnitude[key] if key in counts else matrix
         elif key not in counts:
-            found[key] = train_with_strength(matrix, covariance, options.strength)
+            weights[key] = train_with_strength(matrix, covariance, options.strength)
         else:
-            found[key] = train_to_count(matrix, covariance, counts[key])
-    return found
+            weights[key] = train_to_count(matrix, covariance, counts[key])
+    return weights
 
 
 def _budget(problem: Problem) -> dict[str, np.ndarray]:
@@ -109,7 +110,7 @@ METHODS = {
 
 
 def _energy_scores(problem: Problem, damping: float = 0.0) -> dict[str, np.ndarray]:
-    """`second_order.energy_scores`; inputs of equal variance where nothing is known of them."""
+    """`support.energy_scores`; where a layer's inputs are unknown, those of inputs of equal variance."""
     scores = {}
     for key, matrix in problem.matrices.items():
         if key in problem.covariances:
@@ -121,35 +122,35 @@ def _energy_scores(problem: Problem, damping: float = 0.0) -> dict[str, np.ndarr
 
 
 def _highest(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Masks of the highest scores of the network, those of each layer as the pattern lets them lie."""
+    """Masks of the highest scores of the network; with a pattern, each layer's share of them as the pattern allows."""
     masks = _highest_of_all(problem, scores)
-    return masks if problem.pattern is None else _largest_masks(problem, scores, _counts(masks))
+    return masks if problem.pattern is None else _largest_masks(problem, scores, _count_weights(masks))
 
 
-def _balanced_counts(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Weights kept per layer such that the next weight costs the results about alike in every layer, as measured alone."""
+def _balance_counts(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Weights that stay per layer, so that the next weight costs the results about the same in every layer."""
     counts, sparsity = share_rest(problem.sizes, problem.options.sparsity, problem.fixed)
     free = {key: values for key, values in scores.items() if key not in counts}
     decided = problem.pattern is not None and problem.pattern.sparsity is not None
     if len(free) < 2 or decided or problem.options.inputs != "normalized":
-        return _counts(_highest_of_all(problem, scores))
-    some = dataclasses.replace(problem, matrices={key: problem.matrices[key] for key in free})
-    return counts | _counts(balanced(free, sparsity, functools.partial(_harm, some)))
+        return _count_weights(_highest_of_all(problem, scores))
+    free_problem = dataclasses.replace(problem, matrices={key: problem.matrices[key] for key in free})
+    return counts | _count_weights(balance(free, sparsity, functools.partial(_measure_damages, free_problem)))
 
 
-def _harm(problem: Problem, masks: Mapping[str, np.ndarray]) -> dict[str, float]:
+def _measure_damages(problem: Problem, masks: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Layer key -> relative squared change of the model's results when this layer alone is pruned and repaired."""
-    weights = restored(problem, refitted(problem, masks))
-    pruned, _ = student(problem, weights)
-    others = [key for key in weights if key not in problem.classifiers]
-    found = single_layer_damages(problem.reference, pruned, others, problem.images)
+    weights = restore_variances(problem, refit_weights(problem, masks))
+    pruned, _ = build_pruned(problem, weights)
+    measured = [key for key in weights if key not in problem.classifiers]
+    damages = single_layer_damages(problem.reference, pruned, measured, problem.images)
     for key in problem.classifiers & weights.keys():
-        found[key] = output_change(problem.matrices[key], weights[key], problem.covariances[key])
-    return found
+        damages[key] = output_change(problem.matrices[key], weights[key], problem.covariances[key])
+    return damages
 
 
 def _highest_of_all(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Masks by one threshold for the scores of all layers whose sparsity is not fixed, and of each other layer's highest."""
+    """Masks by one threshold on the scores of all layers, and of its highest scores where a layer's sparsity is fixed."""
     counts, sparsity = share_rest(problem.sizes, problem.options.sparsity, problem.fixed)
     free = {key: values for key, values in scores.items() if key not in counts}
     masks = largest_of_all(free, sparsity) if free else {}
@@ -157,10 +158,10 @@ def _highest_of_all(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[
     return {key: masks[key] for key in scores}
 
 
-def _shared_out(problem: Problem, known: Mapping, policy: Callable[[Mapping, float], dict[str, int]]) -> dict[str, int]:
-    """Weights kept per layer: what is fixed, and the policy's among the others, of which it gets what is `known`."""
+def _share_out(problem: Problem, sizes: Mapping, policy: Callable[[Mapping, float], dict[str, int]]) -> dict[str, int]:
+    """Weights that stay per layer: as rules fix them, and for all other layers as the policy makes of their `sizes`."""
     counts, sparsity = share_rest(problem.sizes, problem.options.sparsity, problem.fixed)
-    free = {key: value for key, value in known.items() if key not in counts}
+    free = {key: value for key, value in sizes.items() if key not in counts}
     return counts | (policy(free, sparsity) if free else {})
 
 
@@ -177,13 +178,13 @@ def _magnitudes(matrices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: np.abs(matrix) for key, matrix in matrices.items()}
 
 
-def _counts(masks: Mapping[str, np.ndarray]) -> dict[str, int]:
+def _count_weights(masks: Mapping[str, np.ndarray]) -> dict[str, int]:
     return {key: int(np.count_nonzero(mask)) for key, mask in masks.items()}
 
 
-def _masked(problem: Problem, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _apply_masks(problem: Problem, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: matrix * masks[key] for key, matrix in problem.matrices.items()}
 
 
 def _largest(problem: Problem, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
-    return _masked(problem, largest_of_each(_magnitudes(problem.matrices), counts))
+    return _apply_masks(problem, largest_of_each(_magnitudes(problem.matrices), counts))

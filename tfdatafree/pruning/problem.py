@@ -1,8 +1,8 @@
-"""What is known of a graph's kernels before any of them is pruned: the matrices, what they read, what their outputs matter for.
+"""Poses the problem of pruning: the kernels as matrices, the covariances of what they read, what their outputs matter for.
 
-Of a classifier's inputs the covariance is given the means of its classes, which generated images do not show. The more layers
-there are, the fewer images each of them will be measured on alone, because every image passes once for each of them: time stays
-linear in the number of layers.
+The covariance of a classifier's inputs gets the means of its classes added, which generated images do not show. Every image
+passes once for each layer that is measured alone. So the more layers there are, the fewer images are used: time stays linear in
+the number of layers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,26 +22,26 @@ from tfdatafree.pruning.support import with_class_means
 from tfdatafree.recipe.pattern import Pattern, parse_pattern, refuse
 from tfdatafree.recipe.prune import Prune
 
-# Images that single layers are measured on, and passes of single layers in all.
+# Most and fewest images on which single layers are measured, and passes for all layers together.
 _MEASURING_IMAGES, _FEWEST_IMAGES, _MEASURING_PASSES, _MEASURING_SEED = 16, 2, 640, 600_000
 _SENSITIVITY_SEED = 250_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What the methods work on, by layer key.
+    """What pruning methods work on, by layer key.
 
     Attributes:
         reference: The folded float graph.
         matrices: Weights (rows, outputs) in the order of `model.kernels.output_last`.
-        unfolded: The same before BatchNorm was folded; as `matrices` where a layer has no such counterpart.
-        covariances: Of what each layer reads, (groups, inputs, inputs); not of every layer.
-        sensitivities: What an error of each output channel costs the model's results, (outputs,); not of every layer.
+        unfolded: The same before BatchNorm was folded; as in `matrices` where a layer has no such counterpart.
+        covariances: Covariance of what the layer reads, (groups, inputs, inputs); not for every layer.
+        sensitivities: What an error of each output channel costs the model's results, (outputs,); not for every layer.
         means: Tensor -> mean per channel on real inputs.
-        fixed: Sparsity of layers that is not the methods' to choose.
-        classifiers: Layers whose covariance has the means of their classes in it.
+        fixed: Sparsity, for layers where a rule decides it.
+        classifiers: Layers whose covariance has the means of their classes added.
         images: Inputs of the graph on which single layers are measured.
-        reasons: Why a kernel stays as it is, or is pruned with less knowledge than others.
+        reasons: Why a kernel stays as it is, or is pruned without a covariance.
     """
 
     reference: Graph
@@ -62,7 +62,7 @@ class Problem:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the kernels as the layers have them."""
+        """Shapes of the kernels in Keras."""
         return {key: kernel_of(self.reference.layers[key]).shape for key in self.matrices}
 
     @property
@@ -71,14 +71,14 @@ class Problem:
 
 
 def pose(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], seed: int) -> Problem:
-    """What is known of the kernels of `network.reference` that `options` can prune.
+    """The problem for those kernels of `network.reference` that `options` can prune.
 
     Args:
         means: Tensor -> mean per channel on real inputs, for the bias correction.
     """
     fixed = network.rules.setting("sparsity")
-    matrices, reasons = _prunable(network.reference, options, fixed)
-    covariances = _covariances(network, options, seed) if matrices and _needs_inputs(options) else {}
+    matrices, reasons = _select_kernels(network.reference, options, fixed)
+    covariances = _measure_covariances(network, options, seed) if matrices and _needs_covariances(options) else {}
     results = decision_tensors(network.reference)
     classifiers = set()
     if options.inputs == "normalized":
@@ -87,7 +87,7 @@ def pose(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], s
                 covariances[key] = with_class_means(covariances[key], matrices[key])
                 classifiers.add(key)
     for key in matrices:
-        if _needs_inputs(options) and key not in covariances:
+        if _needs_covariances(options) and key not in covariances:
             reasons[key] = "pruned by magnitude: the covariance of its input is too large or not known"
     sensitivities: dict[str, np.ndarray] = {}
     if options.method in ("auto", "obs") and options.inputs == "normalized" and matrices:
@@ -113,14 +113,16 @@ def pose(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], s
     )
 
 
-def _needs_inputs(options: Prune) -> bool:
-    """Whether the method looks at what layers read."""
-    by_inputs = options.method in ("auto", "obs", "str", "budget", "energy")
-    return bool(by_inputs or options.refit or options.restore)
+def _needs_covariances(options: Prune) -> bool:
+    """Whether the method uses the covariances of what layers read."""
+    by_covariance = options.method in ("auto", "obs", "str", "budget", "energy")
+    return bool(by_covariance or options.refit or options.restore)
 
 
-def _prunable(graph: Graph, options: Prune, fixed: Mapping[str, float]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(kernels that can be pruned, as matrices; layer -> why its kernel stays as it is)."""
+def _select_kernels(
+    graph: Graph, options: Prune, fixed: Mapping[str, float]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(kernels that can be pruned, as matrices; layer -> why its kernel cannot)."""
     matrices, reasons = {}, {}
     for key in graph.first_calls():
         layer = graph.layers[key]
@@ -131,29 +133,29 @@ def _prunable(graph: Graph, options: Prune, fixed: Mapping[str, float]) -> tuple
             reasons[key] = "not pruned: a rule keeps it dense"
         elif layout.kind == "depthwise" and not options.depthwise and key not in fixed:
             reasons[key] = "not pruned: depthwise kernels stay dense"
-        elif (refused := _refuse(layer, options)) is not None:
-            reasons[key] = f"not pruned: {refused}"
+        elif (reason := _refuse(layer, options)) is not None:
+            reasons[key] = f"not pruned: {reason}"
         else:
             matrices[key] = output_last(kernel_of(layer), layout)
     return matrices, reasons
 
 
 def _before_folding(unfolded: Graph, folded: Graph, matrices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The matrices before BatchNorm was folded; as they are where a layer has no such counterpart."""
-    found = {}
+    """The matrices before BatchNorm was folded; unchanged where a layer has no such counterpart."""
+    former_matrices = {}
     for key, matrix in matrices.items():
         former, layer = unfolded.layers.get(key), folded.layers[key]
         layout = layout_of(layer)
         same = former is not None and layout_of(former) == layout and kernel_of(former).shape == kernel_of(layer).shape
-        found[key] = output_last(kernel_of(former), layout) if same else matrix
-    return found
+        former_matrices[key] = output_last(kernel_of(former), layout) if same else matrix
+    return former_matrices
 
 
 def _draw(network: Network) -> Draw:
     return drawing(network.unfolded, network.input_range.ends)
 
 
-def _covariances(network: Network, options: Prune, seed: int) -> dict[str, np.ndarray]:
+def _measure_covariances(network: Network, options: Prune, seed: int) -> dict[str, np.ndarray]:
     return input_covariances(
         network.unfolded,
         network.reference,
@@ -166,7 +168,7 @@ def _covariances(network: Network, options: Prune, seed: int) -> dict[str, np.nd
 
 
 def _refuse(layer: Layer, options: Prune) -> str | None:
-    """Why the pattern asked for does not fit the layer's kernel; None if it does, or if none was asked for."""
+    """Why the pattern does not fit the layer's kernel; None if it does, or if there is no pattern."""
     if options.pattern is None:
         return None
     shape, kind = kernel_of(layer).shape, layout_of(layer).kind
@@ -177,7 +179,9 @@ def _refuse(layer: Layer, options: Prune) -> str | None:
 
 
 def _classifiers(graph: Graph, results: Sequence[str]) -> set[str]:
-    """Layers with a kernel that write one of `results`, before softmax, in more than two channels."""
+    """Layers with a kernel that write one of `results`, in more than two channels."""
     producers = graph.producers()
-    found = {producers[tensor].layer for tensor in results if tensor in producers and graph.specs[tensor].shape[-1] > 2}
-    return {key for key in found if layout_of(graph.layers[key])}
+    writers = {
+        producers[tensor].layer for tensor in results if tensor in producers and graph.specs[tensor].shape[-1] > 2
+    }
+    return {key for key in writers if layout_of(graph.layers[key])}

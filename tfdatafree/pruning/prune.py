@@ -1,26 +1,26 @@
-"""Zeros in the kernels of a folded graph, without data: candidates are built, corrected, and judged without labels.
+"""Puts zeros into the kernels of a folded graph, without data: builds candidates, corrects them, and judges them without labels.
 
-    what is known (problem.py) -> masks and weights (methods.py) -> variances and biases (repair.py)
+    the problem (problem.py) -> masks and weights (methods.py) -> variances and biases (repair.py)
 
 Every method is a way to choose masks and a way to choose weights on them:
 
     method           which weights stay                                              their values
-    obs              counts by measured harm, supports by ADMM per layer, with each  least squares
-                     output weighted by what it matters for the model's results
+    obs              counts by measured damage, supports by ADMM per layer, with     least squares
+                     each output weighted by how much the model's results need it
     energy           one threshold on w^2 var(x) / output variance of the layer      their own
     global           one threshold on |w|, folded                                    their own
     global_unfolded  one threshold on |w|, before folding                            their own
     uniform, erk     the largest |w| of each layer                                   their own
-    str              counts by measured harm (or as strength decides), trained       least squares (or
+    str              counts by measured damage (or as strength decides), trained     least squares (or
                      thresholds                                                      trained)
     budget           as many as "str" per layer, the largest |w|                     their own
-    auto             of "obs" and the methods that train nothing (but "erk_lwdf") the one whose outputs differ least from the
-                     float network's on images that it was not made with (Sobolev et al., FRanDI, eq. 3)
+    auto             of "obs" and the methods without training (except "erk_lwdf"), the one whose outputs differ least from
+                     the float network's, on images that no candidate was made with (Sobolev et al., FRanDI, eq. 3)
 
-"auto" is there for networks on which what "obs" measures misleads it: magnitudes know nothing of inputs, and cost little to
-try. "str" is not among its candidates: it solves the layers that "obs" solves, for the same loss, by steps instead of by
-factorization, so that where one is misled the other is, too; and it takes longer than all others together. "budget" takes as
-long and keeps the untrained weights. Under a pattern only "obs" and "energy" are tried: the policies per layer have no use there.
+"auto" is for networks where the measurements mislead "obs". Magnitudes do not depend on inputs, and are cheap to try. "str" is
+not a candidate: it solves the same layers as "obs" for the same loss, by steps instead of a factorization. Where one is misled,
+the other is, too, and "str" takes longer than all candidates together. "budget" takes as long and keeps the untrained weights.
+With a pattern, only "obs" and "energy" are candidates: the policies per layer are of no use there.
 """
 
 import dataclasses
@@ -37,41 +37,41 @@ from tfdatafree.model.network import Network, Pruning
 from tfdatafree.numerics.metrics import output_discrepancy
 from tfdatafree.pruning.methods import METHODS
 from tfdatafree.pruning.problem import pose
-from tfdatafree.pruning.repair import refitted, restored, student
+from tfdatafree.pruning.repair import build_pruned, refit_weights, restore_variances
 from tfdatafree.recipe.prune import Prune
 
-# Images that candidates are judged on; none of them is among those that covariances come from.
+# Images that candidates are judged on. Covariances come from other images.
 _JUDGING_IMAGES, _JUDGING_SEED = 32, 500_000
 _CANDIDATES = ("obs", "energy", "global", "global_unfolded", "uniform", "erk")
 _CANDIDATES_IN_PATTERNS = ("obs", "energy")
 
 
 def prune(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], seed: int = 0) -> Network:
-    """`network` with zeros in the convolution and dense kernels of `current`, its masks and what pruning did.
+    """`network` with zeros in the convolution and dense kernels of `current`, and with its masks and the record of pruning.
 
     Args:
         means: Tensor -> mean per channel on real inputs, for the bias correction.
 
     Raises:
-        ValueError: With the sparsity that rules give single layers the others cannot meet the sparsity of them all.
+        ValueError: Rules fix the sparsity of single layers so that the others cannot meet the sparsity of the network.
     """
     problem = pose(network, options, means=means, seed=seed)
     if not problem.matrices:
         return network.logged(reasons=problem.reasons)
-    several = _CANDIDATES if options.pattern is None else _CANDIDATES_IN_PATTERNS
-    names = several if options.method == "auto" else (options.method,)
+    candidates = _CANDIDATES if options.pattern is None else _CANDIDATES_IN_PATTERNS
+    names = candidates if options.method == "auto" else (options.method,)
     judge = None
     if len(names) > 1:
-        reference, ends = network.reference, network.input_range.ends
-        judge = _Judge(reference, make_inputs(reference, _JUDGING_IMAGES, ends, seed=seed + _JUDGING_SEED))
+        reference, input_range = network.reference, network.input_range.ends
+        judge = _Judge(reference, make_inputs(reference, _JUDGING_IMAGES, input_range, seed=seed + _JUDGING_SEED))
     discrepancies: dict[str, float] = {}
     best: tuple[str, Graph, dict[str, str]] | None = None
     for at, name in enumerate(names):
         report_layer(f"by {name}", at / len(names))
         weights = METHODS[name](problem)
-        if _repairs(options, name):
-            weights = refitted(problem, {key: values != 0 for key, values in weights.items()})
-        graph, reasons = student(problem, restored(problem, weights) if options.restore else weights)
+        if _refits(options, name):
+            weights = refit_weights(problem, {key: values != 0 for key, values in weights.items()})
+        graph, reasons = build_pruned(problem, restore_variances(problem, weights) if options.restore else weights)
         if judge is not None:
             discrepancies[name] = judge(graph)
         if best is None or discrepancies[name] < discrepancies[best[0]]:
@@ -84,25 +84,25 @@ def prune(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], 
 
 
 def _record(method: str, masks: Mapping[str, np.ndarray], discrepancies: Mapping[str, float]) -> Pruning:
-    left = {key: int(np.count_nonzero(mask)) for key, mask in masks.items()}
+    counts = {key: int(np.count_nonzero(mask)) for key, mask in masks.items()}
     total = sum(mask.size for mask in masks.values())
     return Pruning(
         method=method,
-        sparsity=1 - sum(left.values()) / total if total else 0.0,
-        layers={key: 1 - left[key] / mask.size for key, mask in masks.items()},
+        sparsity=1 - sum(counts.values()) / total if total else 0.0,
+        layers={key: 1 - counts[key] / mask.size for key, mask in masks.items()},
         discrepancies=discrepancies,
     )
 
 
-def _repairs(options: Prune, method: str) -> bool:
-    """Whether least squares find the values of the weights that `method` keeps; a strength stands for the paper's own rule."""
+def _refits(options: Prune, method: str) -> bool:
+    """Whether the weights that `method` keeps get new values by least squares. With a strength, the paper's own rule holds."""
     if options.refit is not None:
         return options.refit
     return method == "obs" or (method == "str" and options.strength is None)
 
 
 class _Judge:
-    """Output Discrepancy of a student's results, before softmax and the like, on given images; of several results the sum."""
+    """Output Discrepancy of a pruned graph's decision tensors on the same images; the sum over several of them."""
 
     def __init__(self, reference: Graph, images: Sequence[np.ndarray]):
         self.images = images
@@ -110,8 +110,8 @@ class _Judge:
 
     def __call__(self, graph: Graph) -> float:
         pairs = zip(self.results(graph), self.reference, strict=True)
-        return sum(output_discrepancy(np.nan_to_num(found), wanted) for found, wanted in pairs)
+        return sum(output_discrepancy(np.nan_to_num(pruned), reference) for pruned, reference in pairs)
 
     def results(self, graph: Graph) -> list[np.ndarray]:
-        results = graph.up_to(decision_tensors(graph) or graph.outputs)
-        return results.run_in_batches(self.images, graph.batch_size())
+        shortened = graph.up_to(decision_tensors(graph) or graph.outputs)
+        return shortened.run_in_batches(self.images, graph.batch_size())

@@ -1,8 +1,8 @@
-"""What makes good a part of what zeros take: least squares, variances, and means.
+"""Repairs a part of the error that zeros cause: by least squares, and by correcting variances and means.
 
-    refitted   the weights that stay change the layer's output least                     (`second_order.refit`)
-    restored   every output channel has the variance of the float layer's again, within a factor of 2
-    student    the reference with these kernels, and biases that take the shift of the means back
+    refit_weights      the remaining weights change the layer's output least                     (`second_moment.refit`)
+    restore_variances  every output channel has the variance of the float layer's again, within a factor of 2
+    build_pruned       the reference with these kernels, and with biases that take back the shift of the means
 
 Zeros stay zeros in all of them.
 """
@@ -17,12 +17,12 @@ from tfdatafree.numerics.second_moment import output_variance, refit
 from tfdatafree.pruning.problem import Problem
 from tfdatafree.quantization.bias import correct_biases
 
-# The most that restoring its variance scales a channel by.
-_MOST_RESTORED = 2.0
+# The largest factor by which a channel is scaled to restore its variance.
+_LARGEST_GAIN = 2.0
 
 
-def refitted(problem: Problem, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights on `masks` by least squares; those of a layer whose inputs are not known keep their values."""
+def refit_weights(problem: Problem, masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights on `masks` by least squares; in layers without a covariance they keep their values."""
     return {
         key: refit(matrix, masks[key], problem.covariances[key])
         if key in problem.covariances and not masks[key].all()
@@ -31,23 +31,23 @@ def refitted(problem: Problem, masks: Mapping[str, np.ndarray]) -> dict[str, np.
     }
 
 
-def restored(problem: Problem, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`weights` with each output channel scaled such that its variance is again that of the float layer."""
-    found = {}
+def restore_variances(problem: Problem, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`weights` with each output channel scaled so that its variance is again that of the float layer."""
+    scaled = {}
     for key, values in weights.items():
-        found[key] = values
+        scaled[key] = values
         if key not in problem.covariances:
             continue
-        wanted = output_variance(problem.matrices[key], problem.covariances[key])
-        present = output_variance(values, problem.covariances[key])
-        ratio = np.sqrt(wanted / np.where(present > 0, present, 1))
-        gain = np.where(present > 0, np.clip(ratio, 1 / _MOST_RESTORED, _MOST_RESTORED), 1)
-        found[key] = (values * gain).astype(values.dtype)
-    return found
+        reference = output_variance(problem.matrices[key], problem.covariances[key])
+        pruned = output_variance(values, problem.covariances[key])
+        ratio = np.sqrt(reference / np.where(pruned > 0, pruned, 1))
+        gain = np.where(pruned > 0, np.clip(ratio, 1 / _LARGEST_GAIN, _LARGEST_GAIN), 1)
+        scaled[key] = (values * gain).astype(values.dtype)
+    return scaled
 
 
-def student(problem: Problem, weights: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
-    """The reference with these kernels and, if asked for, corrected biases; and why which bias was not."""
+def build_pruned(problem: Problem, weights: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
+    """(the reference with these kernels, and with corrected biases if the options say so; layer -> why its bias was not)."""
     graph = problem.reference.copy()
     for key, values in weights.items():
         layer = graph.layers[key]

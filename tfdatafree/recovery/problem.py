@@ -43,7 +43,7 @@ class Problem:
         masks: Layer -> mask of its kernel.
         grids: Layer -> grid that its kernel stays on.
         file_grids: Layer -> grid of its kernel in the file of a `Compressed`, which will be written again. None for kernels
-            whose steps do not run along a single axis; these do not change. Empty where there is no file.
+            whose scales do not run along a single axis; these do not change. Empty where there is no file.
     """
 
     student_source: Graph
@@ -113,7 +113,7 @@ def pose(
         student=student_graph,
         teacher=teacher_graph,
         pairs=pairs,
-        reasons=reasons | dict.fromkeys(without_grid, "its kernel's steps do not run along a single axis"),
+        reasons=reasons | dict.fromkeys(without_grid, "its kernel's scales do not run along a single axis"),
         inputs=inputs,
         images=Images(train, train, judge, judge),
         masks=masks,
@@ -139,8 +139,8 @@ class Judge:
 def kernels_before_rounding(student: Graph, teacher: Graph, grids: Mapping[str, Quantizer]) -> dict[str, np.ndarray]:
     """Layer -> the kernel that was rounded to its grid, as far as it is known.
 
-    In output channels where the folded teacher's kernel is less than a step away, it is what was rounded. The other channels
-    are the student's own.
+    In output channels where the folded teacher's kernel differs by less than the scale, it is what was rounded. All other
+    channels are the student's own.
     """
     folded, kernels = fold(teacher).graph, {}
     for key, grid in grids.items():
@@ -149,14 +149,15 @@ def kernels_before_rounding(student: Graph, teacher: Graph, grids: Mapping[str, 
         layout = layout_of(student.layers[key])
         rounded, former = (kernel_of(graph.layers[key]) for graph in (student, folded))
         if rounded.shape == former.shape:
-            steps = output_last((rounded - former) / _step(grid, rounded.ndim), layout)
-            near = np.sqrt(np.mean(np.square(steps), axis=0)) < 1
+            changes = output_last((rounded - former) / _broadcast_scale(grid, rounded.ndim), layout)
+            near = np.sqrt(np.mean(np.square(changes), axis=0)) < 1
             matrix = np.where(near, output_last(former, layout), output_last(rounded, layout))
             kernels[key] = from_output_last(matrix, rounded.shape, layout)
     return kernels
 
 
-def _step(grid: Quantizer, rank: int) -> np.ndarray:
+def _broadcast_scale(grid: Quantizer, rank: int) -> np.ndarray:
+    """The grid's scale in a shape that broadcasts with an array of that rank."""
     shape = [1] * rank
     if grid.channel_axis is not None:
         shape[grid.channel_axis] = -1

@@ -28,7 +28,7 @@ def recover(compressed: Compressed, task: Task, input_range: tuple[float, float]
     """
     options = task.recipe.recover
     if all(grid is None for grid in compressed.weight_grids.values()):
-        return _with_note(compressed, "no layer has integer weights with steps along a single axis")
+        return _with_note(compressed, "no layer has integer weights with scales along a single axis")
     model = load(task.model, unsafe=task.unsafe_load, input_shape=task.input_shape)
     with progress.stage(IMAGES_STAGE):
         images = generate_images(

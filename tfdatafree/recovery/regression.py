@@ -91,7 +91,7 @@ def feature_regression(
             less after heavy pruning; try it where little is lost.
         masks: Layer name -> bool in its kernel's shape, False for weights that stay zero. None: zeros of the student stay
             zero, except in integer kernels of a `Compressed` that was not pruned. {}: no zero has to stay.
-        grids: Layer name -> grid that its kernel stays on. None: the `weight_grids` of a `Compressed`. Their steps may change;
+        grids: Layer name -> grid that its kernel stays on. None: the `weight_grids` of a `Compressed`. Their scales may change;
             `Recovered.compressed.weight_grids` has the new ones. {}: no grids.
         steps: Steps of Adam (per block in block-wise mode). 0: layers are only solved, in a small part of the time.
         learning_rate: Length of the first step, as a part of the rms of what it changes, times the discrepancy at the start.
@@ -175,7 +175,7 @@ def _solve(problem: Problem, graph: Graph, seed: int) -> tuple[Graph, dict[str, 
         grids=problem.grids,
         latent=kernels_before_rounding(graph, problem.teacher, problem.grids),
         fixed=problem.fixed,
-        new_steps=bool(problem.file_grids),
+        new_scales=bool(problem.file_grids),
     )
     return solve_in_order(graph, problem.teacher, problem.pairs, (batch, batch), constraints, seed=seed)
 

@@ -13,7 +13,7 @@ and a kernel on a grid is M rounded with error feedback. Then
 so that each output's mean is the teacher's on these inputs. Where a BatchNorm follows, its mean moves instead.
 
 Where the output is added to another tensor, t is the teacher's sum less that tensor as it is now. So the last layer of a
-residual block also corrects the error of the other branch. Grids may get new steps, too (`descent.py`). h keeps the weights
+residual block also corrects the error of the other branch. Grids may get new scales, too (`descent.py`). h keeps the weights
 from overfitting the few generated images: along directions in which these hardly vary, weights stay as they were. With few
 patches per input, a kernel on a grid keeps its weights, and only its bias is solved for.
 """
@@ -63,14 +63,14 @@ class Constraints:
         grids: Layer -> grid of its kernel.
         latent: Layer -> its kernel before it was rounded to its grid.
         fixed: Layers that do not change. Neither do layers called twice and transposed convolutions.
-        new_steps: Whether grids may get new steps.
+        new_scales: Whether grids may get new scales.
     """
 
     masks: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     grids: Mapping[str, Quantizer] = dataclasses.field(default_factory=dict)
     latent: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     fixed: Collection[str] = ()
-    new_steps: bool = False
+    new_scales: bool = False
 
 
 def solve_in_order(
@@ -220,8 +220,8 @@ def _solve_layer(
     groups, inputs, _ = moments.covariance.shape
     before = by_group(start, groups, inputs)
     trusted = with_doubt(moments.covariance, moments.different).astype(np.float32)
-    step = _solve(damped(trusted), moments.cross - moments.covariance @ before)
-    best = from_groups(before + step, start.shape).astype(np.float32)
+    change = _solve(damped(trusted), moments.cross - moments.covariance @ before)
+    best = from_groups(before + change, start.shape).astype(np.float32)
     solved = on & (np.linalg.norm(best, axis=0) <= _MOST_GROWTH * np.linalg.norm(start, axis=0))
     mask = np.ones(old.shape, bool) if kernel_mask is None else output_last(kernel_mask, layout)
     if grid is None:
@@ -229,7 +229,7 @@ def _solve_layer(
     elif moments.different < _FEWEST_PER_INPUT * inputs:
         values = old
     else:
-        values, flat = _round_matrix(best, trusted, grid, mask, constraints.new_steps)
+        values, flat = _round_matrix(best, trusted, grid, mask, constraints.new_scales)
         if grid.channel_axis is not None:
             flat = dataclasses.replace(flat, scale=np.where(solved, flat.scale, grid.scale))
         grid, old = dataclasses.replace(grid, scale=flat.scale), flat(old).astype(np.float64)
@@ -246,17 +246,17 @@ def _solve_layer(
 
 
 def _round_matrix(
-    matrix: np.ndarray, covariance: np.ndarray, grid: Quantizer, mask: np.ndarray, new_steps: bool
+    matrix: np.ndarray, covariance: np.ndarray, grid: Quantizer, mask: np.ndarray, new_scales: bool
 ) -> tuple[np.ndarray, Quantizer]:
-    """(`matrix` on its grid, zero outside `mask`; the grid with channel axis 1 and the steps that it has now)."""
+    """(`matrix` on its grid, zero outside `mask`; the grid with channel axis 1 and its new scales)."""
     flat = dataclasses.replace(grid, channel_axis=None if grid.channel_axis is None else 1)
-    if new_steps and not np.any(flat.zero_point):
+    if new_scales and not np.any(flat.zero_point):
         masked = np.where(mask, matrix, 0)
         widest = weight_quantizer(masked, flat.bits, flat.channel_axis).scale
         flat = search_scale(masked, covariance, dataclasses.replace(flat, scale=widest))
     integers = round_with_feedback(matrix, covariance, flat, damping=_ROUNDING_DAMPING, kept=mask)
     integers, flat = descend(
-        integers, matrix, covariance, flat, damping=_ROUNDING_DAMPING, mask=mask, new_scales=new_steps
+        integers, matrix, covariance, flat, damping=_ROUNDING_DAMPING, mask=mask, new_scales=new_scales
     )
     return flat.dequantize(integers).astype(np.float64), flat
 

@@ -16,7 +16,7 @@ the division takes this back. So that no step moves a feature much farther than 
 the first steps would harm a student that is nearly right.
 
 BatchNorms compute with their stored statistics. Weights outside a mask stay exact zeros. A kernel with a grid is rounded to
-it in each step, and gradients pass the rounding unchanged; its weights travel at most a few steps of the grid in all. Images
+it in each step, and gradients pass the rounding unchanged. Its weights travel at most a few times its scale in all. Images
 are mirrored and moved a little. A part of the images is held out and judges: the step with the least loss on them is taken.
 Where no step is better than the start, the steps become smaller.
 
@@ -40,7 +40,7 @@ from tfdatafree.recovery.features import feature_pairs
 _TRAINED = ("kernel", "depthwise_kernel", "bias", "gamma", "beta")
 # Part of the steps during which their length grows to its full value.
 _WARM_UP = 0.1
-# Steps of its grid that a weight travels at most: rounding moved it by less than one.
+# The farthest that a weight travels, in scales of its grid: rounding moved it by less than one.
 _TRAVEL = 0.6
 # Distance of features with opposite signs, the largest that there is.
 _LARGEST_DISTANCE = 2.0
