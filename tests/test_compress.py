@@ -18,7 +18,7 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.tflite.flatbuffer import File
 
 every_model = pytest.mark.parametrize("name", MODELS)
-# Outputs of a chain of integer layers, each within a step of its simulation: the steps add up.
+# Outputs of a chain of integer layers. Each layer differs from its simulation by up to one integer, and these errors add up.
 STEPS = 4
 UNFAITHFUL = {"dead_channels"}
 FEW = ["plain", "branch_add", "two_inputs", "dict_outputs"]
@@ -30,7 +30,7 @@ def range_of(name: str) -> tuple[float, float]:
 
 @functools.cache
 def model_and_result(name: str) -> tuple[keras.Model, tuple, Compressed]:
-    """A tiny model, its state before, and what became of it."""
+    """A tiny model, its state before, and its compression."""
     model = build(name)
     return model, state(model), quick(model, input_range=range_of(name))
 
@@ -40,7 +40,7 @@ def compressed(name: str) -> Compressed:
 
 
 def inputs_of(name: str, n: int = 3) -> list[np.ndarray]:
-    """Images that the compression has not seen."""
+    """Images that the compression did not use."""
     return make_inputs(separated(name), n, range_of(name), seed=9)
 
 
@@ -133,7 +133,7 @@ def test_bias_correction_and_rounding_are_options():
 def test_a_given_input_range_is_the_files():
     file = File.parse(quick(build("plain"), input_range=(-3, 5)).tflite)
     quantizer = file.quantizer(file.inputs[0])
-    # A step, and the hundredth that keeps an image's levels from lying halfway between two integers.
+    # One scale, and the hundredth by which `range_of_levels` may widen the range.
     assert quantizer.low == pytest.approx(-3, abs=quantizer.scale + 0.03)
     assert quantizer.high == pytest.approx(5, abs=quantizer.scale + 0.05)
 

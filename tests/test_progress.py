@@ -1,4 +1,4 @@
-"""The progress bar: what it shows, that it shows it to people only, and that an interrupted command leaves nothing behind."""
+"""The progress bar: what it shows, that only terminals get it, and that an interrupted command leaves no files."""
 
 import os
 import re
@@ -25,7 +25,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo 
 
 @pytest.fixture
 def shown(capsys, monkeypatch) -> Callable[[], str]:
-    """Tells what was written to stderr until now; every report is shown, however fast they come."""
+    """Returns what was written to stderr so far. Every report is shown, even if they come fast."""
     monkeypatch.setattr("tfdatafree.progress._SHOWN_EVERY", 0)
     seen = []
 
@@ -37,7 +37,7 @@ def shown(capsys, monkeypatch) -> Callable[[], str]:
 
 
 def frames(text: str) -> list[re.Match]:
-    """The bar as it was drawn, again and again."""
+    """The bar each time it was drawn."""
     found = [FRAME.fullmatch(part) for part in re.split(r"[\r\n]|\x1b\[A", text) if part.strip()]
     assert all(found), text
     return found
@@ -132,7 +132,7 @@ def test_the_stages_that_are_announced_are_those_that_come(recipe, monkeypatch):
     came, stage = [], Progress.stage
     monkeypatch.setattr(Progress, "stage", lambda self, name: came.append(name) or stage(self, name))
     compress(build("plain"), recipe, input_range=(-1, 1), verbose=0)
-    assert came == list(COMPRESS._expected_work(recipe))
+    assert came == list(COMPRESS._expected_seconds(recipe))
 
 
 def on_a_terminal(*arguments: str, folder: Path) -> tuple[int, str, str]:
@@ -152,7 +152,7 @@ def on_a_terminal(*arguments: str, folder: Path) -> tuple[int, str, str]:
     while True:
         try:
             piece = os.read(leader, 65536)
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # Linux reports in this way that the other end is closed
             break
         if not piece:
             break
@@ -178,7 +178,7 @@ def test_stages_and_their_times_are_logged_for_those_who_ask(tmp_path, monkeypat
     before = logging.get_verbosity()
     assert main(["compress", str(MODEL_PATH), "-o", "b.tflite", "--verbose"]) == 0
     logged = [record.getMessage() for record in caplog.records if record.filename == "progress.py"]
-    assert [line.split(":")[0] for line in logged] == list(COMPRESS._expected_work(Recipe()))
+    assert [line.split(":")[0] for line in logged] == list(COMPRESS._expected_seconds(Recipe()))
     assert logging.get_verbosity() == before
 
 
@@ -189,7 +189,7 @@ def test_quiet_is_silent_even_on_a_terminal(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-@pytest.mark.parametrize("where", ["os.replace", "tfdatafree.flow.preparation.fold"])
+@pytest.mark.parametrize("where", ["os.replace", "tfdatafree.flow.steps.fold"])
 def test_an_interrupt_in_a_process_of_its_own_is_one_line(where, tmp_path):
     """Ctrl-C while working, and while the file is being written."""
     module, name = where.rsplit(".", 1)
@@ -198,7 +198,7 @@ def test_an_interrupt_in_a_process_of_its_own_is_one_line(where, tmp_path):
         "import importlib, os, signal, sys, time\n"
         "import tfdatafree\n"
         "from tfdatafree.cli import main\n"
-        # a shell that runs this in the background leaves Ctrl-C switched off
+        # a shell that runs this in the background ignores Ctrl-C
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"module = importlib.import_module({module!r})\n"
         "def interrupted(*_, **__):\n"

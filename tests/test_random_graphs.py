@@ -88,5 +88,5 @@ def test_the_file_is_integer_and_within_one_step_of_its_simulation(blocks, seed)
     assert not found.built.float_reasons
     assert {tensor: check.lsb for tensor, check in found.built.checks.items() if check.lsb > 1} == {}
     inputs = [array[:1] for array in found.inputs]
-    (y,), (wanted,) = Runner(found.built.content).predict(inputs), found.teacher.predict(inputs)
+    (y,), (wanted,) = Runner(found.built.content).predict(inputs), found.reference.predict(inputs)
     assert np.abs(y - wanted).max() < 0.3 * np.abs(wanted).max() + 3 * found.built.grids["head"].scale

@@ -72,9 +72,9 @@ def compress(
         input_range: (low, high) of the real inputs, the same for all of them. None takes it from a Rescaling or
             Normalization layer, or else estimates it from the first BatchNorm. The report says which.
         input_shape: (height, width, channels) for a model whose input shape is not static.
-        representative_data: A few real inputs, if there are any, to use instead of generated ones: an array, a list of
-            arrays, an iterable of examples or batches, a tf.data.Dataset, or the path of an .npz, an .npy or a folder of
-            images. Images are fitted to the model's input and input range, as `inputs/input_files.py` says.
+        representative_data: A few real inputs, if there are any. They replace the generated ones. Give an array, a list
+            of arrays, an iterable of examples or batches, a tf.data.Dataset, or the path of an .npz, an .npy or a folder
+            of images. Images are fitted to the model's input and input range, as `inputs/input_files.py` says.
         target: Device or runtime to write for: "generic" (any TFLite runtime), "ethos-u55", "ethos-u65", "ethos-u85",
             "edgetpu", "nnapi", "hexagon", "stm32n6", "tflite-micro", or a Target. It decides what the recipe leaves
             open, and the report lists the operators that it does not compute itself.

@@ -31,10 +31,10 @@ class Progress:
 
     Args:
         work: Stage -> how long it usually takes, in any unit; or the number of equal steps.
-        done: Number of these steps that are finished already.
+        steps_done: Number of these steps that are finished already.
     """
 
-    def __init__(self, work: Mapping[str, float] | int, verbose: int = 1, done: int = 0):
+    def __init__(self, work: Mapping[str, float] | int, verbose: int = 1, steps_done: int = 0):
         self._weights = {} if isinstance(work, int) else dict(work)
         self._stage = ""
         # Where the current stage begins, and how much it counts for, in units of the bar's total.
@@ -44,7 +44,7 @@ class Progress:
         self._bar = tqdm(
             desc=_fit_width(""),
             total=work if isinstance(work, int) else sum(work.values()),
-            initial=done,
+            initial=steps_done,
             file=sys.stderr,
             disable=not verbose,
             leave=False,

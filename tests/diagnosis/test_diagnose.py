@@ -44,7 +44,7 @@ def test_the_worst_comes_first_and_parts_add_up():
 
 
 def hurt() -> keras.Model:
-    """A network one of whose tensors has a channel a thousand times as wide as the others, all of which matter."""
+    """A network with a tensor of which one channel is a thousand times as wide as the others; all channels matter."""
     x = image()
     y = L.Conv2D(8, 3, padding="same", name="first")(x)
     y = L.Conv2D(8, 1, name="wide")(y)
@@ -84,7 +84,7 @@ def test_the_first_advice_helps_a_trained_network(zoo):
     found = diagnose(path, input_range=(-1, 1), verbose=0)
     again = diagnose(path, Recipe(rules=found.rules()), input_range=(-1, 1), verbose=0)
     assert again.error < 0.95 * found.error
-    # The parts of the sum of squares say about what is won.
+    # The part of the sum of squares predicts about how much the error falls.
     assert again.error**2 == pytest.approx((1 - found.suspects[0].part) * found.error**2, rel=0.25)
 
 

@@ -33,16 +33,16 @@ SOME = ["plain", "branch_add", "depthwise", "two_inputs", "two_outputs", "concat
 some_models = pytest.mark.parametrize("name", SOME)
 # What TFLite cannot compute in integers.
 KEPT_FLOAT = {"sine": r"SIN sin\w*: TFLite has no integer kernel for SIN"}
-# Layers whose weights are all zero in some channel get steps that suit their biases.
+# Layers with a channel of zeros get scales that suit their biases.
 REFITTED = {"dead_channels", "zero_kernel"}
-# The converter multiplies these factors into the weights beside them.
+# The converter multiplies these factors into the weights of the layers next to them.
 MERGED = {"relu6": {8.0}, "ops_activation": {4.0}, "concatenate": {4.0}, "uint8_input": {1 / 255}}
-# Operations of Keras that become several operators: these clip, beyond the range, what the simulation does not see.
+# Keras operations that become several operators. Operators inside of them clip, which the simulation does not do.
 SEVERAL_OPERATORS = {
     "batchnorm_of_a_vector": {"relu"}, "batchnorm_on_another_axis": {"bn"}, "conv1d": {"bn_2"},
     "hard_swish": {"conv_2_hard_sigmoid"}, "merges": {"average"}, "normalization": {"normalize"}, "rescaling": {"rescale"},
 }  # fmt: skip
-# Operators that write no tensor of the graph: these, reshapes to four axes and back, and the like.
+# Number of operators that write no tensor of the graph: those above, and reshapes to four axes and back, for example.
 UNSEEN = {
     "batchnorm_of_a_vector": 1, "batchnorm_on_another_axis": 2, "conv1d": 4, "hard_swish": 1, "merges": 2, "rescaling": 1,
     "normalization": 1, "upsampling_nearest": 4, "sine": 3, "input_is_an_output": -1,
@@ -70,8 +70,8 @@ def scales(file: File, index: int) -> np.ndarray:
 def index_of(file: File, found: Exported) -> dict[str, int]:
     """Graph tensor -> file tensor, by name."""
     by_name = {file.name(i): i for i in range(len(file.tensors))}
-    by_name.update(zip([*found.teacher.inputs, *found.teacher.outputs], [*file.inputs, *file.outputs], strict=True))
-    # What a float operator writes is an integer behind a QUANTIZE.
+    by_name.update(zip([*found.reference.inputs, *found.reference.outputs], [*file.inputs, *file.outputs], strict=True))
+    # The output of a float operator becomes integers in a QUANTIZE.
     return {tensor: by_name.get(f"{tensor}_requantized", by_name[tensor]) if file.dtype(by_name[tensor]) == "float32"
             else by_name[tensor] for tensor in found.built.grids}  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_the_signature_has_the_models_names(name):
     assert sorted(signature["inputs"]) == sorted(x.name for x in model.inputs)
     assert len(signature["outputs"]) == len(model.outputs)
     assert set(signature["outputs"]) >= set(graph.output_names)
-    # Each name leads to the tensor of that shape.
+    # Each name belongs to the tensor of that shape.
     run = interpreter.get_signature_runner()
     for x in model.inputs:
         assert tuple(run.get_input_details()[x.name]["shape"][1:]) == tuple(x.shape[1:])
@@ -126,7 +126,7 @@ def test_weights_are_bit_for_bit_the_integers_that_were_chosen(name):
     file = File.parse(found.built.content)
     chosen = {kernel.matrix.astype(np.int8).tobytes(): np.ravel(kernel.grid.scale) for kernel in found.kernels.values()}
     if name not in MERGED:
-        assert set(found.built.kernels) == set(found.kernels), "none was merely rounded again"
+        assert set(found.built.kernels) == set(found.kernels), "no kernel was rounded to nearest again"
     written, factors = set(), set()
     for _, _, kernel, index, _ in weighted(file):
         assert file.dtype(index) == "int8" and kernel.min() >= -127
@@ -138,7 +138,7 @@ def test_weights_are_bit_for_bit_the_integers_that_were_chosen(name):
     assert written == set(chosen)
     assert sorted(factors) == pytest.approx(sorted(MERGED.get(name, set()) | {1.0}), rel=1e-6)
     if name not in MERGED:
-        assert factors == {1.0}, "to the last bit"
+        assert factors == {1.0}, "bit for bit"
 
 
 @every_model
@@ -153,9 +153,9 @@ def test_biases_are_rounded_to_the_product_of_both_steps(name):
             continue
         assert file.dtype(bias) == "int32"
         np.testing.assert_allclose(scales(file, bias), step, rtol=1e-6)
-        wanted = found.student.layers[by_kernel[kernel.tobytes()]].weight("bias") if name not in REFITTED else None
-        # `hard_sigmoid` and a BatchNorm on another axis add constants, which the converter moves between operators; of
-        # equal kernels any may be meant.
+        wanted = found.rounded.layers[by_kernel[kernel.tobytes()]].weight("bias") if name not in REFITTED else None
+        # `hard_sigmoid` and a BatchNorm on another axis add constants, which the converter moves between operators. Equal
+        # kernels cannot be told apart.
         if wanted is not None and name not in {"hard_swish", "batchnorm_on_another_axis", "twin_layers", *MERGED}:
             assert np.abs(file.constant(bias) * step - wanted).max() <= step.max() * 0.501, file.name(bias)
 
@@ -170,7 +170,7 @@ def test_grids_are_read_back_as_reported_and_never_narrower_than_decided(name):
         assert file.quantizer(index) == grid, tensor
         if not any(word in tensor for word in fixed) and name not in fixed:
             assert grid.low <= wanted.low + grid.scale / 2 and grid.high >= wanted.high - grid.scale / 2, tensor
-        if tensor in found.teacher.inputs:
+        if tensor in found.reference.inputs:
             assert grid == activation_quantizer(wanted.low, wanted.high)
 
 
@@ -178,8 +178,8 @@ def test_grids_are_read_back_as_reported_and_never_narrower_than_decided(name):
 def test_grids_are_exactly_those_of_the_ranges(name):
     found = exported(name)
     file = File.parse(found.built.content)
-    # These take their neighbour's grid, or have one built in; decisions are given headroom.
-    exempt = {"join", "b_conv", "a_relu"} if name == "two_inputs" else set(decision_tensors(found.teacher))
+    # These take the grid of another tensor, or a built-in one; decision tensors get headroom.
+    exempt = {"join", "b_conv", "a_relu"} if name == "two_inputs" else set(decision_tensors(found.reference))
     for tensor, index in index_of(file, found).items():
         if tensor not in exempt and "sigmoid" not in tensor and tensor != "head":
             wanted = found.ranges[tensor]
@@ -217,15 +217,15 @@ def test_each_tensor_is_within_one_step_of_its_simulation(name):
     built = found.built
     assert not built.notes or name in REFITTED
     assert all(check.lsb <= 1 for check in built.checks.values())
-    # On inputs that the export has not seen, some beyond the range.
-    inputs = random_inputs(found.teacher, 2, seed=7)
+    # On other inputs than the export used, some of them beyond the range.
+    inputs = random_inputs(found.reference, 2, seed=7)
     file = File.parse(built.content)
-    checks = compare_tensors(built.content, built.graph, found.teacher, built.grids, index_of(file, found), inputs)
+    checks = compare_tensors(built.content, built.graph, found.reference, built.grids, index_of(file, found), inputs)
     off = {tensor for tensor, check in checks.items() if check.lsb > 1}
     assert off <= SEVERAL_OPERATORS.get(name, set())
-    assert set(checks) >= set(found.teacher.outputs) | set(found.teacher.inputs)
-    # Every tensor that a runtime stores is compared, but for those inside an operation of Keras.
-    assert len(file.operators) - len(checks) + len(found.teacher.inputs) <= UNSEEN.get(name, 0)
+    assert set(checks) >= set(found.reference.outputs) | set(found.reference.inputs)
+    # Every tensor that a runtime stores is compared, except those inside a Keras operation.
+    assert len(file.operators) - len(checks) + len(found.reference.inputs) <= UNSEEN.get(name, 0)
 
 
 @every_model
@@ -234,7 +234,7 @@ def test_each_output_is_close_to_the_float_models(name):
     runner = Runner(found.built.content)
     inputs = [array[:1] for array in found.inputs]
     for tensor, y, wanted in zip(
-        found.teacher.outputs, runner.predict(inputs), found.teacher.predict(inputs), strict=True
+        found.reference.outputs, runner.predict(inputs), found.reference.predict(inputs), strict=True
     ):
         noise = np.sqrt(np.mean(np.square(y - wanted)))
         assert noise < 0.05 * np.abs(wanted).max() + 2 * found.built.grids[tensor].scale, tensor
@@ -248,14 +248,14 @@ def test_parity_notices_a_weight_that_is_off_by_a_few_steps(weight):
     other = built.graph.copy()
     other.layers["b_conv"] = layer.with_weights(**{weight: layer.weight(weight) * 1.05})
     file = File.parse(built.content)
-    checks = compare_tensors(built.content, other, found.teacher, built.grids, index_of(file, found), found.inputs)
+    checks = compare_tensors(built.content, other, found.reference, built.grids, index_of(file, found), found.inputs)
     assert checks["b_relu"].lsb > 1
     with pytest.raises(
         ExportError, match=f"'b_relu' of the file differs from its simulation by {checks['b_relu'].lsb} LSB"
     ):
         check_parity(checks, built.grids, {}, {})
     check_parity(checks, built.grids, {"b_relu": "a reason"}, {})
-    # The difference is the layer's own: what reads its output is fed with what the file computed.
+    # The difference is that of this layer only, because the next layers get the file's output of this layer.
     assert all(check.lsb <= 1 for tensor, check in checks.items() if tensor != "b_relu")
 
 
@@ -299,14 +299,14 @@ def test_16_bit_activations(name):
     assert all(
         check.lsb <= 4 for tensor, check in found.built.checks.items() if not tensor.endswith(("softmax", "sigmoid"))
     )
-    for tensor in found.teacher.inputs:
+    for tensor in found.reference.inputs:
         assert found.built.checks[tensor].sqnr_db > exported(name).built.checks[tensor].sqnr_db + 40
 
 
 def test_what_has_no_16_bit_kernel_stays_in_float_and_says_so():
     found = exported("prelu", INT16)
     assert found.built.float_reasons["PRELU prelu"] == "TFLite's PRELU has no 16-bit kernel"
-    assert len(exported("elu", INT16).built.float_reasons) == 2, "and the simulation rounds what comes out of it"
+    assert len(exported("elu", INT16).built.float_reasons) == 2, "and the simulation rounds its output"
     file = File.parse(found.built.content)
     for operator in file.operators:
         if file.operator_name(operator) == "PRELU":
@@ -392,14 +392,14 @@ def test_8_bit_images_enter_with_step_1():
     assert edge["dtype"] == np.uint8 and edge["quantization"] == (1.0, 0)
 
 
-# What is not as decided is refused ------------------------------------------------------------------------------------
+# Files that are not as decided are refused ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def written() -> tuple[IntegerModel, Spec]:
     """The integer file of `plain`, and its specification."""
     found = exported("plain")
-    float_model = convert(found.student, [array[:1] for array in found.inputs])
+    float_model = convert(found.rounded, [array[:1] for array in found.inputs])
     spec = Spec(
         {index: found.ranges[tensor] for tensor, index in float_model.tensor_of.items()},
         names={index: tensor for tensor, index in float_model.tensor_of.items()},
@@ -462,7 +462,7 @@ def test_a_float_tensor_left_behind_is_refused(written):
 
 
 def test_a_tensor_without_a_range_is_named():
-    graph = exported("plain").student
+    graph = exported("plain").rounded
     float_model = convert(graph, random_inputs(graph, 1))
     names = {index: tensor for tensor, index in float_model.tensor_of.items()}
     with pytest.raises(ExportError, match="tensor 'image' must be quantized, but no range was found"):
@@ -482,12 +482,12 @@ def test_a_bias_that_would_overflow_raises_its_channels_step_and_says_so():
     chosen, used = found.kernels["a_conv"].grid.scale, found.built.kernels["a_conv"].grid.scale
     assert list(used > chosen) == [False, False, True, False] or (used > chosen).sum() <= 2
     bias = found.built.graph.layers["a_conv"].weight("bias")
-    np.testing.assert_allclose(bias, found.student.layers["a_conv"].weight("bias"), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(bias, found.rounded.layers["a_conv"].weight("bias"), rtol=1e-3, atol=1e-3)
 
 
 def test_a_layer_of_zeros_keeps_its_bias():
     found = exported("zero_kernel")
-    written, wanted = (graph.layers["conv"].weight("bias") for graph in (found.built.graph, found.teacher))
+    written, wanted = (graph.layers["conv"].weight("bias") for graph in (found.built.graph, found.reference))
     np.testing.assert_allclose(written, wanted, rtol=1e-5)
 
 

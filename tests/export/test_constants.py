@@ -14,7 +14,7 @@ def kernel_of(values, axis=0):
 
 
 @pytest.mark.parametrize("axis", [0, None])
-def test_steps_are_raised_until_the_bias_fits(axis):
+def test_scales_are_raised_until_the_bias_fits(axis):
     weights = np.array([[1e-9, -2e-9], [0.5, 1.0]])
     bias = np.array([3.0, 0.1])
     if axis is None:
@@ -45,8 +45,8 @@ def test_sound_kernels_are_left_alone():
     assert fitted is kernel and raised == 0
 
 
-def test_calls_of_one_layer_share_steps_that_suit_the_smallest_input():
-    """A shared layer with a dead channel: the step that its bias alone decides must serve both calls."""
+def test_calls_of_one_layer_share_scales_that_suit_the_smallest_input():
+    """A shared layer with a dead channel: the scale, which depends on its bias only, must suit both calls."""
     x = inputs = keras.Input((8, 8, 3))
     shared, louder = L.Conv2D(3, 1, name="shared"), L.Conv2D(3, 1, name="louder")
     first = shared(x)

@@ -1,4 +1,4 @@
-"""Recipes that no integer file can hold: a simulation in place of the file."""
+"""Recipes that no integer file can hold get a simulation instead of the file."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_it_predicts_saves_and_reports_what_it_simulates(name, tmp_path):
     for a, b in zip(found if isinstance(found, list) else [found], wanted, strict=True):
         step = np.diff(np.unique(b)).max(initial=0)
         np.testing.assert_allclose(a, b, atol=1.01 * step, rtol=1e-5)
-        assert np.mean(np.isclose(a, b, atol=1e-5 * np.abs(b).max())) > 0.8, "a tie may round either way, most do not"
+        assert np.mean(np.isclose(a, b, atol=1e-5 * np.abs(b).max())) > 0.8, "only ties may round differently"
     assert {row.activation_bits for row in result.report.layers} == {6}
     assert "simulated only, no file: TFLite stores activations in 8 or 16 bits, not 6" in str(result.report)
 
@@ -82,7 +82,7 @@ def test_the_lowest_and_the_highest_weight_are_the_ends_of_an_asymmetric_grid():
         q = asymmetric_weight_quantizer(w, 6, axis)
         assert np.abs(q(w) - w).max() <= np.max(q.scale) / 2 * 1.0001
         assert np.all(q(np.zeros_like(w)) == 0) and np.isclose(np.max(q.scale), 4 / 63, rtol=0.03)
-    assert q.scale[2] == asymmetric_weight_quantizer(w, 6).scale, "a channel of zeros has the step of the whole"
+    assert q.scale[2] == asymmetric_weight_quantizer(w, 6).scale, "a channel of zeros has the scale of the whole tensor"
 
 
 @pytest.mark.parametrize("groups", [1, 3])

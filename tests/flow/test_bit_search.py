@@ -1,4 +1,4 @@
-"""Bits layer by layer for a file of a given size, from the search to the file."""
+"""Searched bits for a file of a given size, from the search to the file."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ SIZES = (0.65, 0.72, 1.0)
 
 @functools.cache
 def model() -> keras.Model:
-    """Layers of very different sizes, none of them too small to be worth halving."""
+    """Layers of very different sizes, all large enough to save bytes with 4 bits."""
     x = image = keras.Input((12, 12, 3), name="image")
     for at, (filters, kernel) in enumerate(((16, 3), (32, 1), (48, 3), (64, 1), (64, 3))):
         x = L.Conv2D(filters, kernel, padding="same", use_bias=False, name=f"conv_{at}")(x)
@@ -64,17 +64,17 @@ def searched(size: float | None) -> Compressed:
 
 
 def errors_of(choices: list[dict[str, int]]) -> list[float]:
-    """Relative error of the results on images that no choice has seen, weights rounded to these bits."""
+    """Relative error of the results for each choice of bits, on images that the search did not use."""
     unfolded = separate(Graph.from_keras(model())).graph
-    teacher = fold(unfolded).graph
-    observed = observe(unfolded, teacher, make_inputs(teacher, 4, (-1.0, 1.0)), samples=200)
-    images = [tf.constant(array) for array in make_inputs(teacher, 32, (-1.0, 1.0), seed=77)]
+    reference = fold(unfolded).graph
+    observed = observe(unfolded, reference, make_inputs(reference, 4, (-1.0, 1.0)), samples=200)
+    images = [tf.constant(array) for array in make_inputs(reference, 32, (-1.0, 1.0), seed=77)]
     found = []
     for bits in choices:
-        rules = apply_rules([Rule(key, weight_bits=width) for key, width in bits.items()], teacher, teacher)
-        student = round_weights(network_of(unfolded, teacher, rules=rules), observed, Quantize()).graph
-        student, _ = correct_biases(student, teacher, observed.means)
-        found.append(relative_error(student.predict(images)[0], teacher.predict(images)[0]))
+        rules = apply_rules([Rule(key, weight_bits=width) for key, width in bits.items()], reference, reference)
+        rounded = round_weights(network_of(unfolded, reference, rules=rules), observed, Quantize()).graph
+        rounded, _ = correct_biases(rounded, reference, observed.means)
+        found.append(relative_error(rounded.predict(images)[0], reference.predict(images)[0]))
     return found
 
 
@@ -94,7 +94,7 @@ def test_the_file_is_never_larger_than_asked_for(size):
     result, policy = searched(size), searched(size).report.policy
     assert policy.int8_bytes == len(searched(None).tflite)
     assert len(result.tflite) <= policy.budget <= size * policy.int8_bytes
-    # What is left over would not have paid for any further layer.
+    # The rest of the budget would not be enough for another layer with 8 bits.
     halves = [row.weights // 2 for row in result.report.layers if row.weight_bits == 4]
     assert not halves or policy.budget - len(result.tflite) < min(halves) + 16 * len(halves) + 256
 
@@ -158,7 +158,7 @@ def test_layers_with_rules_keep_what_these_say():
     result = quick(0.7, rules=rules)
     policy = result.report.policy
     assert policy.layers["logits"] == 8 and policy.layers["conv_4"] == 4 and "hidden" not in policy.layers
-    # The depthwise layer reads 16-bit activations, beside which its operator cannot read packed weights.
+    # The depthwise layer reads 16-bit activations, with which its operator cannot read packed weights.
     assert policy.damages.keys() == {f"conv_{at}" for at in range(4)} and policy.layers["depthwise"] == 8
     assert len(result.tflite) <= policy.budget
     rows = {row.layer: row for row in result.report.layers if row.layer}
@@ -170,7 +170,7 @@ def test_layers_with_rules_keep_what_these_say():
 
 
 def test_rules_are_about_the_layers_that_they_name_and_no_others():
-    """Names that begin like others, that are a type's, or that hold a pattern's signs."""
+    """Names that begin like other names, that equal a type, or that contain characters of patterns."""
     image = keras.Input((8, 8, 4), name="image")
     x = L.SeparableConv2D(8, 3, name="pair")(image)
     x = L.Conv2D(8, 1, name="Dense")(x)

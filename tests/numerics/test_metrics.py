@@ -56,7 +56,7 @@ def test_output_discrepancy_sees_directions_only(seed, factor):
 
 
 def test_output_discrepancy_is_the_mean_over_samples():
-    # Angles of 90 and 0 degrees, then a zero against something and a zero against a zero.
+    # Angles of 90 and 0 degrees, then a zero and something else, then two zeros.
     a = np.array([[1.0, 0], [0, 2], [0, 0], [0, 0]])
     b = np.array([[0.0, 3], [0, 1], [5, 5], [0, 0]])
     assert output_discrepancy(a, b) == pytest.approx((np.sqrt(2) + 0 + 1 + 0) / 4)
@@ -82,7 +82,9 @@ def test_response_discrepancy_is_output_discrepancy_around_the_mean():
     a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
     assert response_discrepancy(a, b) == pytest.approx(output_discrepancy(a - a.mean(axis=0), b - b.mean(axis=0)))
     one, other = np.array([[1.0], [2.0], [6.0]]), np.array([[6.0], [1.0], [5.0]])
-    assert response_discrepancy(one, other) == pytest.approx(2 / 3), "a single value has no classes to take a mean of"
+    assert response_discrepancy(one, other) == pytest.approx(2 / 3), (
+        "for a single value no mean over classes is subtracted"
+    )
     a, b = pair(3)
     assert output_discrepancy(a, a + 5) > 0.5 > response_discrepancy(a, a + 5)
 
@@ -103,7 +105,7 @@ def test_response_discrepancy_bounds_the_margins_of_what_is_decided_otherwise(se
 
 
 def test_the_bound_on_the_margins_is_reached():
-    # Both samples turn by a small angle, right up to where the decision falls.
+    # Both samples turn by a small angle, just up to a change of the decision.
     angle, apart, away = 1e-3, np.array([1.0, -1, 0]) / np.sqrt(2), np.array([1.0, 1, -2]) / np.sqrt(6)
     signs, common = np.array([[1.0], [-1]]), np.array([10.0, 10, 0])  # it is between the first two
     a = signs * (np.cos(angle) * away + np.sin(angle) * apart) + common

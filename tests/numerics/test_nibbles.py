@@ -1,4 +1,4 @@
-"""4-bit integers, two to a byte."""
+"""Two 4-bit integers per byte."""
 
 import numpy as np
 import pytest

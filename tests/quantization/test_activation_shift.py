@@ -28,13 +28,13 @@ def test_a_shift_is_what_the_grid_does_to_the_mean():
 @pytest.mark.parametrize("name", ["dense_on_pixels", "one_by_one"])
 def test_means_are_restored_where_every_pixel_counts_alike(name):
     made = export(one_by_one()) if name == "one_by_one" else exported(name)
-    teacher = made.teacher
-    grids = simulated_grids(teacher, made.ranges, 4)
-    readers = [node for node in teacher.nodes if layout_of(teacher.layer_of(node)) and node.inputs[0] in grids]
+    reference = made.reference
+    grids = simulated_grids(reference, made.ranges, 4)
+    readers = [node for node in reference.nodes if layout_of(reference.layer_of(node)) and node.inputs[0] in grids]
     node = readers[0]
     tensor = node.inputs[0]
-    assert tensor in teacher.inputs
-    corrected, kept = correct_activation_shifts(teacher, measure_shifts([(tensor, made.inputs[0])], grids))
+    assert tensor in reference.inputs
+    corrected, kept = correct_activation_shifts(reference, measure_shifts([(tensor, made.inputs[0])], grids))
     assert not kept
 
     def mean(graph, rounded):
@@ -43,15 +43,15 @@ def test_means_are_restored_where_every_pixel_counts_alike(name):
         value = np.asarray(live[node.output])
         return value.reshape(-1, value.shape[-1]).mean(axis=0)
 
-    wanted, plain, better = mean(teacher, False), mean(teacher, True), mean(corrected, True)
+    wanted, plain, better = mean(reference, False), mean(reference, True), mean(corrected, True)
     assert np.abs(better - wanted).max() < 0.02 * np.abs(plain - wanted).max()
-    assert corrected is not teacher and mean(teacher, True).tolist() == plain.tolist()
+    assert corrected is not reference and mean(reference, True).tolist() == plain.tolist()
 
 
 def test_a_shared_layer_is_left_alone_and_says_so():
     made = exported("shared_layer")
-    shifts = {tensor: np.ones(spec.shape[-1]) for tensor, spec in made.teacher.specs.items()}
-    corrected, kept = correct_activation_shifts(made.teacher, shifts)
+    shifts = {tensor: np.ones(spec.shape[-1]) for tensor, spec in made.reference.specs.items()}
+    corrected, kept = correct_activation_shifts(made.reference, shifts)
     assert set(kept.values()) == {"it is shared by several calls, whose inputs differ"}
     for key in kept:
-        assert corrected.layers[key] is made.teacher.layers[key]
+        assert corrected.layers[key] is made.reference.layers[key]

@@ -1,4 +1,4 @@
-"""Widths under a budget of bytes: pure arrays."""
+"""Widths of layers within a budget of bytes."""
 
 import itertools
 
@@ -13,7 +13,7 @@ WIDTHS = (4, 8)
 
 
 def problem(seed: int, layers: int, widths: tuple[int, ...] = WIDTHS) -> tuple[dict, dict]:
-    """(sizes, damages) as networks have them: sizes over four orders of magnitude, damages over six."""
+    """(sizes, damages) as in networks: sizes over four orders of magnitude, damages over six."""
     random = np.random.default_rng(seed)
     counts = (10 ** random.uniform(1, 5, layers)).astype(int)
     damages = 10 ** random.uniform(-7, 0, layers)
@@ -56,7 +56,7 @@ def test_more_than_two_widths():
 
 
 def test_among_choices_that_are_all_alike_the_budget_is_used_up():
-    """Damage proportional to bytes: exact proofs would take for ever, and nobody needs them."""
+    """If damage is proportional to bytes, proving that a choice is optimal takes too long, and is not needed."""
     sizes, _ = problem(5, 60)
     damages = {name: {4: float(of_layer[8] - of_layer[4]), 8: 0.0} for name, of_layer in sizes.items()}
     budget = budget_between(sizes, 0.3)

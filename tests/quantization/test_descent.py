@@ -1,4 +1,4 @@
-"""descend: integers and steps after error feedback, by the same measure and never worse."""
+"""descend: improves integers and scales after error feedback, and never makes the error larger."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def grid_of(matrix: np.ndarray, bits: int, per_channel: bool = True, zero_point:
 
 
 def error(values: np.ndarray, matrix: np.ndarray, covariance: np.ndarray) -> float:
-    """Of all outputs, by the measure that is minimised."""
+    """The error that is minimised, summed over all outputs."""
     return float(output_variance(values - matrix, damped(covariance, DAMPING)).sum())
 
 

@@ -16,7 +16,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def channel_means(graph: Graph, inputs) -> dict[str, np.ndarray]:
-    """Mean per channel of what each layer with a kernel writes."""
+    """Mean per channel of the output of each layer with a kernel."""
     found = {}
     for node, live in graph.walk(inputs):
         if layout_of(graph.layer_of(node)) is not None:
@@ -27,30 +27,30 @@ def channel_means(graph: Graph, inputs) -> dict[str, np.ndarray]:
 
 @every_model
 def test_every_layers_channels_get_the_float_networks_means(name):
-    teacher = fold(separated(name)).graph
-    student = round_graph(teacher, Rounding(bits=4, per_channel=False)).graph
-    inputs = random_inputs(teacher)
-    corrected, kept = correct_biases_on_inputs(student, teacher, inputs)
-    wanted, before, after = (channel_means(graph, inputs) for graph in (teacher, student, corrected))
-    calls = teacher.calls()
-    assert set(kept) == {n.layer for n in teacher.nodes if calls[n.layer] > 1 and layout_of(teacher.layer_of(n))}
-    for node in teacher.nodes:
+    reference = fold(separated(name)).graph
+    rounded = round_graph(reference, Rounding(bits=4, per_channel=False)).graph
+    inputs = random_inputs(reference)
+    corrected, kept = correct_biases_on_inputs(rounded, reference, inputs)
+    wanted, before, after = (channel_means(graph, inputs) for graph in (reference, rounded, corrected))
+    calls = reference.calls()
+    assert set(kept) == {n.layer for n in reference.nodes if calls[n.layer] > 1 and layout_of(reference.layer_of(n))}
+    for node in reference.nodes:
         if node.output in wanted and node.layer not in kept:
             atol = 1e-4 * max(np.abs(wanted[node.output]).max(), np.abs(before[node.output]).max(), 1e-6)
             np.testing.assert_allclose(after[node.output], wanted[node.output], atol=atol, err_msg=node.name)
     for key, layer in corrected.layers.items():
         if layout_of(layer) is not None:
-            np.testing.assert_array_equal(kernel_of(layer), kernel_of(student.layers[key]))
+            np.testing.assert_array_equal(kernel_of(layer), kernel_of(rounded.layers[key]))
     if kept.keys() < wanted.keys() and name != "zero_kernel":
         assert max(np.abs(before[tensor] - wanted[tensor]).max() for tensor in wanted) > 1e-3, "nothing to correct"
 
 
 def test_the_graphs_given_are_not_changed():
-    teacher = fold(separated("plain")).graph
-    student = round_graph(teacher, Rounding(bits=4, per_channel=False)).graph
-    before = [[w.copy() for w in layer.weights] for graph in (teacher, student) for layer in graph.layers.values()]
-    correct_biases_on_inputs(student, teacher, random_inputs(teacher))
-    after = [layer.weights for graph in (teacher, student) for layer in graph.layers.values()]
+    reference = fold(separated("plain")).graph
+    rounded = round_graph(reference, Rounding(bits=4, per_channel=False)).graph
+    before = [[w.copy() for w in layer.weights] for graph in (reference, rounded) for layer in graph.layers.values()]
+    correct_biases_on_inputs(rounded, reference, random_inputs(reference))
+    after = [layer.weights for graph in (reference, rounded) for layer in graph.layers.values()]
     for old, new in zip(before, after, strict=True):
         for a, b in zip(old, new, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -66,10 +66,10 @@ def test_it_is_an_option_of_the_recipe():
         )
     assert files["analytic"].tflite == files["True"].tflite
     assert len({result.tflite for result in files.values()}) == 3
-    # On the inputs that it looked at, the empirical correction's means are the float network's.
-    teacher = fold(separated("plain")).graph
-    inputs = make_inputs(teacher, 4, (-1, 1))
-    wanted = channel_means(teacher, inputs)
+    # On the inputs that it used, the empirical correction restores the means of the float network.
+    reference = fold(separated("plain")).graph
+    inputs = make_inputs(reference, 4, (-1, 1))
+    wanted = channel_means(reference, inputs)
 
     def miss(result) -> float:
         found = channel_means(result.built.graph, inputs)

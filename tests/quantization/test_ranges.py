@@ -76,7 +76,7 @@ def test_a_large_tensor_is_judged_by_its_whole_distribution():
         found = search_range(x, bits)
         best = min(error(x, Range(-k, k), bits) for k in np.linspace(2, 40, 39))
         assert error(x, found, bits) < 1.1 * best < error(x, min_max(x), bits) / times_better
-    # A tail that a plain sample of 2048 values would not see, and that must not be clipped away.
+    # A random sample of 2048 values would miss this tail, which must not be clipped.
     x = np.append(random.uniform(-1, 1, 100_000), np.full(30, 100.0))
     assert search_range(x, 8).high > 90
 

@@ -45,7 +45,7 @@ def test_no_weight_moves_further_than_half_a_step(name, per_channel, bits):
         scale = np.asarray(found.grid.scale, np.float64)
         assert scale.shape == ((before.shape[1],) if per_channel else ())
         assert np.all(np.abs(after - before) <= scale * 0.5 * (1 + 1e-5))
-        # The largest weight of each channel (or of all) is the last integer: no part of the grid is wasted.
+        # The largest weight of each channel (or of all) is the largest integer, so the whole grid is used.
         largest = np.abs(found.matrix.astype(int)).max(axis=0 if per_channel else None)
         used = np.abs(before).max(axis=0 if per_channel else None) > 0
         assert np.all(largest == np.where(used, 2 ** (bits - 1) - 1, 0))
@@ -89,7 +89,7 @@ def test_kernels_survive_the_turn_of_their_axes(name):
 
 @every_model
 def test_each_column_of_the_turned_kernel_makes_one_output_channel(name):
-    """Zeroing a column silences that output channel and no other."""
+    """Zeroing a column makes this output channel zero and no other."""
     graph = folded(name)
     for node in graph.nodes:
         layer = graph.layer_of(node)
@@ -127,7 +127,7 @@ def test_scaled_inputs_are_a_scaled_kernel(name):
 
 @every_model
 def test_corrected_biases_keep_every_channels_mean(name):
-    """For inputs of the means that the correction was told, pixel for pixel."""
+    """For inputs with the means that the correction got, at every pixel."""
     graph = folded(name)
     rounded = round_graph(graph, Rounding(bits=4, per_channel=False)).graph
     random = np.random.default_rng(0)
@@ -154,7 +154,7 @@ def test_corrected_biases_keep_every_channels_mean(name):
 
 
 def interior(y: np.ndarray, layer) -> np.ndarray:
-    """Mean over the pixels that no padding reaches; several, for a transposed convolution's phases."""
+    """Mean over pixels without padding; over several, for the phases of a transposed convolution."""
     for axis in range(1, y.ndim - 1):
         size = y.shape[axis]
         middle = size // 2 - size // 2 % 2
@@ -182,7 +182,7 @@ def test_a_layer_without_bias_gets_one():
     graph = folded("no_bias")
     assert graph.layers["conv"].weight("bias") is None
     found = exported("no_bias")
-    assert found.student.layers["conv"].weight("bias").shape == (4,)
+    assert found.rounded.layers["conv"].weight("bias").shape == (4,)
     assert build("no_bias").get_layer("conv").bias is None
 
 
@@ -191,23 +191,26 @@ def test_a_layer_without_bias_gets_one():
 )
 def test_rounding_between_buffers_keeps_the_function_and_loses_less(name):
     made = exported(name)
-    teacher = made.teacher.copy()
-    for key, layer in teacher.layers.items():  # channels of very different size, which one step per tensor cannot serve
+    reference = made.reference.copy()
+    for (
+        key,
+        layer,
+    ) in reference.layers.items():  # channels of very different size, for which one scale per tensor is bad
         if layout_of(layer) is not None and kernel_of(layer).shape[-1] > 1:
             scale = np.logspace(0, 2, kernel_of(layer).shape[-1])
-            teacher.layers[key] = with_kernel(layer, kernel_of(layer) * scale)
-    wanted = teacher.predict(made.inputs)
+            reference.layers[key] = with_kernel(layer, kernel_of(layer) * scale)
+    wanted = reference.predict(made.inputs)
 
     def error(graph):
         return max(
             np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(graph.predict(made.inputs), wanted, strict=True)
         )
 
-    fine = round_equalized(teacher, Rounding(bits=16, per_channel=False))
+    fine = round_equalized(reference, Rounding(bits=16, per_channel=False))
     assert error(fine.graph) < 1e-3
     assert all(kernel.grid.channel_axis is None for kernel in fine.kernels.values())
     six_bits = Rounding(bits=6, per_channel=False)
-    coarse, plain = round_equalized(teacher, six_bits), round_graph(teacher, six_bits)
+    coarse, plain = round_equalized(reference, six_bits), round_graph(reference, six_bits)
     assert error(coarse.graph) < 1.05 * error(plain.graph)
 
 

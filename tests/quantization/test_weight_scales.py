@@ -48,7 +48,7 @@ def test_errors_are_the_variance_that_a_change_makes():
 
 def test_one_step_serves_the_outputs_that_matter():
     matrix, covariance = layer()
-    matrix[:, 0] *= 20  # one output with huge weights, which would have all others on a coarse grid
+    matrix[:, 0] *= 20  # one output with huge weights, which makes the grid coarse for all others
     whole = weight_quantizer(matrix, 4)
     others = search_scale(matrix, covariance, whole, np.array([0, 1, 1, 1, 1, 1.0]))
     first = search_scale(matrix, covariance, whole, np.array([1, 0, 0, 0, 0, 0.0]))

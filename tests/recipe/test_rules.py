@@ -117,7 +117,7 @@ def test_layers_are_known_by_the_names_of_the_users_model():
     (key,) = [key for key, layer in source.layers.items() if layer.class_name == "SeparableConv2D"][:1]
     found = exported("separable")
     for pattern in (key, "SeparableConv2D"):
-        rules = apply_rules([Rule(pattern, weight_bits=4)], source, found.teacher)
+        rules = apply_rules([Rule(pattern, weight_bits=4)], source, found.reference)
         assert {key, f"{key}_depthwise"} <= rules.of.keys()
 
 
@@ -144,14 +144,14 @@ def ruled(name: str, seed: int) -> tuple[Exported, LayerRules, Built | str]:
     """A tiny model's file with a third of its layers at 16 bits and a seventh in float; or the error that came."""
     made, random = exported(name), np.random.default_rng(seed)
     rules = []
-    for key in made.teacher.layers:
+    for key in made.reference.layers:
         chance = random.random()
         if chance < 0.33:
             rules.append(Rule(key, activation_bits=16))
         elif chance < 0.47:
             rules.append(Rule(key, keep_float=True))
-    matched = match_rules(rules, {key: [key] for key in made.teacher.layers})
-    rounded = round_graph(made.teacher, Rounding(in_float=layers_in_float(made.teacher, matched)))
+    matched = match_rules(rules, {key: [key] for key in made.reference.layers})
+    rounded = round_graph(made.reference, Rounding(in_float=layers_in_float(made.reference, matched)))
     decision = dataclasses.replace(made.decision, graph=rounded.graph, kernels=rounded.kernels, rules=matched)
     try:
         built = build_integer_file(decision, made.inputs)

@@ -1,4 +1,4 @@
-"""Tests of the report page's content, of what it is made from, and of the report in notebooks."""
+"""The content of the report page, the evidence behind it, and the report in notebooks."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ def page(name: str = "branch_add", recipe: Recipe = QUICK) -> str:
 
 
 class Parsed(HTMLParser):
-    """What a browser would find in a page: elements, the texts of the table's cells, scripts and styles."""
+    """A parsed page: elements, the texts of the table's cells, scripts and styles."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -82,7 +82,7 @@ class Parsed(HTMLParser):
 
     @property
     def data(self) -> dict:
-        """What the page's script reads."""
+        """The data of the page's script."""
         at = [attributes.get("id") for tag, attributes in self.elements if tag == "script"].index("data")
         return json.loads(self.texts["script"][at])
 
@@ -165,7 +165,7 @@ def test_a_simulation_has_a_page_without_sizes():
 
 
 def references(text: str) -> list[str]:
-    """All that a browser would fetch for the page, or go to from it, except what is inside the page itself."""
+    """All addresses outside of the page that a browser would load, or that the page links to."""
     parsed = Parsed(text)
     found = [
         attributes[name]
@@ -252,7 +252,7 @@ def test_zeros_and_clipping_of_rows_are_those_that_were_made():
     report = compressed("plain", recipe).report
     kernels = [row for row in report.layers if row.weights]
     zeros = sum(row.sparsity * row.weights for row in kernels)
-    # Rounding makes more zeros, never fewer.
+    # Rounding can only add zeros.
     assert zeros / sum(row.weights for row in kernels) >= report.pruning.sparsity > 0.5
     tight = dataclasses.replace(QUICK, quantize=Quantize(ranges="percentile"))
     assert all(0 <= row.clipped <= 1 for row in compressed("plain", tight).report.layers)
@@ -323,7 +323,7 @@ def test_tensors_that_are_still_to_be_read_have_lanes_of_their_own(reads):
     last = {at: max([at, *(to for to, sources in enumerate(reads) if at in sources)]) for at in range(len(reads))}
     for first in range(len(reads)):
         for second in range(first + 1, len(reads)):
-            # A tensor may take over the lane of one that it is the last to read.
+            # A tensor may take the lane of a tensor that it is the last to read.
             assert found[first] != found[second] or last[first] <= second
     assert found[0] == 0
 
@@ -333,7 +333,7 @@ def test_a_chain_stays_in_one_lane_and_a_residual_leaves_it():
     assert assign_lanes("abcd", [[], ["a"], ["b"], ["a", "c"]]) == [0, 1, 1, 0]
 
 
-# The way to do it again
+# How to make the same file again
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_the_command_line_is_told_where_it_has_words_for_it():
     assert "inputs: the same representative inputs" in python_text(QUICK, {"representative_data": True})
 
 
-# Doors
+# Saving and notebooks
 
 
 def test_the_page_is_saved_whole_and_the_same_each_time(tmp_path):

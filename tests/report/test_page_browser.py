@@ -29,7 +29,7 @@ _RESULTS: list = []
 
 
 def result():
-    """The demonstration model, compressed once."""
+    """The result for the demonstration model, made only once."""
     if not _RESULTS:
         _RESULTS.append(compress(load_demo()[0], verbose=0))
     return _RESULTS[0]
@@ -51,7 +51,7 @@ def browser():
 
 
 class Visit:
-    """A page that was opened from disk, with all that it said and asked for."""
+    """A page that was opened from disk, with its console messages and requests."""
 
     def __init__(self, browser, path: Path, options: dict):
         self.context = browser.new_context(**options)
@@ -128,7 +128,7 @@ def test_dark_and_light_differ_and_text_can_be_read(visit):
             ".map(text => text.match(/[0-9]+/g).slice(0, 3).reduce((sum, part) => sum + +part, 0) / 3)"
         )
         assert (paper > ink) == (scheme == "light") and abs(paper - ink) > 150
-        # The plots lie on the same ground as the text around them.
+        # The plots have the background colour of the text around them.
         plot, card = one.page.evaluate(
             "[Bokeh.documents[0].roots()[0].background_fill_color, "
             "getComputedStyle(document.documentElement).getPropertyValue('--card').trim()]"

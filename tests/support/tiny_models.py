@@ -126,11 +126,11 @@ class Exported:
     built: Built
 
     @property
-    def teacher(self) -> Graph:
+    def reference(self) -> Graph:
         return self.decision.reference
 
     @property
-    def student(self) -> Graph:
+    def rounded(self) -> Graph:
         return self.decision.graph
 
     @property
@@ -161,14 +161,14 @@ def exported(name: str, options: Quantize = Quantize()) -> Exported:
 def export(model: keras.Model, options: Quantize = Quantize(), images: int = 4) -> Exported:
     """The stages of `compress`, one by one, each result kept."""
     unfolded = separate(Graph.from_keras(model)).graph
-    teacher = fold(unfolded).graph
-    bounds = (0.0, 255.0) if teacher.specs[teacher.inputs[0]].dtype == "uint8" else (-1.0, 1.0)
-    inputs = make_inputs(teacher, images, bounds, seed=0)
+    reference = fold(unfolded).graph
+    bounds = (0.0, 255.0) if reference.specs[reference.inputs[0]].dtype == "uint8" else (-1.0, 1.0)
+    inputs = make_inputs(reference, images, bounds, seed=0)
     means = {tensor: s.mean for tensor, s in collect(gaussian_walk(unfolded, samples=200)).items()}
-    rounded = round_graph(teacher, Rounding(bits=options.weight_bits, per_channel=options.per_channel))
-    student, _ = correct_biases(rounded.graph, teacher, means)
-    ranges = choose_ranges(teacher, collect(image_walk(teacher, inputs)), "min_max", bits=options.activation_bits)
-    decision = Decision(graph=student, reference=teacher, kernels=rounded.kernels, ranges=ranges, options=options)
+    rounded = round_graph(reference, Rounding(bits=options.weight_bits, per_channel=options.per_channel))
+    corrected, _ = correct_biases(rounded.graph, reference, means)
+    ranges = choose_ranges(reference, collect(image_walk(reference, inputs)), "min_max", bits=options.activation_bits)
+    decision = Decision(graph=corrected, reference=reference, kernels=rounded.kernels, ranges=ranges, options=options)
     return Exported(unfolded, decision, inputs, build_integer_file(decision, inputs))
 
 

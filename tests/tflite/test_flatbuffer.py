@@ -1,4 +1,4 @@
-"""How files are written: equal vectors once, buffers where kernels may read them whole words at a time."""
+"""How files are written: equal vectors only once, buffers at multiples of 16 bytes."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ OPTIONS = [Quantize(), Quantize(weight_bits=4, int4=True), Quantize(activation_b
 
 
 def place_of(table, field: int) -> int | None:
-    """Where the vector of `field` begins in the file; None if there is none."""
+    """Position in the file at which the vector of `field` begins; None if there is none."""
     offset = table._tab.Offset(field)
     return table._tab.Vector(offset) if offset else None
 

@@ -1,7 +1,6 @@
-"""Every row of the table of integer operators, run by LiteRT: a float file with this operator alone, and its integer one.
+"""LiteRT runs every row of the table of integer operators: a float file with only this operator, and its integer file.
 
-The integer file is held against the float file on the reals that its own integers stand for, so that what is left is
-the kernel's own rounding.
+The float file gets the values that the integer file's inputs stand for, so that only the kernel's rounding makes a difference.
 """
 
 import dataclasses
@@ -13,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdatafree.export import integer
-from tfdatafree.export.emit import quantize_file
+from tfdatafree.export import plan
+from tfdatafree.export.emit import IntegerModel, quantize_file
 from tfdatafree.export.plan import Spec
 from tfdatafree.numerics.range import Range
 from tfdatafree.tflite.flatbuffer import File
@@ -27,7 +26,7 @@ ROW = (1, 8)
 
 @dataclass(frozen=True)
 class Case:
-    """A function that the converter turns into one operator, and the reals that it is fed with."""
+    """A function that the converter turns into one operator, and the range of its inputs."""
 
     function: Callable
     low: float = -2.0
@@ -47,7 +46,7 @@ class Case:
 
 
 def weights(*shape: int) -> tf.Tensor:
-    """Weights that lie on an 8-bit grid, with each output channel's largest at the end of it."""
+    """Weights on an 8-bit grid. The largest of each output channel is the largest of the grid."""
     values = np.random.default_rng(1).integers(-127, 128, shape)
     values[(0,) * (len(shape) // 2)] = 127
     return tf.constant(values / 256, tf.float32)
@@ -160,8 +159,8 @@ CASES = {
 ROWS = [(name, bits) for name, rule in OPERATORS.items() for bits in rule.versions]
 
 
-def quantized(case: Case, bits: int, **options) -> tuple[bytes, integer.IntegerModel]:
-    """(float file, integer file) of the case alone, each tensor's range being what its inputs give."""
+def quantized(case: Case, bits: int, **options) -> tuple[bytes, IntegerModel]:
+    """(float file, integer file) of the case. The range of each tensor is measured on the case's inputs."""
     content = case.convert()
     exact = Runner(content, keep_all=True)
     exact.run(case.inputs())
@@ -174,17 +173,17 @@ def quantized(case: Case, bits: int, **options) -> tuple[bytes, integer.IntegerM
     return content, quantize_file(content, Spec(ranges, activation_bits=bits, edge_dtype=edge, **options))
 
 
-def run_both(name: str, bits: int) -> tuple[list[np.ndarray], list[np.ndarray], list[float], integer.IntegerModel]:
-    """(outputs of the integer file, outputs of the float file on the same reals, steps, integer file) of one row."""
+def run_both(name: str, bits: int) -> tuple[list[np.ndarray], list[np.ndarray], list[float], IntegerModel]:
+    """(outputs of the integer file, outputs of the float file on the same values, scales, integer file) of one row."""
     inputs = CASES[name].inputs()
     content, result = quantized(CASES[name], bits)
     file = File.parse(content)
     assert [file.operator_name(operator) for operator in file.operators] == [name]
     exact = Runner(content, keep_all=True)
     runner = Runner(result.content, keep_all=True)
-    found = runner.predict(inputs)
-    reals = [result.grids[index](value) for index, value in zip(file.inputs, inputs, strict=True)]
-    return found, exact.run(reals), [detail["quantization"][0] for detail in runner.outputs], result
+    outputs = runner.predict(inputs)
+    values = [result.grids[index](value) for index, value in zip(file.inputs, inputs, strict=True)]
+    return outputs, exact.run(values), [detail["quantization"][0] for detail in runner.outputs], result
 
 
 def test_every_row_is_run():
@@ -193,18 +192,18 @@ def test_every_row_is_run():
 
 @pytest.mark.parametrize(("name", "bits"), ROWS)
 def test_integer_kernel_computes_what_the_float_kernel_does(name, bits):
-    found, expected, steps, result = run_both(name, bits)
+    outputs, expected, scales, result = run_both(name, bits)
     assert not result.float_reasons
     rule = OPERATORS[name]
     bound = max(1 if bits == 8 else 4, rule.table_lsb.get(bits, 0)) + result.requantized
-    for got, wanted, step in zip(found, expected, steps, strict=True):
-        if step:
-            assert np.abs(got - wanted).max() / step <= bound + 0.5
+    for output, expected_output, scale in zip(outputs, expected, scales, strict=True):
+        if scale:
+            assert np.abs(output - expected_output).max() / scale <= bound + 0.5
         else:
-            assert np.mean(got == wanted) > 0.98, "indices and truth values, ties aside"
+            assert np.mean(output == expected_output) > 0.98, "indices and truth values, ties aside"
 
 
-# An odd number of weights, of inputs or of channels leaves half a byte over.
+# With an odd number of weights, inputs or channels, half a byte is unused.
 WITH_KERNEL = {
     "CONV_2D": (
         CASES["CONV_2D"],
@@ -220,7 +219,7 @@ WITH_KERNEL = {
 
 
 def integers(content: bytes, case: Case) -> np.ndarray:
-    """What LiteRT's own kernels write; XNNPACK's, which the two storages do not share, may differ by one step."""
+    """Output of LiteRT's own kernels. XNNPACK only runs INT8 weights, and may differ by one integer."""
     return Runner(content, keep_all=True).predict(case.inputs())[0]
 
 
@@ -233,14 +232,14 @@ def test_every_operator_with_a_kernel_is_stored_both_ways():
 def test_packed_weights_compute_the_same_integers_in_half_the_bytes(name, bits, per_channel):
     for case in WITH_KERNEL[name]:
         options = {"kernel_bits": 4, "per_channel": per_channel}
-        whole, packed = (quantized(case, bits, int4=int4, **options)[1] for int4 in (False, True))
-        np.testing.assert_array_equal(integers(packed.content, case), integers(whole.content, case))
+        unpacked, packed = (quantized(case, bits, int4=int4, **options)[1] for int4 in (False, True))
+        np.testing.assert_array_equal(integers(packed.content, case), integers(unpacked.content, case))
         (index,) = packed.index_of_kernel.values()
-        file, former = File.parse(packed.content), File.parse(whole.content)
-        assert (file.dtype(index), former.dtype(index), file.quantizer(index).bits) == ("int4", "int8", 4)
-        held = [len(f.model.buffers[f.tensors[index].buffer].data) for f in (former, file)]
-        assert held[1] == (held[0] + 1) // 2
-        np.testing.assert_array_equal(file.constant(index), former.constant(index))
+        packed_file, file = File.parse(packed.content), File.parse(unpacked.content)
+        assert (packed_file.dtype(index), file.dtype(index), packed_file.quantizer(index).bits) == ("int4", "int8", 4)
+        sizes = [len(f.model.buffers[f.tensors[index].buffer].data) for f in (file, packed_file)]
+        assert sizes[1] == (sizes[0] + 1) // 2
+        np.testing.assert_array_equal(packed_file.constant(index), file.constant(index))
         assert not packed.adjusted
 
 
@@ -251,12 +250,12 @@ def test_where_packed_weights_cannot_be_read_they_take_a_byte_and_the_reason_is_
     (index,) = result.index_of_kernel.values()
     assert File.parse(result.content).dtype(index) == "int8"
     assert list(result.adjusted.values()) == [f"4-bit weights take a byte each: {name} does not read packed ones here"]
-    # The row is not more careful than it has to be.
-    monkeypatch.setitem(integer.OPERATORS, name, dataclasses.replace(OPERATORS[name], int4={bits: 1}))
+    # The row is not stricter than necessary.
+    monkeypatch.setitem(plan.OPERATORS, name, dataclasses.replace(OPERATORS[name], int4={bits: 1}))
     forced = quantized(case, bits, kernel_bits=4, int4=True)[1]
     assert not forced.adjusted
     try:
-        found = integers(forced.content, case)
+        outputs = integers(forced.content, case)
     except ValueError:
         return
-    assert not np.allclose(found, integers(result.content, case), atol=0.1)
+    assert not np.allclose(outputs, integers(result.content, case), atol=0.1)

@@ -124,7 +124,7 @@ def generate_images(
         if kept is not None and "state_done" not in kept:
             return finished_images(kept, graph.inputs, ends)
         state = state if kept is None else parse_state(kept, len(specs))
-    progress = Progress(state.loss.size, verbose, done=state.done)
+    progress = Progress(state.loss.size, verbose, steps_done=state.done)
     try:
         for loss, worth_keeping in matcher.advance(state):
             progress.step(f"match BatchNorm statistics, loss {loss:.3f}")

@@ -26,8 +26,8 @@ class Quantizer:
     """Affine map between real values and integers: x = scale * (q - zero_point).
 
     Holds for every instance: scale > 0, finite, and a float32 value, as in a TFLite file; qmin <= zero_point <= qmax;
-    0.0 is represented exactly; scale and zero_point are a float and an int if `channel_axis` is None, else float32 and
-    int64 vectors of one length, read-only, along that axis.
+    0.0 is represented exactly. If `channel_axis` is None, scale and zero_point are a float and an int. Otherwise they are
+    read-only float32 and int64 vectors of one length along that axis.
 
     Attributes:
         scale: Distance S between the real values of neighbouring integers; rounded to float32.
