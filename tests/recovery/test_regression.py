@@ -251,7 +251,7 @@ def test_small_channels_learn_in_small_steps():
 # BatchNorms -----------------------------------------------------------------------------------------------------------
 
 
-def test_outputs_of_reestimated_batchnorms_have_the_teachers_moments():
+def test_reestimated_batchnorms_put_out_the_teachers_moments():
     teacher = separate(Graph.from_keras(build("branch_add")))
     student = separate(Graph.from_keras(pruned(build("branch_add"), 0.6)))
     moved = reestimate_batchnorm(student, teacher, [tf.constant(IMAGES)])
