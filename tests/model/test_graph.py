@@ -14,16 +14,16 @@ TOLERANCE = {"mixed_float16": 2e-3}
 
 
 @every_model
-def test_reading_and_writing_keep_the_function_and_leave_the_model_alone(name):
+def test_reading_and_writing_keep_the_function_and_do_not_change_the_model(name):
     model = build(name)
     before = state(model)
     inputs = random_inputs(model, 2)
-    wanted = outputs_of(model, inputs)
-    assert min(np.ptp(y) for y in wanted) > 1e-3, "a constant output would prove nothing"
+    expected = outputs_of(model, inputs)
+    assert min(np.ptp(y) for y in expected) > 1e-3, "a constant output would prove nothing"
     graph = Graph.from_keras(model)
     written = graph.to_keras()
-    assert relative_difference(graph.predict(inputs), wanted) <= TOLERANCE.get(name, 1e-6)
-    assert relative_difference(outputs_of(written, inputs), wanted) <= TOLERANCE.get(name, 1e-6)
+    assert relative_difference(graph.predict(inputs), expected) <= TOLERANCE.get(name, 1e-6)
+    assert relative_difference(outputs_of(written, inputs), expected) <= TOLERANCE.get(name, 1e-6)
     assert state(model) == before
 
 
@@ -33,8 +33,8 @@ def test_names_structures_and_sharing_are_kept(name):
     graph = Graph.from_keras(model)
     written = graph.to_keras()
     structure = functional(model)._outputs_struct
-    wanted = sorted(structure) if isinstance(structure, dict) else functional(model).output_names
-    assert graph.output_names == wanted
+    expected = sorted(structure) if isinstance(structure, dict) else functional(model).output_names
+    assert graph.output_names == expected
     if not any(isinstance(operation, keras.Model) for operation in functional(model).operations):
         assert written.output_names == functional(model).output_names
     assert [x.name for x in written.inputs] == [x.name for x in model.inputs]
@@ -61,10 +61,10 @@ def flat_operations(model: keras.Model, outermost: bool = True):
 @every_model
 def test_walking_holds_only_tensors_that_are_still_to_be_read(name):
     graph = Graph.from_keras(build(name))
-    left = list(graph.nodes)
+    remaining = list(graph.nodes)
     for node, live in graph.walk(random_inputs(graph, 1)):
-        assert node is left.pop(0)
-        readable = set(graph.outputs).union(node.outputs, *(other.inputs for other in left))
+        assert node is remaining.pop(0)
+        readable = set(graph.outputs).union(node.outputs, *(other.inputs for other in remaining))
         assert set(live) <= readable, f"after '{node.name}'"
     assert set(live) == set(graph.outputs)
 
@@ -137,7 +137,7 @@ def test_redirecting_an_output_keeps_its_name_in_the_model():
     assert graph.outputs == ["double"] and graph.output_names == ["head"]
 
 
-def test_a_graph_up_to_a_tensor_computes_it_and_nothing_behind_it():
+def test_a_graph_up_to_a_tensor_computes_it_and_nothing_after_it():
     graph = Graph.from_keras(build("branch_add"))
     before, inputs = list(graph.nodes), random_inputs(graph, 2)
     shorter = graph.up_to(["a_relu"])

@@ -41,10 +41,10 @@ def small_cnn(layers=L, models=keras, shape=(8, 8, 3)):
 
 
 def assert_same_outputs(model, reference, *inputs, tolerance=1e-5):
-    got, wanted = (m(inputs[0] if len(inputs) == 1 else list(inputs), training=False) for m in (model, reference))
-    got, wanted = ([np.asarray(o) for o in (x if isinstance(x, (list, tuple)) else [x])] for x in (got, wanted))
-    assert len(got) == len(wanted)
-    for a, b in zip(got, wanted, strict=True):
+    got, expected = (m(inputs[0] if len(inputs) == 1 else list(inputs), training=False) for m in (model, reference))
+    got, expected = ([np.asarray(o) for o in (x if isinstance(x, (list, tuple)) else [x])] for x in (got, expected))
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
         assert np.ptp(b) > 1e-3, "a constant output would prove nothing"
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
@@ -162,7 +162,7 @@ def test_bad_paths_give_one_clear_line(tmp_path):
         file("misnamed.keras", hdf5): r"rename it so that it ends in \.h5",
         file("misnamed.h5", zipped): r"rename it so that it ends in \.keras",
         tmp_path / "other.keras": "not a Keras file",
-        tmp_path / "only.weights.h5": "weights alone",
+        tmp_path / "only.weights.h5": "only weights",
         tmp_path / "folder": "directory and not a model",
         tmp_path / "saved_model": "SavedModel.*Keras 3 cannot rebuild.*save",
     }
@@ -196,7 +196,7 @@ class Subclassed(keras.Model):
     ],
 )
 @pytest.mark.parametrize("nested", [False, True])
-def test_what_cannot_be_taken_apart_is_named(layer, name, nested):
+def test_layers_that_cannot_be_compressed_are_named(layer, name, nested):
     model = keras.Sequential([keras.Input((6, 3)), layer()])
     if nested:
         model = keras.Sequential([keras.Input((6, 3)), L.ReLU(), model])
@@ -321,8 +321,8 @@ def test_an_unbuilt_sequential_needs_a_shape_and_is_not_built_itself():
         assert not model.built
         assert not model.layers[-1].built
         x = batch(8, 8, 3)
-        got, wanted = built.layers[-2].output, np.max(trained(np.maximum(x, 0)), (1, 2)) * 2
-        np.testing.assert_allclose(keras.Model(built.inputs, got)(x), wanted, atol=1e-6)
+        got, expected = built.layers[-2].output, np.max(trained(np.maximum(x, 0)), (1, 2)) * 2
+        np.testing.assert_allclose(keras.Model(built.inputs, got)(x), expected, atol=1e-6)
 
 
 # Keras 2
@@ -394,19 +394,19 @@ def test_a_keras_2_file_that_only_tf_keras_reads(k2, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "harm, named",
+    "change_layer, named",
     [
         (lambda layer: None, r"'double' \(Lambda\)"),
         (lambda layer: layer["config"].update(function="io.write_file"), r"'tf.math.multiply.*' \(TFOpLambda\)"),
         (lambda layer: layer["config"].update(x={"class_name": "get_file", "module": "keras.utils"}), "A get_file"),
     ],
 )
-def test_tf_keras_never_opens_an_untrusted_file_that_could_run_code(k2, tmp_path, monkeypatch, harm, named):
+def test_tf_keras_never_opens_an_untrusted_file_that_could_run_code(k2, tmp_path, monkeypatch, change_layer, named):
     inputs = k2.layers.Input((4,))
     old = k2.Model(inputs, k2.layers.Lambda(lambda x: x + 1.0, name="double")(inputs * 2.0))
     old.save(path := tmp_path / "old.h5")
     assert_same_outputs(load(path, unsafe=True), old, batch(4))
-    with_config_change(path, lambda layer: layer["class_name"] == "TFOpLambda" and harm(layer))
+    with_config_change(path, lambda layer: layer["class_name"] == "TFOpLambda" and change_layer(layer))
     monkeypatch.setattr(k2.models, "load_model", lambda *args, **kwargs: pytest.fail("tf_keras opened the file"))
     with pytest.raises(UnsupportedModelError, match=named + ".*code.*unsafe=True.*trust"):
         load(path)
@@ -455,12 +455,12 @@ def test_pruning_wrappers_are_stripped_and_their_masks_applied(k2, tfmot, tmp_pa
     assert_same_outputs(load(path), expected, batch(8, 8, 3))
 
 
-def test_opening_a_tfmot_file_leaves_the_environment_alone(k2, tfmot, tmp_path, monkeypatch):
-    real = tfmot.sparsity.keras.prune_scope
+def test_opening_a_tfmot_file_does_not_change_the_environment(k2, tfmot, tmp_path, monkeypatch):
+    original = tfmot.sparsity.keras.prune_scope
 
     def setting_it_as_the_first_import_of_tfmot_does():
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
-        return real()
+        return original()
 
     monkeypatch.setattr(tfmot.sparsity.keras, "prune_scope", setting_it_as_the_first_import_of_tfmot_does)
     tfmot.sparsity.keras.prune_low_magnitude(small_cnn(k2.layers, k2)).save(path := tmp_path / "pruned.h5")

@@ -63,10 +63,12 @@ def test_refitted_weights_lose_least_and_as_much_as_the_order_says():
     # The gradient of the loss is zero at the weights that stay: nothing else loses less.
     assert np.abs((h @ (refitted - reader.weights))[~gone]).max() < 1e-5 * np.abs(h @ reader.weights).max()
     order, losses = order_channels([reader])
-    alone = {c: output_energy(refit_without(reader.weights, reader.covariance, np.isin(np.arange(12), rows)) - reader.weights,
-                       reader.covariance) for c, rows in enumerate(reader.rows)}  # fmt: skip
-    assert order[0] == min(alone, key=alone.get)
-    assert losses[0] == pytest.approx(alone[order[0]], rel=1e-3)
+    single_losses = {}
+    for channel, rows in enumerate(reader.rows):
+        refitted = refit_without(reader.weights, reader.covariance, np.isin(np.arange(12), rows))
+        single_losses[channel] = output_energy(refitted - reader.weights, reader.covariance)
+    assert order[0] == min(single_losses, key=single_losses.get)
+    assert losses[0] == pytest.approx(single_losses[order[0]], rel=1e-3)
     assert sorted(order) == list(range(6)) and len(losses) == 6
 
 
@@ -142,10 +144,10 @@ def test_spaces_are_residual_streams_and_insides_of_bottlenecks():
 
 def test_refitting_and_correcting_means_loses_less():
     graph, inputs = network(), random_inputs(network(), 16)
-    wanted = graph.predict(inputs)[0]
+    expected = graph.predict(inputs)[0]
 
     def error(**options) -> float:
-        return relative_error(pruned(graph, 0.3, **options).graph.predict(inputs)[0], wanted)
+        return relative_error(pruned(graph, 0.3, **options).graph.predict(inputs)[0], expected)
 
     assert error() < error(refit=False) < error(refit=False, correct=False)
 
@@ -187,10 +189,10 @@ def with_dead_channels(name: str) -> Graph:
 def test_dead_channels_go_first_and_the_function_stays(name):
     graph = with_dead_channels(name)
     inputs = random_inputs(graph)
-    wanted = graph.predict(inputs)
+    expected = graph.predict(inputs)
     result = pruned(graph, 0.2)
     assert result.sparsity > 0.1
-    assert relative_difference(outputs_of(result.graph.to_keras(), inputs), wanted) < 2e-5
+    assert relative_difference(outputs_of(result.graph.to_keras(), inputs), expected) < 2e-5
 
 
 def test_constant_channels_go_into_the_biases_where_nothing_is_padded():

@@ -34,7 +34,7 @@ def masks_of_toolkit(toolkit, weights: dict[str, np.ndarray], sparsity: float, *
     import tf_keras
 
     schedule = toolkit.sparsity.keras.ConstantSparsity(sparsity, begin_step=1)
-    found = {}
+    result = {}
     for key, kernel in weights.items():
         *front, inputs, outputs = kernel.shape
         layer = tf_keras.layers.Conv2D(outputs, front, name=key) if front else tf_keras.layers.Dense(outputs, name=key)
@@ -44,24 +44,24 @@ def masks_of_toolkit(toolkit, weights: dict[str, np.ndarray], sparsity: float, *
         wrapped.pruning_step.assign(1)
         wrapped.pruning_obj.conditional_mask_update()
         wrapped.pruning_obj.weight_mask_op()
-        found[key] = wrapped.layer.kernel.numpy() != 0
-    return found
+        result[key] = wrapped.layer.kernel.numpy() != 0
+    return result
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.8])
 def test_uniform_keeps_the_weights_that_the_toolkit_keeps(toolkit, sparsity):
     weights = kernels()
-    wanted = masks_of_toolkit(toolkit, weights, sparsity)
+    expected = masks_of_toolkit(toolkit, weights, sparsity)
     # Its count is rounded layer by layer; ours has whole numbers that add up to the network's budget.
     counts = uniform({key: kernel.size for key, kernel in weights.items()}, sparsity)
-    for key, mask in wanted.items():
+    for key, mask in expected.items():
         assert abs(counts[key] - np.count_nonzero(mask)) <= 1
-    found = largest_of_each(
+    result = largest_of_each(
         {key: np.abs(kernel) for key, kernel in weights.items()},
-        {key: int(np.count_nonzero(mask)) for key, mask in wanted.items()},
+        {key: int(np.count_nonzero(mask)) for key, mask in expected.items()},
     )
-    for key, mask in wanted.items():
-        np.testing.assert_array_equal(found[key], mask)
+    for key, mask in expected.items():
+        np.testing.assert_array_equal(result[key], mask)
 
 
 @pytest.mark.parametrize("pattern, zeros", [("2:4", 2), ("1:4", 3)])

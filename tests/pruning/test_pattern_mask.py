@@ -50,12 +50,12 @@ def test_supports_by_second_moments_keep_the_pattern_and_lose_less():
 
 
 @pytest.mark.parametrize("text", ["4:4", "0:4", "2/4", "1x1", "0x4", "", "x", 4])
-def test_what_is_no_pattern_is_told(text):
+def test_wrong_patterns_are_refused(text):
     with pytest.raises(ValueError, match=r"write 'n:m' .*'2:4'.*'4x1'"):
         parse_pattern(text)
 
 
-def test_layers_that_do_not_divide_say_so():
+def test_layers_that_do_not_divide_have_a_reason():
     assert "3 input channels are not a multiple of the 4" in refuse(parse_pattern("2:4"), 3, 8)
     assert "6 output channels are not a multiple of the 4" in refuse(parse_pattern("1x4"), 3, 6)
     assert refuse(parse_pattern("2:4"), 8, 3) is None

@@ -1,4 +1,4 @@
-"""The pruning stage on whole graphs, and what of it reaches the file."""
+"""Pruning of whole graphs, and its effect on the file."""
 
 import dataclasses
 import functools
@@ -37,9 +37,9 @@ def graphs(name: str) -> tuple[Graph, Graph]:
 
 
 def pruned(name: str, **options):
-    unfolded, teacher = graphs(name)
-    means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in teacher.specs.items()}
-    return prune(network_of(unfolded, teacher, RANGE), Prune(images=8, **options), means=means)
+    unfolded, reference = graphs(name)
+    means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in reference.specs.items()}
+    return prune(network_of(unfolded, reference, RANGE), Prune(images=8, **options), means=means)
 
 
 def prunable(graph: Graph) -> dict[str, np.ndarray]:
@@ -63,11 +63,11 @@ def test_every_method_meets_the_budget_of_the_network(method, sparsity):
 
 
 @pytest.mark.parametrize("method", ["obs", "str", "budget", "energy"])
-def test_layers_whose_inputs_are_not_known_count_for_the_budget_too(method):
-    unfolded, teacher = graphs("branch_add")
-    means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in teacher.specs.items()}
+def test_layers_without_a_covariance_count_for_the_budget_too(method):
+    unfolded, reference = graphs("branch_add")
+    means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in reference.specs.items()}
     options = Prune(sparsity=0.5, method=method, images=8)
-    problem = pose(network_of(unfolded, teacher, RANGE), options, means=means, seed=0)
+    problem = pose(network_of(unfolded, reference, RANGE), options, means=means, seed=0)
     unknown = list(problem.covariances)[::2]
     known = {key: matrix for key, matrix in problem.covariances.items() if key not in unknown}
     weights = METHODS[method](dataclasses.replace(problem, covariances=known))
@@ -88,53 +88,55 @@ def test_every_layout_can_be_pruned(name):
     assert all(np.isfinite(kernel).all() for kernel in kernels.values())
 
 
-def test_depthwise_kernels_stay_dense_unless_asked_for_and_it_is_said():
-    result, teacher = pruned("depthwise", sparsity=0.5, method="uniform"), graphs("depthwise")[1]
-    dense = [key for key, layer in teacher.layers.items() if layout_of(layer) and layout_of(layer).kind == "depthwise"]
+def test_depthwise_kernels_stay_dense_with_a_reason_unless_the_option_is_set():
+    result, reference = pruned("depthwise", sparsity=0.5, method="uniform"), graphs("depthwise")[1]
+    dense = [
+        key for key, layer in reference.layers.items() if layout_of(layer) and layout_of(layer).kind == "depthwise"
+    ]
     assert dense and all("depthwise" in result.reasons[key] for key in dense)
     for key in dense:
-        np.testing.assert_array_equal(kernel_of(result.current.layers[key]), kernel_of(teacher.layers[key]))
+        np.testing.assert_array_equal(kernel_of(result.current.layers[key]), kernel_of(reference.layers[key]))
     assert set(dense) <= pruned("depthwise", sparsity=0.5, method="uniform", depthwise=True).masks.keys()
 
 
-def test_the_teacher_is_not_touched():
-    teacher = graphs("branch_add")[1]
-    before = {key: [np.array(w) for w in layer.weights] for key, layer in teacher.layers.items()}
+def test_the_reference_does_not_change():
+    reference = graphs("branch_add")[1]
+    before = {key: [np.array(w) for w in layer.weights] for key, layer in reference.layers.items()}
     pruned("branch_add", sparsity=0.7, method="obs")
     for key, weights in before.items():
-        for old, new in zip(weights, teacher.layers[key].weights, strict=True):
+        for old, new in zip(weights, reference.layers[key].weights, strict=True):
             np.testing.assert_array_equal(old, new)
 
 
-def test_what_chooses_itself_differs_least_of_all_that_was_tried():
+def test_auto_takes_the_candidate_whose_outputs_differ_least():
     result = pruned("branch_add", sparsity=0.6, method="auto")
     assert {"obs", "energy", "global", "global_unfolded", "uniform", "erk"} == result.pruning.discrepancies.keys()
     assert result.pruning.discrepancies[result.pruning.method] == min(result.pruning.discrepancies.values())
     assert len(set(result.pruning.discrepancies.values())) > 2
 
 
-def test_where_what_is_measured_misleads_another_candidate_is_taken(monkeypatch):
+def test_auto_takes_another_candidate_where_obs_fails(monkeypatch):
     monkeypatch.setitem(METHODS, "obs", lambda problem: {key: 0 * matrix for key, matrix in problem.matrices.items()})
     result = pruned("branch_add", sparsity=0.6, method="auto", refit=False)
     assert result.pruning.method != "obs" and result.pruning.sparsity == pytest.approx(0.6, abs=5e-3)
-    alone = pruned("branch_add", sparsity=0.6, method=result.pruning.method, refit=False)
-    for key, mask in alone.masks.items():
+    single = pruned("branch_add", sparsity=0.6, method=result.pruning.method, refit=False)
+    for key, mask in single.masks.items():
         np.testing.assert_array_equal(result.masks[key], mask)
 
 
 def test_supports_and_repair_beat_magnitudes_on_unseen_inputs():
-    unfolded, teacher = graphs("branch_add")
-    x = random_inputs(teacher, 64)
+    unfolded, reference = graphs("branch_add")
+    x = random_inputs(reference, 64)
     errors = {}
     for method in ("obs", "uniform", "energy"):
         graph = pruned("branch_add", sparsity=0.5, method=method).current
-        errors[method] = np.linalg.norm(graph.predict(x)[0] - teacher.predict(x)[0])
+        errors[method] = np.linalg.norm(graph.predict(x)[0] - reference.predict(x)[0])
     assert errors["obs"] < 0.9 * min(errors["uniform"], errors["energy"])
 
 
 def test_global_masks_of_unfolded_and_folded_weights_are_those_of_their_magnitudes():
-    unfolded, teacher = graphs("branch_add")
-    for method, graph in (("global", teacher), ("global_unfolded", unfolded)):
+    unfolded, reference = graphs("branch_add")
+    for method, graph in (("global", reference), ("global_unfolded", unfolded)):
         masks = pruned("branch_add", sparsity=0.5, method=method, restore=False).masks
         magnitudes = prunable(graph)
         kept = np.concatenate([np.abs(magnitudes[key])[masks[key]] for key in masks])
@@ -142,7 +144,7 @@ def test_global_masks_of_unfolded_and_folded_weights_are_those_of_their_magnitud
         assert kept.min() >= dropped.max()
 
 
-def test_budget_has_the_counts_of_str_and_the_weights_of_the_teacher():
+def test_budget_has_the_counts_of_str_and_the_weights_of_the_reference():
     learned = pruned("branch_add", sparsity=0.5, method="str", restore=False)
     budget = pruned("branch_add", sparsity=0.5, method="budget", restore=False)
     assert learned.pruning.layers == pytest.approx(budget.pruning.layers)
@@ -295,7 +297,7 @@ def test_a_wrong_option_says_what_came_and_what_was_wanted(options, message):
 
 def test_a_strength_alone_means_soft_thresholds():
     assert Prune(strength=1.55e-5).method == "str"
-    assert 0 <= pruned("plain", strength=0.1).sparsity < 1
+    assert 0 <= pruned("plain", strength=0.1).pruning.sparsity < 1
 
 
 @pytest.mark.parametrize("method", ["obs", "str"])

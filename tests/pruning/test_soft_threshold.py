@@ -15,13 +15,13 @@ def problem(inputs=24, outputs=10, groups=1, seed=0):
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
-def test_exactly_as_many_weights_stay_as_wanted(part, groups):
+def test_exactly_the_given_number_of_weights_stays(part, groups):
     matrix, covariance = problem(groups=groups)
     kept = int(part * matrix.size)
     assert np.count_nonzero(train_to_count(matrix, covariance, kept)) == kept
 
 
-def test_training_makes_good_what_thresholds_take():
+def test_training_recovers_what_thresholds_lose():
     matrix, covariance = problem()
     kept = matrix.size // 3
     trained = train_to_count(matrix, covariance, kept)
@@ -32,8 +32,8 @@ def test_training_makes_good_what_thresholds_take():
     assert loss(trained) < 0.5 * loss(np.sign(matrix) * np.maximum(np.abs(matrix) - threshold, 0))
 
 
-def test_of_inputs_that_share_a_strong_component_the_best_weights_stay():
-    """Better than those that contribute most, which per-weight steps and thresholds on raw weights were not."""
+def test_the_best_weights_stay_where_inputs_share_a_strong_component():
+    """They lose less than the weights that contribute most. Adam's own steps, on unscaled weights, choose worse ones."""
     random = np.random.default_rng(3)
     matrix = random.normal(size=(120, 40)).astype(np.float32)
     matrix -= 0.9 * matrix.mean(axis=0)

@@ -13,9 +13,9 @@ sparsities = pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.73, 0.99])
     "counts", [lambda s: uniform(SIZES, s), lambda s: erk(SHAPES, s), lambda s: erk_lwdf(SHAPES, s)]
 )
 def test_every_policy_meets_the_budget_of_the_network_exactly(counts, sparsity):
-    found, total = counts(sparsity), sum(SIZES.values())
-    assert total - sum(found.values()) == round(sparsity * total)
-    assert all(0 <= found[key] <= SIZES[key] for key in SIZES)
+    result, total = counts(sparsity), sum(SIZES.values())
+    assert total - sum(result.values()) == round(sparsity * total)
+    assert all(0 <= result[key] <= SIZES[key] for key in SIZES)
 
 
 @sparsities
@@ -41,16 +41,16 @@ def test_uniform_is_the_same_part_of_each_layer_to_within_a_weight():
 
 
 def test_erk_densities_follow_the_kernels_sizes_where_they_are_below_one():
-    found = erk(SHAPES, 0.9)
-    density = {key: found[key] / SIZES[key] for key in SHAPES}
+    counts = erk(SHAPES, 0.9)
+    density = {key: counts[key] / SIZES[key] for key in SHAPES}
     ratio = {key: sum(SHAPES[key]) / SIZES[key] for key in SHAPES}
     assert density["stem"] == 1 or density["stem"] > density["wide"]
     assert density["wide"] / density["point"] == pytest.approx(ratio["wide"] / ratio["point"], rel=0.02)
 
 
 def test_erk_as_lwdf_words_it_drops_where_erk_keeps():
-    found = erk_lwdf(SHAPES, 0.1)
-    dropped = {key: 1 - found[key] / SIZES[key] for key in SHAPES}
+    counts = erk_lwdf(SHAPES, 0.1)
+    dropped = {key: 1 - counts[key] / SIZES[key] for key in SHAPES}
     assert dropped["wide"] < dropped["point"] < dropped["head"]
 
 

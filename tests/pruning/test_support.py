@@ -24,7 +24,7 @@ def loss(values, matrix, covariance):
 
 
 @every_case
-def test_exactly_as_many_weights_stay_as_wanted(inputs, outputs, groups, taps):
+def test_exactly_the_given_number_of_weights_stays(inputs, outputs, groups, taps):
     matrix, covariance = problem(inputs, outputs, groups, taps)
     for kept in (0, 1, matrix.size // 3, matrix.size - 1, matrix.size):
         assert np.count_nonzero(choose_support(matrix, covariance, kept)) == kept
@@ -32,7 +32,7 @@ def test_exactly_as_many_weights_stay_as_wanted(inputs, outputs, groups, taps):
 
 
 @every_case
-def test_repaired_weights_are_optimal_on_their_support(inputs, outputs, groups, taps):
+def test_refitted_weights_are_optimal_on_their_support(inputs, outputs, groups, taps):
     matrix, covariance = problem(inputs, outputs, groups, taps)
     mask = largest(matrix, matrix.size // 2)
     values = refit(matrix, mask, covariance)
@@ -43,7 +43,7 @@ def test_repaired_weights_are_optimal_on_their_support(inputs, outputs, groups, 
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "groups", "taps"), [case for case in CASES if case[0] > 9])
-def test_the_support_found_loses_less_than_that_of_the_largest_weights(inputs, outputs, groups, taps):
+def test_the_chosen_support_loses_less_than_that_of_the_largest_weights(inputs, outputs, groups, taps):
     matrix, covariance = problem(inputs, outputs, groups, taps)
     kept = matrix.size // 3
     losses = [
@@ -92,15 +92,15 @@ def test_layers_of_zeros_and_dead_inputs_do_no_harm():
 def test_half_of_a_classifiers_covariance_lies_where_its_classes_differ():
     random = np.random.default_rng(3)
     matrix, covariance = problem(20, 5, 1, 1)
-    found = with_class_means(covariance, matrix + random.normal(size=(20, 1)).astype(np.float32))
-    between = 2 * found[0] - covariance[0]
+    result = with_class_means(covariance, matrix + random.normal(size=(20, 1)).astype(np.float32))
+    between = 2 * result[0] - covariance[0]
     # What all classes have in common tells them apart by nothing: the rank is one less than their number.
     spectrum = np.linalg.eigvalsh(between)
     assert np.count_nonzero(spectrum > 1e-4 * spectrum[-1]) == 4
     differences = matrix[:, 1:] - matrix[:, :1]
     inside = differences @ np.linalg.lstsq(differences, between, rcond=None)[0]
     np.testing.assert_allclose(inside, between, atol=1e-3 * np.abs(between).max())
-    np.testing.assert_allclose(np.trace(found[0]), np.trace(covariance[0]), rtol=1e-4)
+    np.testing.assert_allclose(np.trace(result[0]), np.trace(covariance[0]), rtol=1e-4)
     same = np.ones_like(matrix)
     np.testing.assert_array_equal(with_class_means(covariance, same), covariance)
 

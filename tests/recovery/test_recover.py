@@ -1,4 +1,4 @@
-"""Recovery as a part of a recipe: what it gives, what it refuses, and how it is asked for."""
+"""Recovery as a part of a recipe: its results, its errors, and how a recipe or the command line sets it."""
 
 import dataclasses
 import functools
@@ -53,26 +53,26 @@ def found_once(recipe: Recipe):
 @functools.cache
 def by_hand(recipe: Recipe):
     """(the student, what feature_regression makes of it)."""
-    model, asked = build("branch_add"), recipe.recover
+    model, options = build("branch_add"), recipe.recover
     student = compressed(dataclasses.replace(recipe, recover=None))
     images = generate_images(
-        model, asked.images, image_size=asked.image_size, input_range=(-1, 1), statistics="set", batch_size=32,
+        model, options.images, image_size=options.image_size, input_range=(-1, 1), statistics="set", batch_size=32,
         seed=SEED, verbose=0,
     )  # fmt: skip
-    return student, feature_regression(student, model, images, steps=asked.steps, seed=SEED, verbose=0)
+    return student, feature_regression(student, model, images, steps=options.steps, seed=SEED, verbose=0)
 
 
 @pytest.mark.parametrize("recipe", [W4, SMALL, PRUNED], ids=["solved", "small and trained", "pruned"])
-def test_it_is_what_the_three_functions_give(recipe, tmp_path):
-    found, (student, recovered) = found_once(recipe), by_hand(recipe)
-    assert found.tflite == recovered.compressed.tflite != student.tflite
+def test_the_recipe_gives_what_the_three_functions_give(recipe, tmp_path):
+    result, (student, recovered) = found_once(recipe), by_hand(recipe)
+    assert result.tflite == recovered.compressed.tflite != student.tflite
     assert recovered.after < recovered.before
-    assert found.recipe == recipe and found.weight_grids == recovered.compressed.weight_grids
-    note = found.report.notes["feature regression"]
+    assert result.recipe == recipe and result.weight_grids == recovered.compressed.weight_grids
+    note = result.report.notes["feature regression"]
     assert note == recovered.compressed.report.notes["feature regression"]
     assert note.startswith(f"{'trained' if recipe.recover.steps else 'solved'} on {recipe.recover.images} images: ")
-    assert found.report.bytes == len(found.tflite) and found.report.outputs == recovered.compressed.report.outputs
-    assert read_recipe(found.save(tmp_path / "record.json")) == recipe
+    assert result.report.bytes == len(result.tflite) and result.report.outputs == recovered.compressed.report.outputs
+    assert read_recipe(result.save(tmp_path / "record.json")) == recipe
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_another_file():
@@ -80,66 +80,66 @@ def test_the_same_seed_gives_the_same_bytes_and_another_another_file():
 
 
 def test_the_model_stays_and_the_report_counts_the_time_for_images(monkeypatch):
-    model, spent, real = build("branch_add"), [], recovery.generate_images
+    model, spent, original = build("branch_add"), [], recovery.generate_images
 
-    def timed(*given, **options):
-        begun = time.perf_counter()
-        images = real(*given, **options)
-        spent.append(time.perf_counter() - begun)
+    def timed(*args, **options):
+        started = time.perf_counter()
+        images = original(*args, **options)
+        spent.append(time.perf_counter() - started)
         return images
 
     monkeypatch.setattr(recovery, "generate_images", timed)
     before = [np.array(w) for w in model.get_weights()]
-    begun = time.perf_counter()
-    found = compress(model, SMALL, input_range=(-1, 1), verbose=0)
-    passed = time.perf_counter() - begun
-    assert 0 <= passed - found.report.seconds < spent[0]
+    started = time.perf_counter()
+    result = compress(model, SMALL, input_range=(-1, 1), verbose=0)
+    passed = time.perf_counter() - started
+    assert 0 <= passed - result.report.seconds < spent[0]
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
-def test_where_nothing_is_better_the_student_comes_back(monkeypatch):
-    real, calls = Judge.discrepancy, []
+def test_the_student_is_returned_where_nothing_is_better(monkeypatch):
+    original, calls = Judge.discrepancy, []
 
-    def ever_worse(*given):
-        calls.append(real(*given))
+    def ever_worse(*args):
+        calls.append(original(*args))
         return float(len(calls)) if len(calls) > 1 else 0.5  # the first is the student's
 
     monkeypatch.setattr(Judge, "discrepancy", ever_worse)
-    found, student = compressed(SMALL), compressed(dataclasses.replace(SMALL, recover=None))
-    assert len(calls) > 1 and found.tflite == student.tflite
-    assert "0.5 -> 0.5" in found.report.notes["feature regression"]
+    result, student = compressed(SMALL), compressed(dataclasses.replace(SMALL, recover=None))
+    assert len(calls) > 1 and result.tflite == student.tflite
+    assert "0.5 -> 0.5" in result.report.notes["feature regression"]
 
 
 def test_a_file_found_by_a_search_keeps_its_size_and_replays():
-    found = found_once(SEARCHED)
-    assert found.report.bytes <= found.report.policy.budget and "feature regression" in found.report.notes
-    assert compressed(found.replay).tflite == found.tflite
+    result = found_once(SEARCHED)
+    assert result.report.bytes <= result.report.policy.budget and "feature regression" in result.report.notes
+    assert compressed(result.replay).tflite == result.tflite
 
 
-def test_a_file_that_would_be_too_large_is_not_taken(monkeypatch):
-    real = recovery.feature_regression
+def test_a_file_that_is_too_large_is_not_returned(monkeypatch):
+    original = recovery.feature_regression
 
-    def larger(*given, **options):
-        found = real(*given, **options)
-        found.compressed.report = dataclasses.replace(found.compressed.report, bytes=10**9)
-        return found
+    def larger(*args, **options):
+        result = original(*args, **options)
+        report = dataclasses.replace(result.compressed.report, bytes=10**9)
+        return dataclasses.replace(result, compressed=dataclasses.replace(result.compressed, report=report))
 
     monkeypatch.setattr(recovery, "feature_regression", larger)
-    found = compressed(SEARCHED)
-    assert found.tflite == compressed(dataclasses.replace(SEARCHED, recover=None)).tflite
-    assert "none: its file would take 1,000,000,000 bytes" in found.report.notes["recovery"]
+    result = compressed(SEARCHED)
+    assert result.tflite == compressed(dataclasses.replace(SEARCHED, recover=None)).tflite
+    assert "none: its file would take 1,000,000,000 bytes" in result.report.notes["recovery"]
 
 
 def test_without_integer_weights_there_is_a_note_and_no_images(monkeypatch):
     monkeypatch.setattr(recovery, "generate_images", None)
-    found = compressed(dataclasses.replace(W4, rules=(Rule("*", keep_float=True),)))
-    assert found.report.notes["recovery"].startswith("none: no layer has integer weights")
+    result = compressed(dataclasses.replace(W4, rules=(Rule("*", keep_float=True),)))
+    assert result.report.notes["recovery"].startswith("none: no layer has integer weights")
 
 
-def test_what_is_simulated_only_recovers_too():
-    found = compressed(dataclasses.replace(SMALL, quantize=Quantize(weight_bits=4, activation_bits=6)))
-    assert "feature regression" in found.report.notes and found.report.simulated
+def test_simulated_networks_recover_too():
+    result = compressed(dataclasses.replace(SMALL, quantize=Quantize(weight_bits=4, activation_bits=6)))
+    assert "feature regression" in result.report.notes and result.report.simulated
 
 
 # Solve only -------------------------------------------------------------------------------------------------------------
@@ -151,9 +151,9 @@ def test_no_steps_solve_only_and_show_no_bar(capsys):
     images = generate_images(model, 40, input_range=(-1, 1), statistics="set", batch_size=32, seed=SEED, verbose=0)
     capsys.readouterr()
     for mode in ("network", "blocks"):
-        found = feature_regression(student, model, images, steps=0, mode=mode, seed=SEED)
-        assert len(found.loss) == 0 and not any(found.steps.values())
-        assert found.compressed.tflite == recovered.compressed.tflite
+        result = feature_regression(student, model, images, steps=0, mode=mode, seed=SEED)
+        assert len(result.loss) == 0 and not any(result.steps.values())
+        assert result.compressed.tflite == recovered.compressed.tflite
     assert capsys.readouterr().err == ""
     kept = feature_regression(student, model, images, steps=0, solve=False, reestimate=False, verbose=0)
     assert kept.after == kept.before and kept.compressed.tflite == student.tflite
@@ -172,7 +172,7 @@ def test_no_steps_solve_only_and_show_no_bar(capsys):
         ({"steps": 0.5}, "steps is 0.5"),
     ],
 )
-def test_wrong_options_are_told(options, message):
+def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Recover(**options)
     with pytest.raises(ValueError, match=message):
@@ -187,7 +187,7 @@ def test_wrong_options_are_told(options, message):
         ({"prune": Prune(sparsity=0.2, method="channel")}, "prune.method is 'channel', which takes channels out"),
     ],
 )
-def test_recipes_that_cannot_be_recovered_are_told(options, message):
+def test_recipes_that_cannot_be_recovered_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Recipe(recover=Recover(), **options)
     with pytest.raises(ValueError, match=r"recover is 128; give its options, e.g. Recover\(images=256\)"):
@@ -202,7 +202,7 @@ def test_recipes_that_cannot_be_recovered_are_told(options, message):
         ("two_inputs", {"image_size": 6}, ValueError, "image_size is for models with one input"),
     ],
 )
-def test_models_that_cannot_be_recovered_are_told_before_the_work(name, options, error, message, monkeypatch):
+def test_models_that_cannot_be_recovered_are_refused_before_any_work(name, options, error, message, monkeypatch):
     stages, stage = [], Progress.stage
     monkeypatch.setattr(Progress, "stage", lambda self, name: stages.append(name) or stage(self, name))
     model = build(name)
@@ -223,14 +223,14 @@ def test_a_recipe_file_and_the_program_on_the_page_ask_for_it(tmp_path):
         assert read_recipe(path) == SMALL
     assert Recipe.from_dict({"base": "int8", "recover": {"steps": 5}}).recover == Recover(steps=5)
     assert Recipe().recover is None and Recipe.from_dict({"recover": None}) == Recipe()
-    found = compressed(dataclasses.replace(W4, recover=Recover(images=8, image_size=4)))
-    program = python_text(found.recipe, found.report.call)
+    result = compressed(dataclasses.replace(W4, recover=Recover(images=8, image_size=4)))
+    program = python_text(result.recipe, result.report.call)
     assert program.startswith("from tfdatafree import compress, Quantize, Recipe, Recover\n")
     assert "recover=Recover(images=8, image_size=4)" in program and "feature_regression" not in program
     assert program.endswith('compressed.save("model.tflite")')
     names = {"model": build("branch_add")}
     exec(program.replace('compressed.save("model.tflite")', "").replace("input_range", "verbose=0, input_range"), names)
-    assert names["compressed"].tflite == found.tflite
+    assert names["compressed"].tflite == result.tflite
 
 
 def test_the_command_line_asks_for_it(tmp_path, monkeypatch, capsys):
@@ -242,8 +242,8 @@ def test_the_command_line_asks_for_it(tmp_path, monkeypatch, capsys):
     record = json.loads((tmp_path / "a.json").read_text())
     assert record["recipe"]["recover"] == {"images": 8, "image_size": 8, "steps": 1}
     recipe = Recipe(quantize=Quantize(weight_bits=4), recover=Recover(images=8, image_size=8, steps=1))
-    wanted = compress(MODEL_PATH, recipe, input_range=(0, 1), verbose=0)
-    assert (tmp_path / "a.tflite").read_bytes() == wanted.tflite
+    expected = compress(MODEL_PATH, recipe, input_range=(0, 1), verbose=0)
+    assert (tmp_path / "a.tflite").read_bytes() == expected.tflite
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""feature_regression: what is lost comes back, zeros stay, grids hold, and nothing gets worse."""
+"""feature_regression: networks recover, zeros stay zeros, kernels stay on grids, and nothing gets worse."""
 
 import dataclasses
 
@@ -65,63 +65,63 @@ def test_a_pruned_model_comes_closer_on_inputs_that_it_did_not_learn_from(name, 
     teacher = build(name)
     student = pruned(teacher)
     before = [model.get_weights() for model in (student, teacher)]
-    found = regressed(student, teacher, mode=mode)
+    result = regressed(student, teacher, mode=mode)
     other = procedural_images(32, (8, 8, 3), -1, 1, seed=77)
-    assert output_discrepancy(found.model, teacher, other) < 0.75 * output_discrepancy(student, teacher, other)
-    assert found.after < found.before and len(found.loss) == 60 * len(found.steps)
-    for key, kernel in kernels(found.model).items():
+    assert output_discrepancy(result.model, teacher, other) < 0.75 * output_discrepancy(student, teacher, other)
+    assert result.after < result.before and len(result.loss) == 60 * len(result.steps)
+    for key, kernel in kernels(result.model).items():
         np.testing.assert_array_equal(kernel == 0, kernels(student)[key] == 0, err_msg=key)
-    assert [w.shape for w in found.model.get_weights()] == [w.shape for w in student.get_weights()]
+    assert [w.shape for w in result.model.get_weights()] == [w.shape for w in student.get_weights()]
     for model, weights in zip((student, teacher), before, strict=True):
         for old, new in zip(weights, model.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.parametrize("name", [n for n in MODELS if n not in ("uint8_input", "static_batch")])
-def test_every_model_with_kernels_can_be_taught(name):
+def test_every_model_with_kernels_can_be_trained(name):
     teacher = build(name)
     if not kernels(teacher):
         pytest.skip("no kernels")
     images = random_inputs(teacher, 8)
     student = keras.models.clone_model(teacher)
     student.set_weights([w * 1.2 for w in teacher.get_weights()])
-    found = regressed(student, teacher, images, steps=3)
-    assert found.after <= found.before
-    assert all(np.isfinite(y).all() for y in outputs_of(found.model, images))
+    result = regressed(student, teacher, images, steps=3)
+    assert result.after <= result.before
+    assert all(np.isfinite(y).all() for y in outputs_of(result.model, images))
 
 
 def test_the_loss_is_equation_2():
     teacher = build("plain")
     student = pruned(teacher)
-    found = regressed(student, teacher, steps=1, batch_size=36, flip=False, reestimate=False, solve=False)
+    result = regressed(student, teacher, steps=1, batch_size=36, flip=False, reestimate=False, solve=False)
     rows = np.random.default_rng(0).permutation(48)[12:]
-    wanted = []
+    expected = []
     for name in ("a_bn", "b_bn", "head"):
         f, g = (
             keras.Model(m.inputs, m.get_layer(name).output).predict(IMAGES[rows], verbose=0).astype(np.float64)
             for m in (teacher, student)
         )
-        wanted.append(np.linalg.norm(f / np.linalg.norm(f) - g / np.linalg.norm(g)))
-    np.testing.assert_allclose(found.loss[0], np.mean(wanted), rtol=1e-4)
+        expected.append(np.linalg.norm(f / np.linalg.norm(f) - g / np.linalg.norm(g)))
+    np.testing.assert_allclose(result.loss[0], np.mean(expected), rtol=1e-4)
 
 
-def test_what_is_perfect_stays():
+def test_a_student_without_error_stays():
     teacher = build("plain")
-    found = regressed(teacher, teacher, steps=20)
-    assert found.before == found.after == 0
+    result = regressed(teacher, teacher, steps=20)
+    assert result.before == result.after == 0
 
 
 def test_it_is_never_worse_than_the_start():
     teacher = build("plain")
     student = keras.models.clone_model(teacher)
     student.set_weights([w * (1 + 1e-5) for w in teacher.get_weights()])
-    found = regressed(student, teacher, learning_rate=1.0, steps=5)
-    assert found.after <= found.before
+    result = regressed(student, teacher, learning_rate=1.0, steps=5)
+    assert result.after <= result.before
     rows = np.random.default_rng(0).permutation(48)[:12]
-    np.testing.assert_allclose(output_discrepancy(found.model, teacher, IMAGES[rows]), found.after, rtol=1e-2)
+    np.testing.assert_allclose(output_discrepancy(result.model, teacher, IMAGES[rows]), result.after, rtol=1e-2)
 
 
-def test_the_seed_decides_everything():
+def test_the_seed_decides_the_result():
     teacher = build("plain")
     first, again, other = (regressed(pruned(teacher), teacher, steps=5, seed=seed).model for seed in (0, 0, 1))
     same = [np.array_equal(a, b) for a, b in zip(first.get_weights(), again.get_weights(), strict=True)]
@@ -130,7 +130,7 @@ def test_the_seed_decides_everything():
 
 
 @pytest.mark.parametrize("name", ["batchnorm_preactivation", "batchnorm_at_the_input"])
-def test_batchnorms_alone_are_compared_with_what_folding_made_of_them(name):
+def test_batchnorms_without_a_convolution_are_compared_with_the_layers_that_folding_made(name):
     teacher = build(name)
     images = procedural_images(48, teacher.input_shape[1:], -1, 1, seed=3)
     student = compress(teacher, Recipe(quantize=Quantize(weight_bits=4)), input_range=(-1, 1), verbose=0)
@@ -147,8 +147,8 @@ def test_masks_can_be_given():
     assert all((kernel != 0).all() for kernel in kernels(free.model).values())
     mask = np.ones((3, 3, 3, 4), bool)
     mask[0] = False
-    found = kernels(regressed(student, teacher, masks={"a_conv": mask}, steps=5).model)
-    assert (found["a_conv"][0] == 0).all() and (found["a_conv"][1:] != 0).all() and (found["b_conv"] != 0).all()
+    result = kernels(regressed(student, teacher, masks={"a_conv": mask}, steps=5).model)
+    assert (result["a_conv"][0] == 0).all() and (result["a_conv"][1:] != 0).all() and (result["b_conv"] != 0).all()
 
 
 def test_kernels_stay_on_their_grids():
@@ -161,11 +161,11 @@ def test_kernels_stay_on_their_grids():
         scale = np.abs(kernel).max(axis=(0, 1, 2)) / 3
         grids[name] = Quantizer(scale, 0, 3, channel_axis=3, narrow_range=True)
         student.get_layer(name).kernel.assign(grids[name](kernel))
-    found = regressed(student, teacher, grids=grids, masks={}, steps=100)
-    assert found.after < 0.8 * found.before
+    result = regressed(student, teacher, grids=grids, masks={}, steps=100)
+    assert result.after < 0.8 * result.before
     moved = 0
     for name, grid in grids.items():
-        kernel = np.asarray(found.model.get_layer(name).kernel)
+        kernel = np.asarray(result.model.get_layer(name).kernel)
         np.testing.assert_array_equal(kernel, grid(kernel))
         moved += np.count_nonzero(kernel != np.asarray(student.get_layer(name).kernel))
     assert moved > 0, "integers changed"
@@ -175,9 +175,9 @@ def test_a_simulated_model_learns_through_its_quantizers():
     teacher = build("plain")
     recipe = Recipe(quantize=Quantize(weight_bits=4, activation_bits=4))
     student = compress(teacher, recipe, input_range=(-1, 1), verbose=0)
-    found = regressed(student, teacher, masks={})
-    assert found.after < found.before
-    classes = [type(layer).__name__ for layer in found.model.layers]
+    result = regressed(student, teacher, masks={})
+    assert result.after < result.before
+    classes = [type(layer).__name__ for layer in result.model.layers]
     assert classes == [type(layer).__name__ for layer in student.model.layers] and "Quantization" in classes
 
 
@@ -185,11 +185,11 @@ def test_integer_kernels_of_a_compressed_model_stay_on_their_grids_and_their_zer
     teacher = build("plain")
     recipe = Recipe(quantize=Quantize(weight_bits=4, rounding="nearest", bias_correction=False))
     student = compress(teacher, recipe, input_range=(-1, 1), verbose=0)
-    found = regressed(student, teacher, steps=150, learning_rate=1.0)
-    assert found.after < 0.9 * found.before and set(student.weight_grids) == {"a_conv", "b_conv", "head"}
-    before, after = kernels(student.model), kernels(found.model)
+    result = regressed(student, teacher, steps=150, learning_rate=1.0)
+    assert result.after < 0.9 * result.before and set(student.weight_grids) == {"a_conv", "b_conv", "head"}
+    before, after = kernels(student.model), kernels(result.model)
     for name, grid in student.weight_grids.items():
-        settled = found.compressed.weight_grids[name]
+        settled = result.compressed.weight_grids[name]
         np.testing.assert_array_equal(before[name], grid(before[name]))
         np.testing.assert_array_equal(after[name], settled(after[name]))
         assert dataclasses.replace(settled, scale=grid.scale) == grid, "as many bits"
@@ -209,15 +209,15 @@ def test_zeros_of_a_model_that_was_pruned_and_rounded_stay():
         assert (after[name][before == 0] == 0).all()
 
 
-def test_a_kernel_with_steps_along_two_axes_is_left_alone_and_told():
+def test_a_kernel_with_scales_along_two_axes_does_not_change_and_has_a_reason():
     x = image()
     y = L.DepthwiseConv2D(3, depth_multiplier=2, padding="same", name="deep")(x)
     teacher = randomized(keras.Model(x, head(L.ReLU()(block(y, 4, "a")))))
     student = compress(teacher, Recipe(quantize=Quantize(weight_bits=4)), input_range=(-1, 1), verbose=0)
-    found = regressed(student, teacher, steps=40)
+    result = regressed(student, teacher, steps=40)
     assert student.weight_grids["deep"] is None and student.weight_grids["a_conv"] is not None
-    assert found.kept == {"deep": "its kernel's scales do not run along a single axis"}
-    np.testing.assert_array_equal(kernels(found.model)["deep"], kernels(student.model)["deep"])
+    assert result.kept == {"deep": "its kernel's scales do not run along a single axis"}
+    np.testing.assert_array_equal(kernels(result.model)["deep"], kernels(student.model)["deep"])
 
 
 def test_straight_through_is_the_grid_with_the_gradient_of_clipping():
@@ -242,9 +242,9 @@ def test_small_channels_learn_in_small_steps():
     student.set_weights(
         [w if w.ndim == 1 else w * (np.arange(w.size) % 3 > 0).reshape(w.shape) for w in teacher.get_weights()]
     )
-    found = regressed(student, teacher, steps=10, flip=False, solve=False, learning_rate=0.2)
-    assert found.steps["network"] > 0
-    before, after = kernels(student)[first.name], kernels(found.model)[first.name]
+    result = regressed(student, teacher, steps=10, flip=False, solve=False, learning_rate=0.2)
+    assert result.steps["network"] > 0
+    before, after = kernels(student)[first.name], kernels(result.model)[first.name]
     size = np.sqrt((before**2).mean((0, 1, 2)))
     moved = np.abs(after - before).max((0, 1, 2))
     assert size[0] < 1e-2 * size[1] and (moved > 0).all() and (moved < 0.2 * size).all()
@@ -273,7 +273,7 @@ def test_reestimated_batchnorms_put_out_the_teachers_moments():
         assert np.abs(before[name][1] - wanted[name][1]).max() > 0.02, "pruning moved them"
 
 
-def test_folded_students_are_compared_behind_the_batchnorm():
+def test_folded_students_are_compared_after_the_batchnorm():
     teacher = build("plain")
     folded = fold_batchnorm(teacher).model
     assert regressed(folded, teacher, steps=1).before < 1e-5
@@ -302,20 +302,20 @@ def test_blocks_end_where_one_tensor_passes_on():
     np.testing.assert_allclose(x, graph.predict([IMAGES[:2]])[0], rtol=1e-5)
 
 
-def test_a_layer_of_several_blocks_is_left_alone_and_told():
+def test_a_layer_of_several_blocks_does_not_change_and_has_a_reason():
     x = image()
     conv = L.Conv2D(3, 3, padding="same", name="conv")
     teacher = randomized(keras.Model(x, head(L.ReLU()(conv(block(conv(x), 3, "a"))))))
     student = pruned(teacher)
-    found = regressed(student, teacher, mode="blocks", steps=5)
-    assert found.kept == {"conv": "called in several blocks"}
-    np.testing.assert_array_equal(found.model.get_layer("conv").kernel, student.get_layer("conv").kernel)
+    result = regressed(student, teacher, mode="blocks", steps=5)
+    assert result.kept == {"conv": "called in several blocks"}
+    np.testing.assert_array_equal(result.model.get_layer("conv").kernel, student.get_layer("conv").kernel)
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
-def test_wrong_options_are_told():
+def test_wrong_options_are_refused():
     teacher = build("plain")
     for options, message in (
         ({"mode": "layers"}, "mode is 'layers'; choose 'network' or 'blocks'"),
@@ -338,8 +338,8 @@ def test_wrong_options_are_told():
 def test_generated_images_can_be_given():
     teacher = build("plain")
     images = generate_images(teacher, 16, input_range=(-1, 1), steps=2, verbose=0)
-    found = regressed(pruned(teacher), teacher, images, steps=5)
-    assert found.after < found.before
+    result = regressed(pruned(teacher), teacher, images, steps=5)
+    assert result.after < result.before
 
 
 # Training ---------------------------------------------------------------------------------------------------------------
@@ -350,28 +350,28 @@ def test_views_of_images_are_mirrored_and_moved():
     view = core._View(2, np.random.default_rng(0))
     view.moves = np.array([[0.125, 0.0], [-0.125, 0.0]])
     view.mirrored = np.array([False, True])
-    seen = view.of(x)
-    np.testing.assert_array_equal(seen[0, :14, 2:], x[0, 2:, :14])
-    np.testing.assert_array_equal(seen[0, 15, 2:], x[0, 13, :14])  # reflected at the border
-    np.testing.assert_array_equal(seen[1], x[1, :, ::-1])
+    viewed = view.of(x)
+    np.testing.assert_array_equal(viewed[0, :14, 2:], x[0, 2:, :14])
+    np.testing.assert_array_equal(viewed[0, 15, 2:], x[0, 13, :14])  # reflected at the border
+    np.testing.assert_array_equal(viewed[1], x[1, :, ::-1])
     vectors = np.ones((2, 5), np.float32)
     assert view.of(vectors) is vectors
 
 
-def test_steps_that_bring_nothing_are_taken_back_and_made_smaller(monkeypatch):
+def test_steps_without_success_are_undone_and_become_smaller(monkeypatch):
     teacher = build("plain")
     student = keras.models.clone_model(teacher)
     random = np.random.default_rng(0)
     student.set_weights([w * (1 + 1e-3 * random.standard_normal(w.shape)) for w in teacher.get_weights()])
     options = {"solve": False, "reestimate": False, "learning_rate": 1.0, "steps": 80}
-    real = core._Trainer.step
+    original = core._Trainer.step
     rates = []
 
     def noted(self, a, b, rate, step, steps):
         rates.append(rate)
-        return real(self, a, b, 300 * rate, step, steps)  # far too long at first
+        return original(self, a, b, 300 * rate, step, steps)  # far too long at first
 
     monkeypatch.setattr(core._Trainer, "step", noted)
-    found = regressed(student, teacher, **options)
-    assert found.after <= found.before
+    result = regressed(student, teacher, **options)
+    assert result.after <= result.before
     assert rates[0] == 4 * rates[len(rates) // 2] or rates[0] == 16 * rates[len(rates) // 2]

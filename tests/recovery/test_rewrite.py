@@ -1,4 +1,4 @@
-"""The integer file of a recovered network: what its model simulates, on grids of as many bits, and nothing else has changed."""
+"""The integer file of a recovered network: it is what the model simulates, with as many bits, and nothing else has changed."""
 
 import dataclasses
 import functools
@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from tfdatafree.export.settings import Writing
 from tiny_models import block, build, head, image, random_inputs, randomized
 
 from tfdatafree import (
@@ -73,25 +72,25 @@ def kernels(graph: Graph) -> dict[str, np.ndarray]:
 
 @cases
 def test_the_file_is_what_the_model_simulates(name, recipe):
-    found = recovered(name, recipe).compressed
-    assert (found.tflite != student_of(name, recipe).tflite) == (
+    result = recovered(name, recipe).compressed
+    assert (result.tflite != student_of(name, recipe).tflite) == (
         recovered(name, recipe).after < recovered(name, recipe).before
     )
     inputs = images_of(name)
-    # Each layer, given what the file computed before it: within a step, and mostly the same.
-    file = File.parse(found.tflite)
+    # Each layer, for the inputs that it has in the file: within one integer, and mostly the same.
+    file = File.parse(result.tflite)
     by_name = {file.name(i): i for i in range(len(file.tensors))}
     by_name |= dict(
-        zip([*found.built.graph.inputs, *found.built.graph.outputs], [*file.inputs, *file.outputs], strict=True)
+        zip([*result.built.graph.inputs, *result.built.graph.outputs], [*file.inputs, *file.outputs], strict=True)
     )
-    if found.report.integer_only and file.dtype(file.inputs[0]) != "float32":
+    if result.report.integer_only and file.dtype(file.inputs[0]) != "float32":
         grids = {
-            t: grid for t, grid in found.built.grids.items() if t in by_name and file.quantizer(by_name[t]) == grid
+            t: grid for t, grid in result.built.grids.items() if t in by_name and file.quantizer(by_name[t]) == grid
         }
         checks = compare_tensors(
-            found.tflite,
-            found.built.graph,
-            found.built.graph,
+            result.tflite,
+            result.built.graph,
+            result.built.graph,
             grids,
             by_name,
             [array[:4].astype(np.float32) for array in inputs],
@@ -100,16 +99,16 @@ def test_the_file_is_what_the_model_simulates(name, recipe):
         bound = {"int16x8": 4}.get(recipe, 1)
         assert max(check.lsb for check in checks.values()) <= bound or name in several
     # All layers after one another.
-    wanted, got = (
+    expected, predicted = (
         [values] if isinstance(values, np.ndarray) else list(values)
-        for values in (recovered(name, recipe).model.predict(inputs, verbose=0), found.predict(inputs))
+        for values in (recovered(name, recipe).model.predict(inputs, verbose=0), result.predict(inputs))
     )
-    for a, b in zip(wanted, got, strict=True):
+    for a, b in zip(expected, predicted, strict=True):
         assert np.abs(a - b).max() < 0.06 * np.ptp(a)
 
 
 @cases
-def test_every_tensor_has_its_type_and_place_and_what_is_computed_its_step(name, recipe):
+def test_every_tensor_has_its_type_and_place_and_activations_have_their_grids(name, recipe):
     before, after = (File.parse(c.tflite) for c in (student_of(name, recipe), recovered(name, recipe).compressed))
     assert len(before.tensors) == len(after.tensors)
     for index, (old, new) in enumerate(zip(before.tensors, after.tensors, strict=True)):
@@ -126,56 +125,56 @@ def test_every_tensor_has_its_type_and_place_and_what_is_computed_its_step(name,
 
 
 @cases
-def test_the_file_is_as_large_and_the_report_is_of_it(name, recipe):
-    student, found = student_of(name, recipe), recovered(name, recipe).compressed
-    assert abs(len(found.tflite) - len(student.tflite)) <= 64, "vectors that are equal are stored once"
-    assert found.report.bytes == len(found.tflite)
-    assert [row.name for row in found.report.layers] == [row.name for row in student.report.layers]
-    sqnr = [[row.sqnr_db for row in c.report.layers] for c in (student, found)]
-    assert (sqnr[0] != sqnr[1]) == (found.tflite != student.tflite)
-    assert "Output Discrepancy" in found.report.notes["feature regression"]
-    assert found.recipe == student.recipe and found.replay == student.replay
+def test_the_file_is_as_large_and_the_report_describes_it(name, recipe):
+    student, result = student_of(name, recipe), recovered(name, recipe).compressed
+    assert abs(len(result.tflite) - len(student.tflite)) <= 64, "vectors that are equal are stored once"
+    assert result.report.bytes == len(result.tflite)
+    assert [row.name for row in result.report.layers] == [row.name for row in student.report.layers]
+    sqnr = [[row.sqnr_db for row in c.report.layers] for c in (student, result)]
+    assert (sqnr[0] != sqnr[1]) == (result.tflite != student.tflite)
+    assert "Output Discrepancy" in result.report.notes["feature regression"]
+    assert result.recipe == student.recipe and result.replay == student.replay
 
 
 def test_weights_in_the_file_are_those_that_were_trained(monkeypatch):
     student, teacher = student_of("branch_add"), build("branch_add")
-    found = recovered("branch_add")
+    result = recovered("branch_add")
     with monkeypatch.context() as patch:  # the same training, of which no file is made
-        patch.setattr(Writing, "write", refuse)
-        alone = regression(student, teacher, IMAGES, steps=20, verbose=0)
-    trained, written = (Graph.from_keras(model).layers for model in (alone.model, found.model))
+        patch.setattr("tfdatafree.compressed.write", refuse)
+        without_file = regression(student, teacher, IMAGES, steps=20, verbose=0)
+    trained, written = (Graph.from_keras(model).layers for model in (without_file.model, result.model))
     moved = 0
-    for key, grid in found.compressed.weight_grids.items():
+    for key, grid in result.compressed.weight_grids.items():
         np.testing.assert_array_equal(kernel_of(trained[key]), kernel_of(written[key]))
         np.testing.assert_array_equal(kernel_of(written[key]), grid(kernel_of(written[key])))
         np.testing.assert_allclose(trained[key].weight("bias"), written[key].weight("bias"), atol=1e-2)
         assert dataclasses.replace(grid, scale=student.weight_grids[key].scale) == student.weight_grids[key]
         moved += np.count_nonzero(kernel_of(written[key]) != kernels(student.built.graph)[key])
-    file = File.parse(found.compressed.tflite)
+    file = File.parse(result.compressed.tflite)
     assert moved > 0 and "int4" in {file.dtype(i) for i in range(len(file.tensors))}
     rows = np.random.default_rng(0).permutation(len(IMAGES))[:6]
-    # Biases alone are rounded, to 32 bits, after what `after` tells.
-    np.testing.assert_allclose(output_discrepancy(alone.model, teacher, IMAGES[rows]), found.after, rtol=1e-4)
+    # After `after` was measured, only biases are rounded, to 32 bits.
+    np.testing.assert_allclose(output_discrepancy(without_file.model, teacher, IMAGES[rows]), result.after, rtol=1e-4)
 
 
 def test_grids_that_are_given_are_kept():
     student, teacher = student_of("branch_add"), build("branch_add")
-    found = regression(student, teacher, IMAGES, grids=student.weight_grids, masks={}, steps=5, verbose=0)
-    assert found.compressed is None and found.after < found.before
-    for key, kernel in kernels(Graph.from_keras(found.model)).items():
+    result = regression(student, teacher, IMAGES, grids=student.weight_grids, masks={}, steps=5, verbose=0)
+    assert result.compressed is None and result.after < result.before
+    for key, kernel in kernels(Graph.from_keras(result.model)).items():
         np.testing.assert_array_equal(kernel, student.weight_grids[key](kernel))
 
 
 def test_zeros_stay_zero_in_the_file():
-    student, found = student_of("branch_add", "pruned"), recovered("branch_add", "pruned").compressed
-    assert found.report.zeros >= student.report.zeros >= 0.4
-    before, after = (kernels(c.built.graph) for c in (student, found))
+    student, result = student_of("branch_add", "pruned"), recovered("branch_add", "pruned").compressed
+    assert result.report.zeros >= student.report.zeros >= 0.4
+    before, after = (kernels(c.built.graph) for c in (student, result))
     for key, kernel in before.items():
         assert (after[key][kernel == 0] == 0).all()
     assert any((after[key] != before[key]).any() for key in before)
 
 
-def test_the_seed_decides_the_bytes_and_the_student_stays():
+def test_the_seed_decides_the_bytes_and_the_student_does_not_change():
     student = compress(build("branch_add"), W4, input_range=(-1, 1), verbose=0)
     assert student.tflite == student_of("branch_add").tflite
     weights, held = [np.array(w) for w in student.model.get_weights()], dict(student.built.graph.layers)
@@ -190,22 +189,22 @@ def test_the_seed_decides_the_bytes_and_the_student_stays():
         np.testing.assert_array_equal(old, new)
 
 
-def test_what_was_recovered_can_be_recovered_again():
+def test_a_recovered_network_can_be_recovered_again():
     first = recovered("branch_add")
     again = regression(first.compressed, build("branch_add"), IMAGES, steps=5, verbose=0)
     assert abs(again.before - first.after) < 0.3 * first.before and again.compressed.tflite
     assert again.compressed.built.grids == first.compressed.built.grids
 
 
-def test_no_file_where_there_was_none():
+def test_there_is_no_file_where_the_student_has_none():
     teacher = build("plain")
     simulated = Recipe(quantize=Quantize(weight_bits=4, activation_bits=4))
     student = compress(teacher, simulated, input_range=(-1, 1), verbose=0)
-    found = regression(student, teacher, IMAGES, steps=3, verbose=0)
-    assert found.compressed.built.grids == student.built.grids
-    assert found.model is found.compressed.model and found.after <= found.before
+    result = regression(student, teacher, IMAGES, steps=3, verbose=0)
+    assert result.compressed.built.grids == student.built.grids
+    assert result.model is result.compressed.model and result.after <= result.before
     with pytest.raises(ExportError, match="there is no integer file"):
-        _ = found.compressed.tflite
+        _ = result.compressed.tflite
     float_file = compress(teacher, Recipe(quantize=None), input_range=(-1, 1), verbose=0)
     for student, options in ((teacher, {}), (float_file, {}), (student_of("plain"), {"grids": {}})):
         assert regression(student, teacher, IMAGES, steps=1, verbose=0, **options).compressed is None
@@ -215,28 +214,28 @@ def refuse(*_, **__):
     raise ExportError("no room")
 
 
-def test_a_file_that_cannot_be_written_does_not_take_the_model_along(monkeypatch):
+def test_the_model_is_returned_where_the_file_cannot_be_written(monkeypatch):
     student = student_of("plain")
-    monkeypatch.setattr(Writing, "write", refuse)
-    found = regression(student, build("plain"), IMAGES, steps=3, verbose=0)
-    assert found.compressed is None and found.kept["plain"] == "no file was written: no room"
-    assert found.after <= found.before and found.model.predict(IMAGES, verbose=0).shape == (24, 5)
+    monkeypatch.setattr("tfdatafree.compressed.write", refuse)
+    result = regression(student, build("plain"), IMAGES, steps=3, verbose=0)
+    assert result.compressed is None and result.kept["plain"] == "no file was written: no room"
+    assert result.after <= result.before and result.model.predict(IMAGES, verbose=0).shape == (24, 5)
 
 
-def test_kernels_on_no_single_grid_keep_their_integers():
+def test_kernels_without_a_single_grid_keep_their_integers():
     x = image()
     y = L.DepthwiseConv2D(3, depth_multiplier=2, padding="same", name="deep")(x)
     teacher = randomized(keras.Model(x, head(L.ReLU()(block(y, 4, "a")))))
     recipe = dataclasses.replace(W4, rules=(Rule("deep", weight_bits=8),))
     student = compress(teacher, recipe, input_range=(-1, 1), verbose=0)
-    found = regression(student, teacher, IMAGES, steps=20, verbose=0).compressed
-    before, after = (kernels(c.built.graph) for c in (student, found))
+    result = regression(student, teacher, IMAGES, steps=20, verbose=0).compressed
+    before, after = (kernels(c.built.graph) for c in (student, result))
     np.testing.assert_array_equal(before["deep"], after["deep"])
     assert (before["a_conv"] != after["a_conv"]).any() and student.weight_grids["deep"] is None
 
 
-def test_steps_that_were_raised_for_a_bias_are_so_again_and_their_layer_learns():
-    """32 bits hold a bias of up to 2^30 steps of input times kernel: beyond, the kernel's step is raised."""
+def test_scales_that_were_raised_for_a_bias_are_raised_again_and_their_layer_learns():
+    """32 bits hold a bias of up to 2^30 steps of input times kernel: beyond, the kernel's scale is raised."""
     teacher = build("plain")
     scale = np.array([1, 1, 1e-9, 1, 1], np.float32)
     teacher.get_layer("head").set_weights(
@@ -246,48 +245,49 @@ def test_steps_that_were_raised_for_a_bias_are_so_again_and_their_layer_learns()
     assert "raised" in student.report.notes["head"]
     grid = student.weight_grids["head"]
     assert grid.scale[2] > np.abs(np.array(teacher.get_layer("head").kernel)).max(axis=0)[2] / 7
-    found = regression(student, teacher, IMAGES, steps=40, verbose=0).compressed
-    before, after = (kernels(c.built.graph)["head"] for c in (student, found))
+    result = regression(student, teacher, IMAGES, steps=40, verbose=0).compressed
+    before, after = (kernels(c.built.graph)["head"] for c in (student, result))
     assert (before != after).any()
-    np.testing.assert_array_equal(after, found.weight_grids["head"](after))
-    others = found.weight_grids["head"].scale[[0, 1, 3, 4]] / grid.scale[[0, 1, 3, 4]]
-    assert found.weight_grids["head"].scale[2] > 0.9 * grid.scale[2] and (others > 0.5).all() and (others < 2).all()
+    np.testing.assert_array_equal(after, result.weight_grids["head"](after))
+    others = result.weight_grids["head"].scale[[0, 1, 3, 4]] / grid.scale[[0, 1, 3, 4]]
+    assert result.weight_grids["head"].scale[2] > 0.9 * grid.scale[2] and (others > 0.5).all() and (others < 2).all()
 
 
 def test_a_target_gets_its_file():
     recipe = Recipe(quantize=Quantize(weight_bits=8))
     student = compress(build("branch_add"), recipe, input_range=(-1, 1), target="ethos-u55", verbose=0)
-    wanted, student.report = student.report, dataclasses.replace(student.report, on_target=None, bytes=1, zeros=None)
-    found = regression(student, build("branch_add"), IMAGES, steps=10, verbose=0).compressed
-    assert found.report.on_target is not None and str(found.report.on_target) == str(wanted.on_target)
-    assert abs(found.report.bytes - wanted.bytes) <= 64 and abs(found.report.zeros - wanted.zeros) < 0.1
+    expected = student.report
+    student = dataclasses.replace(student, report=dataclasses.replace(expected, on_target=None, bytes=1, zeros=None))
+    result = regression(student, build("branch_add"), IMAGES, steps=10, verbose=0).compressed
+    assert result.report.on_target is not None and str(result.report.on_target) == str(expected.on_target)
+    assert abs(result.report.bytes - expected.bytes) <= 64 and abs(result.report.zeros - expected.zeros) < 0.1
 
 
 def test_given_inputs_verify_the_file_again():
     given = procedural_images(8, (8, 8, 3), -1, 1, seed=9)
     student = compress(build("plain"), W4, representative_data=given, input_range=(-1, 1), verbose=0)
-    found = regression(student, build("plain"), IMAGES, steps=10, verbose=0).compressed
-    assert found.report.compared == 8 and "8 given inputs" in str(found.report)
-    assert found.built.grids == student.built.grids
+    result = regression(student, build("plain"), IMAGES, steps=10, verbose=0).compressed
+    assert result.report.compared == 8 and "8 given inputs" in str(result.report)
+    assert result.built.grids == student.built.grids
 
 
 def test_the_page_says_how_it_was_made():
-    found = recovered("branch_add").compressed
-    program = python_text(found.recipe, found.report.call)
+    result = recovered("branch_add").compressed
+    program = python_text(result.recipe, result.report.call)
     compile(program, "program", "exec")
     assert "feature_regression(compressed, teacher, images)" in program and "recovered.compressed.save" in program
-    assert "feature_regression" not in python_text(found.recipe, student_of("branch_add").report.call)
+    assert "feature_regression" not in python_text(result.recipe, student_of("branch_add").report.call)
 
 
 # Images of another size -----------------------------------------------------------------------------------------------
 
 
-def test_smaller_images_will_do_and_the_file_is_of_the_models_size():
+def test_images_may_be_smaller_and_the_file_has_the_models_size():
     teacher, small = build("branch_add"), procedural_images(24, (6, 6, 3), -1, 1, seed=3)
-    found = regression(student_of("branch_add"), teacher, small, steps=40, verbose=0)
-    assert found.after < found.before and found.model.input_shape == (None, 8, 8, 3)
-    assert found.compressed.built.grids == student_of("branch_add").built.grids
-    blocks = regression(found.model, teacher, small, mode="blocks", steps=3, verbose=0)
+    result = regression(student_of("branch_add"), teacher, small, steps=40, verbose=0)
+    assert result.after < result.before and result.model.input_shape == (None, 8, 8, 3)
+    assert result.compressed.built.grids == student_of("branch_add").built.grids
+    blocks = regression(result.model, teacher, small, mode="blocks", steps=3, verbose=0)
     assert blocks.after <= blocks.before
 
 

@@ -1,4 +1,4 @@
-"""Students whose channels compression scaled: their teacher's features are compared with as if they had been scaled, too."""
+"""Students whose channels compression scaled: the teacher's channels are scaled alike before features are compared."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ RECIPES = {
 
 
 def uneven() -> keras.Model:
-    """Channels of very different reach, some high above zero; caps, and behind one of them a channel with outlying weights."""
+    """Channels of very different ranges, some far above zero; caps, and after one of them a channel with outlying weights."""
     x = image()
     y = L.ReLU()(L.BatchNormalization(name="a_bn")(L.Conv2D(6, 3, padding="same", name="a")(x)))
     y = L.ReLU(6.0)(L.BatchNormalization(name="b_bn")(L.Conv2D(6, 1, name="b")(y)))
@@ -61,10 +61,10 @@ def test_a_student_that_was_only_scaled_has_the_teachers_features(name):
     student = compress(teacher, RECIPES[name], input_range=(-1, 1), verbose=0)
     scales = student.channel_scales
     assert max(np.abs(np.log(scale)).max() for scale in scales.values()) > 0.5
-    # Of some, what the caps cut off and rounding is left.
+    # Some of them still differ by what the caps cut off and by rounding.
     found, most = loss_at_the_start(student, teacher), 0.1 if name == "limit" or "outliers" in name else 1e-4
     assert found < most
-    student.channel_scales = {}
+    student = dataclasses.replace(student, channel_scales={})
     assert loss_at_the_start(student, teacher) > max(1.5 * found, 0.05)
 
 
@@ -92,7 +92,7 @@ def test_an_equalized_student_recovers_as_well_as_another(recipe):
     for equalize in (False, True):
         student = compress(teacher, Recipe(equalize=equalize, **options), input_range=(-1, 1), verbose=0)
         found = feature_regression(student, teacher, IMAGES, steps=80, verbose=0)
-        wanted = teacher.predict(other, verbose=0)
-        after[equalize] = found.after, np.linalg.norm(found.model.predict(other, verbose=0) - wanted)
+        expected = teacher.predict(other, verbose=0)
+        after[equalize] = found.after, np.linalg.norm(found.model.predict(other, verbose=0) - expected)
         print(recipe, equalize, found.before, found.after, after[equalize])
     assert after[True][0] < 1.25 * after[False][0]

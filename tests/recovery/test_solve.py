@@ -1,4 +1,4 @@
-"""solve_in_order: each layer is the least-squares answer to the teacher's output, on what the layers before it give."""
+"""solve_in_order: each layer is the least-squares solution for the teacher's output, on the outputs of the layers before it."""
 
 import dataclasses
 import weakref
@@ -65,16 +65,16 @@ def test_pruned_models_come_closer_and_zeros_stay(name, folded):
             np.testing.assert_array_equal(kernel_of(layer) == 0, kernel_of(found.layers[key]) == 0)
 
 
-def test_what_is_right_stays():
+def test_a_student_without_error_stays():
     teacher = build("plain")
     assert far(solved(teacher, teacher)[0], teacher) < 1e-3
 
 
 def test_outputs_have_the_teachers_means_and_no_more_spread():
     teacher = fold_batchnorm(build("plain")).model
-    found = solved(changed(teacher, pruned), teacher)[0].to_keras()
+    result = solved(changed(teacher, pruned), teacher)[0].to_keras()
     for name in [layer.name for layer in teacher.layers if layer.weights]:
-        a, b = (keras.Model(m.inputs, m.get_layer(name).output).predict(IMAGES, verbose=0) for m in (found, teacher))
+        a, b = (keras.Model(m.inputs, m.get_layer(name).output).predict(IMAGES, verbose=0) for m in (result, teacher))
         rows = tuple(range(a.ndim - 1))
         np.testing.assert_allclose(a.mean(rows), b.mean(rows), atol=0.05 * b.std())
         assert (a.std(rows) / b.std(rows) < 1.1).all()
@@ -94,17 +94,17 @@ def test_kernels_stay_on_their_grids_and_are_better_rounded_than_to_nearest():
         student.get_layer(name).kernel.assign(grids[name](kernel))
     off = [output_discrepancy(student, teacher, OTHER)]
     for new_scales in (False, True):
-        found, settled = solved(student, teacher, grids=grids, latent=latent, new_scales=new_scales)
+        result, settled = solved(student, teacher, grids=grids, latent=latent, new_scales=new_scales)
         for name in names:
-            kernel = kernel_of(found.layers[name])
+            kernel = kernel_of(result.layers[name])
             np.testing.assert_array_equal(settled[name](kernel), kernel)
             assert dataclasses.replace(settled[name], scale=grids[name].scale) == grids[name]
             assert new_scales == (settled[name] != grids[name])
-        off.append(far(found, teacher))
+        off.append(far(result, teacher))
     assert off[1] < off[0] and off[2] < off[0]
 
 
-def test_channels_that_a_batchnorm_switches_off_keep_their_weights_and_steps():
+def test_channels_that_a_batchnorm_switches_off_keep_their_weights_and_scales():
     teacher = build("plain")
     gamma = np.asarray(teacher.get_layer("a_bn").gamma).copy()
     gamma[1] = 0
@@ -114,14 +114,14 @@ def test_channels_that_a_batchnorm_switches_off_keep_their_weights_and_steps():
     student = keras.models.clone_model(teacher)
     student.set_weights(teacher.get_weights())
     student.get_layer("a_conv").kernel.assign(grid(kernel))
-    found, settled = solved(student, teacher, grids={"a_conv": grid}, latent={"a_conv": kernel}, new_scales=True)
-    after, off = kernel_of(found.layers["a_conv"]), settled["a_conv"]
+    result, settled = solved(student, teacher, grids={"a_conv": grid}, latent={"a_conv": kernel}, new_scales=True)
+    after, off = kernel_of(result.layers["a_conv"]), settled["a_conv"]
     np.testing.assert_array_equal(after[..., 1], grid(kernel)[..., 1])
     assert off.scale[1] == grid.scale[1] and (off.scale != grid.scale).any()
     np.testing.assert_array_equal(off(after), after)
 
 
-def test_what_went_wrong_beside_a_layer_is_made_good_in_the_sum(monkeypatch):
+def test_a_layer_corrects_the_error_of_the_other_branch_of_its_sum(monkeypatch):
     y = L.Conv2D(4, 3, padding="same", name="a")(x := image())
     teacher = randomized(keras.Model(x, head(L.Add(name="add")([y, L.Conv2D(4, 1, name="c")(y)]))))
     student = keras.models.clone_model(teacher)
@@ -143,8 +143,8 @@ def test_what_went_wrong_beside_a_layer_is_made_good_in_the_sum(monkeypatch):
 def test_a_layer_is_solved_for_its_sum_with_the_input_itself():
     y = L.Conv2D(3, 1, name="a")(x := image())
     teacher = randomized(keras.Model(x, head(L.Add(name="add")([x, L.Conv2D(3, 1, name="c")(y)]))))
-    found, _ = solved(changed(teacher, pruned), teacher)
-    assert far(found, teacher) < 0.9 * output_discrepancy(changed(teacher, pruned), teacher, OTHER)
+    result, _ = solved(changed(teacher, pruned), teacher)
+    assert far(result, teacher) < 0.9 * output_discrepancy(changed(teacher, pruned), teacher, OTHER)
 
 
 def test_patches_times_kernel_are_the_outputs_at_their_places():
@@ -166,7 +166,7 @@ def test_patches_times_kernel_are_the_outputs_at_their_places():
             np.testing.assert_allclose(outputs, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_solving_alone_is_taken_where_training_brings_nothing():
+def test_the_solved_student_is_returned_where_training_improves_nothing():
     teacher = build("plain")
     student = changed(teacher, pruned)
     with_it, without = (
@@ -184,16 +184,16 @@ def test_a_layer_that_reads_constants_gives_the_teachers_means(value):
     )(inputs)
     teacher = keras.Model(inputs, head(L.Conv2D(40, 1, name="reads_constants")(x)))
     student = changed(teacher, lambda values: np.where(values > 0, values, 0).astype(np.float32))
-    found = solved(student, teacher)[0].to_keras()
+    result = solved(student, teacher)[0].to_keras()
     a, b = (
         keras.Model(m.inputs, m.get_layer("reads_constants").output).predict(IMAGES, verbose=0)
-        for m in (found, teacher)
+        for m in (result, teacher)
     )
     assert np.isfinite(a).all()
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
-def test_where_all_places_are_looked_at_nothing_is_drawn():
+def test_nothing_is_random_where_all_places_are_measured():
     teacher = build("branch_add")
     student = changed(teacher, pruned)
     first, other = (solved(student, teacher, seed=seed)[0] for seed in (0, 1))
@@ -203,14 +203,14 @@ def test_where_all_places_are_looked_at_nothing_is_drawn():
 
 
 @pytest.mark.parametrize("most", [7, 100, 10**9])
-def test_all_places_are_looked_at_once_whatever_the_parts(most, monkeypatch):
+def test_all_places_are_measured_once_in_any_parts(most, monkeypatch):
     monkeypatch.setattr(layer_by_layer, "_MOST_VALUES", most)
     parts = list(layer_by_layer._draw_places((3, 4, 5), 1, 9, np.random.default_rng(0)))
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), np.indices((3, 4, 5)).reshape(3, -1))
     assert len(parts) == -(-60 // max(1, most // 9))
 
 
-def test_weights_that_read_next_to_nothing_do_not_blow_up():
+def test_weights_that_read_next_to_nothing_do_not_grow():
     y = L.DepthwiseConv2D(3, padding="same", name="b")(L.Conv2D(4, 3, padding="same", name="a")(x := image()))
     teacher = randomized(keras.Model(x, head(y)))
     student = keras.models.clone_model(teacher)

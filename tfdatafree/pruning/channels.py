@@ -64,7 +64,7 @@ def prune_channels(
     """
     channels = find_channels(unfolded)
     spaces = find_spaces(channels)
-    kernels = _count_kernels(unfolded, channels, spaces)
+    kernels = _describe_kernels(unfolded, channels, spaces)
     statistics = _measure_statistics(unfolded, seed)
     covariances = input_covariances(
         unfolded,
@@ -117,8 +117,8 @@ def _count_weights(graph: Graph) -> dict[str, int]:
     return {key: kernel_of(layer).size for key, layer in graph.layers.items() if layout_of(layer)}
 
 
-def _count_kernels(graph: Graph, channels: Channels, spaces: list[np.ndarray]) -> list[Kernel]:
-    """What the budget has to know of each kernel: its taps, and the spaces on both of its sides."""
+def _describe_kernels(graph: Graph, channels: Channels, spaces: list[np.ndarray]) -> list[Kernel]:
+    """Each kernel as the budget counts it: its taps, and the spaces on both of its sides."""
     space_of = {int(group): at for at, space in enumerate(spaces) for group in space}
     kernels = []
     for key, layer in graph.layers.items():

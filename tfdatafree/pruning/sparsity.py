@@ -102,8 +102,8 @@ def largest_of_all(scores: Mapping[str, np.ndarray], sparsity: float) -> dict[st
     keys = list(scores)
     flat = np.concatenate([scores[key].reshape(-1) for key in keys])
     mask = _largest(flat, flat.size - round(sparsity * flat.size))
-    ends = np.cumsum([scores[key].size for key in keys])[:-1]
-    return {key: part.reshape(scores[key].shape) for key, part in zip(keys, np.split(mask, ends), strict=True)}
+    boundaries = np.cumsum([scores[key].size for key in keys])[:-1]
+    return {key: part.reshape(scores[key].shape) for key, part in zip(keys, np.split(mask, boundaries), strict=True)}
 
 
 def balance(
