@@ -27,12 +27,18 @@ def test_a_wrong_option_says_what_came_and_what_was_wanted(options, message):
         Quantize(**options)
 
 
-@pytest.mark.parametrize("options", [Quantize, Prune])
-def test_options_for_papers_say_so_and_stand_last(options):
+@pytest.mark.parametrize(
+    "options, for_papers",
+    [
+        (Quantize, ["activation_correction", "symmetric_weights", "equalized_rounding"]),
+        (Prune, ["activations", "strength"]),
+    ],
+)
+def test_options_for_papers_say_so_and_stand_last(options, for_papers):
     told = {name: text.split(":", 1)[1].strip() for name, text in entries(options.__doc__, "Attributes").items()}
     marked = [name for name, text in told.items() if text.startswith("For reproducing papers only.")]
     partly = [name for name, text in told.items() if "For reproducing papers only:" in text]
-    assert marked and partly and not set(marked) & set(partly)
+    assert marked == for_papers and partly and not set(marked) & set(partly)
     users = list(told).index(marked[0])
     assert not [name for name in list(told)[users:] if name not in (*marked, *partly)], "an option for users among them"
 
@@ -82,7 +88,8 @@ def test_presets_are_found_by_name_and_recipes_are_themselves():
 
 
 @pytest.mark.parametrize(
-    "given, nearest", [("int8x", "int8"), ("int8_per_tenser", "int8_per_tensor"), ("flaot16", "float16")]
+    "given, nearest",
+    [("int8x", "int8"), ("int8_per_tenser", "int8_per_tensor"), ("flaot16", "float16"), ("INT8", "int8")],
 )
 def test_an_unknown_preset_names_the_nearest(given, nearest):
     with pytest.raises(ValueError, match=f"recipe is '{given}'; did you mean '{nearest}'\\? choose one of int8, "):
