@@ -106,7 +106,9 @@ def _lead(report: Report) -> str:
         return f"{made} It is a simulation only, without a file: {_escape(report.simulated)}."
     integers = "; it computes in integers only" if report.integer_only else ""
     if report.bytes >= report.float_bytes:
-        return f"{made} The file takes more bytes than the float weights, because it also describes the network{integers}."
+        return (
+            f"{made} The file takes more bytes than the float weights, because it also describes the network{integers}."
+        )
     times = f"<b>{report.float_bytes / report.bytes:.1f} times smaller</b>"
     return f"{made} The file is {times} than the weights in float{integers}."
 
