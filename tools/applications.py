@@ -1,24 +1,21 @@
-"""Compresses every family of keras.applications, with random weights, and says how far the file is an integer file.
+"""Compresses families of keras.applications, with random weights, and counts what stays float in the files.
 
     python tools/applications.py --families=MobileNetV2,ConvNeXtTiny --image_size=96 --markdown=families.md
 
-It asks whether the architecture goes through, not how accurate the network stays. Weights are random, but each
-BatchNormalization is given the statistics of what really reaches it on procedural images, so that activations stay sane
-however deep the network is. Each family is compressed in a process of its own. The columns:
-    operators    of the file; `float ops` and `float` count the operators and tensors among them that are not integer
+It tests whether an architecture can be compressed, not how accurate the network stays. Weights are random. Each
+BatchNormalization gets the statistics of what reaches it on procedural images: activations stay in a usual range, however
+deep the network is. Each family is compressed in a process of its own. The columns:
+    operators    of the file; `float ops` and `float` count the operators and the tensors that are float
     requant      QUANTIZE operators between two integer grids
     lsb          largest difference, in steps, between a tensor of the file and its simulation on equal inputs
-    exempt       tensors that the simulation does not compute operator by operator, left out of `lsb` (with their own)
+    exempt       tensors that the simulation does not compute operator by operator; `lsb` leaves them out. In brackets: theirs
     SQNR         of all tensors, median and minimum, in dB; `output` is that of the last one
-    seconds      of the compression alone, without imports and building; peak MB is of the whole process, `before` what
-                 the process held when the compression began
+    seconds      of the compression alone, without imports and building
+    before       memory that the process held when the compression began; `peak MB` is of the whole process
 """
 
 import collections
-import concurrent.futures
 import dataclasses
-import json
-import multiprocessing
 import os
 import re
 import resource
@@ -28,11 +25,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-# TensorFlow and the package are imported only in the children, whose ru_maxrss starts at what their parent holds: the
-# parent has to stay small.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import command
+import own_process
+
+# TensorFlow and the package are imported in the children only: the parent has to stay small, see own_process.py.
 
 _SETTLING_IMAGES = 8
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -41,7 +41,7 @@ _IMAGENET_VARIANCE = (0.229**2, 0.224**2, 0.225**2)
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Constructor in keras.applications, default and smallest useful image size, and the range of its inputs."""
+    """A constructor of keras.applications, its default image size, the smallest useful one, and the range of inputs."""
 
     name: str
     size: int = 224
@@ -83,7 +83,7 @@ class Job:
 
 
 def build(family: Family, image_size: int, seed: int):
-    """The family's model with random weights and settled statistics."""
+    """Returns the family's model with random weights and the statistics that `settle` gives it."""
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -94,11 +94,13 @@ def build(family: Family, image_size: int, seed: int):
 
 
 def settle(model, input_range: tuple[float, float], seed: int) -> None:
-    """Gives the model's normalizing layers sane weights, in place.
+    """Gives the model's normalizing layers usual weights, in place.
 
-    A BatchNormalization gets as moving statistics those of what reaches it on procedural images, gamma from [0.5, 1.5]
-    and beta from N(0, 0.3); a LayerNormalization gets such gamma and beta; a LayerScale of ConvNeXt, which starts at
-    1e-6, gets [0.1, 1]; a Normalization ImageNet's mean and variance.
+    - BatchNormalization: moving statistics of what reaches it on procedural images, gamma from [0.5, 1.5], beta from
+      N(0, 0.3).
+    - LayerNormalization: the same gamma and beta.
+    - LayerScale of ConvNeXt, which starts at 1e-6: values from [0.1, 1].
+    - Normalization: ImageNet's mean and variance.
     """
     import keras
     import tensorflow as tf
@@ -163,7 +165,7 @@ def measure(job: Job) -> dict:
 
 
 def count_operators(content: bytes) -> dict:
-    """How many operators of each kind the file has, and what is left of float in it."""
+    """Counts the file's operators of each kind, and its float operators and tensors."""
     from tfdatafree.tflite.flatbuffer import FLOAT32, File
 
     file = File.parse(content)
@@ -183,7 +185,7 @@ def count_operators(content: bytes) -> dict:
 
 
 def summarize(report) -> dict:
-    """Parity, accuracy and reasons, from the report of a compression."""
+    """Returns differences, SQNR and reasons from the report of a compression."""
     exempt = {row.name: row.lsb for row in report.layers if row.name in report.notes}
     sqnr = {row.name: row.sqnr_db for row in report.layers if np.isfinite(row.sqnr_db)}
     return {
@@ -201,19 +203,14 @@ def summarize(report) -> dict:
 
 
 def peak_mb() -> float:
+    """Returns the largest resident memory of this process until now, in MB (on Linux)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def run_job(job: Job) -> dict:
     """Measures one row in a process of its own; a failure becomes {"error": its reason in one line}."""
     names = {"family": job.family.name, "image_size": job.image_size, "recipe": job.recipe}
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        try:
-            return {**names, **pool.submit(measure, job).result()}
-        except Exception as error:  # noqa: BLE001  (whatever fails, the table goes on)
-            lines = str(error).strip().splitlines() or ["no message"]
-            return {**names, "error": f"{type(error).__name__}: {lines[0]}"}
+    return {**names, **own_process.run_row(measure, job)}
 
 
 COLUMNS = (
@@ -223,7 +220,7 @@ COLUMNS = (
 
 
 def cells(row: dict) -> list[str]:
-    """The texts of a row, one per column; of a failed row only its name and the reason."""
+    """Returns the texts of a row, one per column; of a failed row only its names and the reason."""
     if "error" in row:
         return [row["family"], str(row["image_size"]), row["error"]]
 
@@ -250,7 +247,7 @@ def cells(row: dict) -> list[str]:
 
 
 def plain(texts: list[str] | tuple[str, ...]) -> str:
-    """A line of the table on the screen."""
+    """Returns a line of the table on the screen."""
     widths = (16, 4, 9, 9, 5, 7, 3, 8, 8, 5, 6, 11, 7, 6, 7)
     parts = [
         text.ljust(width) if i == 0 else text.rjust(width)
@@ -260,7 +257,7 @@ def plain(texts: list[str] | tuple[str, ...]) -> str:
 
 
 def markdown(rows: list[dict]) -> str:
-    """The table in Markdown, and below it what stayed in float or was left alone, and why."""
+    """Returns the table in Markdown, and below it what was kept as it was, with the reasons."""
     lines = [COLUMNS, ("---", *("---:",) * (len(COLUMNS) - 1))]
     lines += [texts + [""] * (len(COLUMNS) - len(texts)) for texts in map(cells, rows)]
     table = "".join(f"| {' | '.join(text.replace('|', '/') for text in texts)} |\n" for texts in lines)
@@ -268,15 +265,11 @@ def markdown(rows: list[dict]) -> str:
 
 
 def reasons(row: dict) -> list[str]:
-    """One line per reason why something of the row was kept as it was, with how often and one example."""
+    """Returns one line per reason why something was kept as it was, with how often and one example."""
     found: dict[str, list[str]] = {}
     for name, reason in {**row.get("kept", {}), **row.get("notes", {})}.items():
         found.setdefault(re.sub(r"'[^']*'", "...", reason), []).append(name)
     return [f"- {row['family']}: {len(names)} x {reason} (e.g. {names[0]})" for reason, names in found.items()]
-
-
-def write_text(path: str, text: str) -> None:
-    Path(path).write_text(text)
 
 
 def _define_flags() -> None:
@@ -285,14 +278,10 @@ def _define_flags() -> None:
     flags.DEFINE_string("recipe", "int8", "Recipe of tfdatafree.")
     flags.DEFINE_integer("seed", 0, "Of the weights, the statistics and the compression.")
     flags.DEFINE_string("save", None, "Also write each file into this folder.")
-    flags.DEFINE_string("json", None, "Also write the figures to this file.")
-    flags.DEFINE_string("markdown", None, "Also write the table to this file.")
+    command.define_outputs()
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
-    values = flags.FLAGS
+def main(values: flags.FlagValues) -> int:
     unknown = [name for name in values.families if name not in FAMILIES]
     if unknown or not values.families:
         print(f"error: --families: unknown {', '.join(unknown)}; choose of {', '.join(FAMILIES)}.", file=sys.stderr)
@@ -307,14 +296,11 @@ def main(argv: list[str]) -> int:
         print(plain(cells(rows[-1])), flush=True)
         for line in reasons(rows[-1]):
             print(f"  {line}", flush=True)
-    if values.json:
-        write_text(values.json, json.dumps(rows, indent=2) + "\n")
-    if values.markdown:
-        write_text(values.markdown, markdown(rows))
+    command.write_json(values.json, rows)
+    command.write_text(values.markdown, markdown(rows))
     return 0
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _define_flags()
-    app.run(main)
+    command.run(main, _define_flags)

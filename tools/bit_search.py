@@ -1,14 +1,14 @@
-"""What a search for bits is worth: searched, uniform and random bits at equal sizes, scored on labelled images.
+"""Compares searched, uniform and random weight bits at equal file sizes, on labelled images.
 
     python tools/bit_search.py --zoo=../shared/zoo --model=mobilenet_v1_025 --sizes=0.65,0.8 --random=8 --random_limit=300
 
-For each size, a part of the int8 file's bytes: the file that `Recipe(policy=Search(size=...))` makes, and --random files of the
-same size whose bits are drawn: layers take 8 bits in a random order, each that still fits. Beside them 8 bits and 4 bits
-everywhere. All files store 4-bit weights two to a byte and are run by LiteRT; nothing is learned from the images.
+A size is a part of the int8 file's bytes. For each size, the tool measures the file that `Recipe(policy=Search(size=...))`
+makes, and --random files of at most the same size. A random file gives 8 bits to layers in a random order, to each
+layer that still fits. Two further files have 8 bits and 4 bits everywhere. All files store 4-bit weights two to a byte,
+and LiteRT runs them. Nothing is learned from the images.
 """
 
 import glob
-import json
 import os
 import sys
 import time
@@ -16,18 +16,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import benchmark
+import command
 import evaluate
+import zoo
 
-# What a layer's buffer may take beside its weights, and a file beside its buffers, when widths are mixed.
+# Bytes that mixed widths may add: to a layer's buffer beside its weights, and to a file beside its buffers.
 _PER_LAYER, _PER_FILE = 16, 256
 
 
 def compress(model, input_range: tuple[float, float], *, size: float | None = None, bits=8, seed: int = 0):
-    """The file of one row: bits searched for `size`, or the same for all layers, or {layer: bits}."""
+    """Makes the file of one row: bits searched for `size`, or the same for all layers, or {layer: bits}."""
     import tfdatafree
     from tfdatafree import Quantize, Recipe, Rule, Search
 
@@ -42,7 +43,7 @@ def compress(model, input_range: tuple[float, float], *, size: float | None = No
 
 
 def random_bits(weights: Mapping[str, int], spare: int, random: np.random.Generator) -> dict[str, int]:
-    """4 or 8 bits for each layer: in random order, 8 for each layer whose further bytes still fit into `spare`."""
+    """Draws 4 or 8 bits for each layer: in random order, 8 for each layer whose further bytes still fit into `spare`."""
     bits = dict.fromkeys(weights, 4)
     spare -= _PER_FILE
     for layer in random.permutation(list(weights)):
@@ -53,14 +54,12 @@ def random_bits(weights: Mapping[str, int], spare: int, random: np.random.Genera
 
 
 def measure(
-    subject: benchmark.Subject, zoo: Path, sizes: list[float], draws: int, limits: tuple, seed: int, threads: int = 2
+    subject: zoo.Subject, folder: Path, sizes: list[float], draws: int, limits: tuple, seed: int, threads: int = 2
 ):
-    """Yields a row per file. `limits`: images for all rows but the random ones, and for these, which are many."""
-    import keras
-
-    model = keras.models.load_model(zoo / subject.file, compile=False)
-    x, y = evaluate.load_labelled(zoo / subject.data, limits[0])
-    every, few = np.arange(len(y)), evaluate._spread(len(y), limits[1])
+    """Yields a row per file. `limits`: number of images for most rows, and for the random ones, which are many."""
+    model = subject.load_model(folder)
+    x, y = subject.load_labelled(folder, limits[0])
+    every, few = np.arange(len(y)), evaluate.spread(len(y), limits[1])
     reference = evaluate.predict(model, x, preprocess=subject.prepare)
     yield {"name": "float", **evaluate.score(y, reference)}
 
@@ -102,7 +101,7 @@ def measure(
 
 
 def markdown(rows: list[dict]) -> str:
-    """One line per file; the random ones of a size as their median and extremes."""
+    """Returns a table with one line per file; one line has the median and extremes of all random files of a size."""
     whole = next(row["bytes"] for row in rows if row["name"] == "8 bits")
     lines = ["| bits | bytes | of int8 | n | top-1 | agreement |", "|---|---:|---:|---:|---:|---:|"]
 
@@ -131,51 +130,37 @@ def markdown(rows: list[dict]) -> str:
 
 
 def _define_flags() -> None:
-    default_zoo = Path(__file__).resolve().parents[2] / "shared" / "zoo"
-    known = [subject.name for subject in benchmark.SUBJECTS]
-    flags.DEFINE_string("zoo", str(default_zoo), "Folder with the models and the labelled images.")
-    flags.DEFINE_enum("model", "mobilenet_v1_025", known, "The model.")
+    zoo.define_flags(model="mobilenet_v1_025")
     flags.DEFINE_list("sizes", ["0.65"], "Parts of the int8 file's bytes.")
     flags.DEFINE_integer("random", 8, "Random files per size.", lower_bound=0)
     flags.DEFINE_integer("limit", None, "Score this many images, spread evenly; all if not given.", lower_bound=1)
     flags.DEFINE_integer("random_limit", 300, "The same for random files.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the generated inputs and the random files.", lower_bound=0)
     flags.DEFINE_integer("threads", 2, "Of LiteRT; 1 is faster on a busy machine.", lower_bound=1)
-    flags.DEFINE_string("json", None, "Also write the figures to this file.")
-    flags.DEFINE_string("markdown", None, "Also write the table to this file.")
+    command.define_outputs()
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
-    values = flags.FLAGS
-    try:
+def main(values: flags.FlagValues) -> int:
+    with command.input_errors():
         sizes = [float(text) for text in values.sizes]
         if not all(0 < size <= 1 for size in sizes):
             raise ValueError(f"--sizes={','.join(values.sizes)}: each must be above 0 and at most 1.")
-        if not Path(values.zoo).is_dir():
-            raise ValueError(f"there is no folder {values.zoo!r}; give --zoo.")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    subject = next(subject for subject in benchmark.SUBJECTS if subject.name == values.model)
+        folder = zoo.find_folder(values.zoo)
+    subject = zoo.SUBJECTS[values.model]
     rows: list[dict] = []
     limits = (values.limit, min(values.random_limit, values.limit or values.random_limit))
-    for row in measure(subject, Path(values.zoo), sizes, values.random, limits, values.seed, values.threads):
+    for row in measure(subject, folder, sizes, values.random, limits, values.seed, values.threads):
         rows.append(row)
         size = f"{row['bytes']:>10,} bytes  {row['seconds']:6.1f} s" if "bytes" in row else ""
         print(f"{row['name']:12} top-1 {100 * row['top1']:6.2f} %  {size}", flush=True)
-        # A long run that is stopped leaves what it has measured.
-        if values.json:
-            record = {"environment": benchmark.environment(), "model": subject.name, "rows": rows}
-            evaluate.write_text(values.json, json.dumps(record, indent=2) + "\n")
+        # Written after each row: a long run that is stopped leaves what it has measured.
+        record = {"environment": command.environment(), "model": subject.name, "rows": rows}
+        command.write_json(values.json, record)
     print(markdown(rows))
-    if values.markdown:
-        evaluate.write_text(values.markdown, markdown(rows))
+    command.write_text(values.markdown, markdown(rows))
     return 0
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    _define_flags()
-    app.run(main)
+    command.run(main, _define_flags)

@@ -3,17 +3,17 @@
     python tools/evaluate.py --model=net.keras --data=val.zip --preprocess=tf
     python tools/evaluate.py --model=net.tflite --data=val.zip --preprocess=tf --reference=net.keras --json=scores.json
 
-A labelled set is an `.npz` with `x` and `y`, or a zip or a folder of images of one size with a `labels.csv` that has
-the columns `filename` and `class`. With --reference the two models are also compared with each other: how often their
-argmaxes agree, ||outputs - reference|| / ||reference|| over the whole set, and the difference in top-1. Logits are
-compared whenever the file holds them (a final softmax of a Keras model is taken off for that); a `.tflite` that ends in
-softmax has only probabilities to compare, and the figure is then called `relative_error_probabilities`.
+A labelled set is an `.npz` with `x` and `y`, or a zip or a folder of images of one size. Zip and folder need a
+`labels.csv` with the columns `filename` and `class`. With --reference, three figures compare the two models:
+how often their argmaxes agree, ||outputs - reference|| / ||reference|| over the whole set, and the difference in top-1.
+
+Logits are compared wherever the file holds them: the final softmax of a Keras model is removed first. A `.tflite` that
+ends in softmax has only probabilities. The figure is then called `relative_error_probabilities`.
 """
 
 import csv
 import functools
 import io
-import json
 import os
 import sys
 import zipfile
@@ -21,7 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import command
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,8 +43,8 @@ def load_labelled(path: str | Path, limit: int | None = None) -> tuple[np.ndarra
 
     Args:
         path: An `.npz` with `x` and `y`; or a zip or a folder of images, all of one size, with `labels.csv`.
-        limit: How many examples to take, spread evenly over the file: many sets are sorted by class, so that the first
-            few would be of one class only. None takes all.
+        limit: How many examples to take, spread evenly over the file; None takes all. Many sets are sorted by class:
+            their first few examples are of one class.
 
     Returns:
         x: (n, height, width, channels) uint8; the array of an `.npz` keeps its own dtype.
@@ -49,7 +52,7 @@ def load_labelled(path: str | Path, limit: int | None = None) -> tuple[np.ndarra
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: it is no labelled set; the message says what is missing.
+        ValueError: it is not a labelled set; the message says what is missing.
     """
     path = Path(path)
     if limit is not None and limit < 1:
@@ -75,7 +78,7 @@ def _read_npz(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{str(path)!r} holds {len(x)} examples and {len(y)} labels; one label per example is needed.")
     if not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"The labels in {str(path)!r} are {y.dtype}; class indices (integers) are needed.")
-    chosen = _spread(len(y), limit)
+    chosen = spread(len(y), limit)
     return x[chosen], y[chosen].astype(np.int64)
 
 
@@ -89,7 +92,7 @@ def _read_images(path: Path, read: Callable[[str], bytes], limit: int | None) ->
     if not table or not {"filename", "class"} <= set(table[0]):
         columns = list(table[0]) if table else "no rows"
         raise ValueError(f"labels.csv of {str(path)!r} has {columns}; the columns filename,class are needed.")
-    table = [table[index] for index in _spread(len(table), limit)]
+    table = [table[index] for index in spread(len(table), limit)]
     x = None
     for index, row in enumerate(table):
         try:
@@ -106,7 +109,8 @@ def _read_images(path: Path, read: Callable[[str], bytes], limit: int | None) ->
     return x, np.array([int(row["class"]) for row in table], np.int64)
 
 
-def _spread(count: int, limit: int | None) -> np.ndarray:
+def spread(count: int, limit: int | None) -> np.ndarray:
+    """Returns the indices of `limit` of `count` examples, evenly spaced from the first; of all where that is not more."""
     taken = count if limit is None else min(limit, count)
     return np.arange(taken) * count // taken if taken else np.arange(0)
 
@@ -114,7 +118,7 @@ def _spread(count: int, limit: int | None) -> np.ndarray:
 def normalize(x: np.ndarray, scale, mean, std) -> np.ndarray:
     """Returns `(x / scale - mean) / std` as float32; each parameter is a number, or one number per channel (last axis).
 
-    A vector of one number counts for every channel; a vector of another length than the channels is a ValueError.
+    A vector of one number serves every channel. Any other length than the number of channels is a ValueError.
     """
     for name, value in (("scale", scale), ("mean", mean), ("std", std)):
         if np.size(value) not in (1, x.shape[-1]):
@@ -147,7 +151,7 @@ def predict(model, x: np.ndarray, threads: int = 2, batch: int = 32, preprocess:
         threads: Threads of the TFLite interpreter. TensorFlow's own are set once per process, see `main`.
         batch: How many examples are preprocessed at a time, and given to a Keras model; a `.tflite` runs at its own.
         preprocess: Maps a (batch, ...) slice of `x` to the network's float input; None means that `x` is that already.
-            Batch by batch, so that the float images never lie in memory all at once.
+            It is called batch by batch, so that the float images are never in memory all at once.
 
     Returns:
         (n, ...) float32 outputs; those of an integer `.tflite` are dequantized.
@@ -169,7 +173,7 @@ def predict(model, x: np.ndarray, threads: int = 2, batch: int = 32, preprocess:
 def _load_model(path: Path):
     """Reads a file as what `predict` runs: the bytes of a `.tflite`, otherwise a keras.Model.
 
-    Keras alone opens models here, not tfdatafree: the judge does not borrow from the judged.
+    Keras opens the models, not tfdatafree: what is measured must not take part in measuring.
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no model file {str(path)!r}.")
@@ -225,7 +229,7 @@ def _tflite_runner(content: bytes, threads: int) -> Callable[[np.ndarray], np.nd
 def quantize(x: np.ndarray, dtype: type, scale: float, zero_point: int) -> np.ndarray:
     """Rounds real values to a TFLite tensor: round_half_even(x / scale) + zero_point, clipped to `dtype`.
 
-    Float tensors are only cast. A scale of 0 is TFLite's "not quantized": `x` already counts in integers then.
+    Float tensors are only cast. A scale of 0 means "not quantized" in TFLite: `x` holds integers already.
     """
     if np.issubdtype(dtype, np.floating):
         return x.astype(dtype)
@@ -248,12 +252,13 @@ def score(y: np.ndarray, outputs: np.ndarray, reference: np.ndarray | None = Non
         y: (n,) class indices.
         outputs: (n, classes) logits or probabilities.
         reference: (n, classes), of the same kind as `outputs`; None compares nothing.
-        probabilities: What both are; it only names the error, since errors of the two kinds do not compare.
+        probabilities: Whether both hold probabilities. It only names the error: errors of logits and of
+            probabilities cannot be compared.
 
     Returns:
-        `n` and `top1` (a fraction), and with a reference `agreement` (fraction of equal argmaxes), `reference_top1`,
-        `top1_difference` (top1 - reference_top1) and `relative_error` = ||outputs - reference|| / ||reference||, which
-        is called `relative_error_probabilities` for probabilities.
+        `n` and `top1` (a fraction). With a reference also `agreement` (fraction of equal argmaxes), `reference_top1`,
+        `top1_difference` (top1 - reference_top1) and `relative_error` = ||outputs - reference|| / ||reference||.
+        The last is called `relative_error_probabilities` for probabilities.
 
     Raises:
         ValueError: shapes that do not match, or outputs that are not finite.
@@ -282,9 +287,9 @@ def score(y: np.ndarray, outputs: np.ndarray, reference: np.ndarray | None = Non
 
 
 def are_probabilities(outputs: np.ndarray) -> bool:
-    """Tells whether all outputs lie in [0, 1], as those of a softmax do and the logits of a data set never.
+    """Tells whether all outputs lie in [0, 1]. Those of a softmax do; the logits of a whole data set never do.
 
-    The sum is no test: an 8-bit softmax has steps of 1/256, and over 1000 classes most probabilities round to 0.
+    The sum of the outputs does not tell: an 8-bit softmax has steps of 1/256, and most of 1000 probabilities round to 0.
     """
     return bool(outputs.min() >= 0 and outputs.max() <= 1)
 
@@ -292,8 +297,8 @@ def are_probabilities(outputs: np.ndarray) -> bool:
 def logits_model(model):
     """Returns `model` without its final softmax: a layer, a `keras.ops` call, or the `activation` of the last layer.
 
-    So that softmax(logits_model(m)(x)) == m(x). A model that ends otherwise is returned as it is; `model` itself is
-    never changed, the returned one has weights of its own.
+    Guarantees softmax(logits_model(m)(x)) == m(x). A model that does not end in softmax is returned as it is. `model`
+    is never changed: the returned model has its own weights.
     """
     import keras
 
@@ -351,15 +356,7 @@ def evaluate(model, x, y, *, reference=None, preprocess=None, threads: int = 2, 
     return score(y, outputs, expected, probabilities)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a file at once: a reader never sees half of it."""
-    part = Path(f"{path}.part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
 def _define_flags() -> None:
-    # Not at import: other tools import this module and define flags of the same names.
     flags.DEFINE_string("model", None, "Model to score: .keras, .h5 or .tflite.", required=True)
     flags.DEFINE_string("data", None, "Labelled set: .npz, or zip or folder with labels.csv.", required=True)
     flags.DEFINE_enum("preprocess", None, list(PRESETS), "Named preprocessing; 'none' if no other is given.")
@@ -388,10 +385,7 @@ def _chosen_preprocess(values: flags.FlagValues) -> Callable[[np.ndarray], np.nd
     return functools.partial(normalize, **parameters)
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
-    values = flags.FLAGS
+def main(values: flags.FlagValues) -> int:
     try:
         chosen = _chosen_preprocess(values)
         x, y = load_labelled(values.data, values.limit)
@@ -408,8 +402,7 @@ def main(argv: list[str]) -> int:
             threads=values.threads,
             batch=values.batch,
         )
-        if values.json:
-            write_text(values.json, json.dumps({"model": values.model, "data": values.data, **result}, indent=2) + "\n")
+        command.write_json(values.json, {"model": values.model, "data": values.data, **result})
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -420,5 +413,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _define_flags()
-    app.run(main)
+    command.run(main, _define_flags)

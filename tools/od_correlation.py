@@ -1,31 +1,33 @@
-"""Shows how well label-free figures rank compressed models: figure 2 of "FRanDI" (Sobolev et al.), and beyond.
+"""Measures how well label-free figures rank compressed models, as in figure 2 of "FRanDI" (Sobolev et al.).
 
     python tools/od_correlation.py --zoo=../shared/zoo --model=resnet20 --limit=1000 --markdown=od.md --plot=od.png
 
-Some fifty variants of one model, pruned by several methods and rounded to several widths, each made without data from a
-Recipe. Of each: top-1 and agreement with the float model on labelled images, and its Output Discrepancy and its Response
-Discrepancy (the same without what the images have in common) to the float model on images that need no labels:
+The tool makes about fifty variants of one model, without data. Some are pruned by several methods, others are rounded
+to several widths. A final softmax is removed first. Labelled images give each variant's top-1 and its agreement with the
+float model. Images without labels give its Output Discrepancy and its Response Discrepancy to the float model; the second
+leaves out what the outputs of all images have in common. The sets of images without labels:
     matched     tfdatafree.generate_images: statistics at every BatchNorm as stored, over the whole set
     procedural  1/f noise and dead leaves, made without a model
     noise       Gaussian, clipped to the input range
-    real        calibration images, not among those that accuracy is measured on: the reference for the others
-Spearman's rho of each against top-1 and agreement, over all variants and over the good ones (top-1 within --good points of
-float), where it is decided which one to ship; and of all pairs of variants whose agreement differs by at least two points,
-the share that is ranked right. How much better than Output Discrepancy the other ranks the good ones is told with the share
-of random draws of variants and labelled images in which it does. A softmax at the end is taken off first.
+    real        calibration images, none of them among the labelled images: the reference for the others
+The tables have, for each figure:
+- Spearman's rho against top-1 and against agreement, over all variants and over the good ones. A good variant has a top-1
+  within --good points of float: among these a user chooses.
+- Of all pairs of variants whose agreement differs by at least two points, the share that is ranked right.
+- How much better than Output Discrepancy it ranks the good variants, and the share of random draws of variants and
+  labelled images in which it is better.
 
-No distance to the float model knows of mistakes that a variant mends: the row "agreement" tells how far the true agreement
-with it, on the labelled images themselves, ranks top-1.
+A distance to the float model cannot see where a variant corrects a mistake of that model. The row "agreement" shows how
+well the true agreement, on the labelled images themselves, ranks top-1.
 
-So many labelled images tell variants apart only so far: no figure can be expected to rank better than the square root of
+A limited number of labelled images tells variants apart only to a limited degree. The last row of the table has the
+largest rho that any figure can be expected to reach, the square root of
     r = 2 h / (1 + h),      h: mean rho between two random halves of these images
-(Spearman and Brown: r is what another set as large would reach), which the last row of the table gives. Variants that do
-not differ lower it and say nothing, so each differs from the others in what decides its damage: the widths of both its
-weights and its activations, or its zeros.
+r is the rho that another set of the same size would reach (Spearman and Brown). Variants with equal damage lower h without
+need. So variants differ in what decides their damage: the widths of weights and activations, or the zeros.
 """
 
 import dataclasses
-import json
 import os
 import sys
 import time
@@ -33,11 +35,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import benchmark
+import command
 import evaluate
+import zoo
 
 SETS = ("matched", "procedural", "noise", "real")
 METRICS = {"od": "OD", "response": "response"}  # key of a row: heading
@@ -64,12 +67,12 @@ def variants() -> dict:
     for weights, activations in widths:
         for rounding, per_channel in (("feedback", True), ("nearest", False)):
             if weights > 6 and not per_channel:
-                continue  # weights as fine as these hardly do any damage, whatever their grid
+                continue  # 7 and 8 bits do hardly any damage, with either grid
             quantize = Quantize(
                 weight_bits=weights,
                 activation_bits=activations,
                 per_channel=per_channel,
-                symmetric_weights=False,  # simulated: a file would take its time to be written and verified
+                symmetric_weights=False,  # so the model is simulated, and no file is written and verified
                 rounding=rounding,
             )
             where = "channel" if per_channel else "tensor"
@@ -82,7 +85,7 @@ def variants() -> dict:
 
 
 def image_sets(model, calibration: np.ndarray, input_range: tuple[float, float], n: int) -> dict[str, np.ndarray]:
-    """Returns {set: (n, height, width, channels) float32}; `calibration` are the real images, as the model wants them."""
+    """Returns {set: (n, height, width, channels) float32}; `calibration` are the real images, prepared for the model."""
     from tfdatafree import generate_images
 
     options = {"input_range": input_range, "seed": _SEED, "verbose": 0}
@@ -104,7 +107,7 @@ def measure(
     input_range: tuple[float, float],
     report: Callable[[dict], None] = lambda row: None,
 ) -> tuple[list[dict], np.ndarray]:
-    """Returns a row per variant, the first is the float model itself, and their decisions on `x`, (rows, len(x))."""
+    """Returns a row per variant and their decisions on `x`, (rows, len(x)). The first row is the float model."""
     import keras
 
     import tfdatafree
@@ -129,16 +132,18 @@ def measure(
         }
         rows.append(row)
         report(row)
-        keras.backend.clear_session()  # traces of models that are not needed any more
+        keras.backend.clear_session()  # frees the traces of this variant's models
     return rows, np.stack(decisions)
 
 
 def correlations(rows: list[dict], good: float) -> list[dict]:
-    """Returns, per metric and image set, Spearman's rho of -metric, and at the end that of the agreement itself.
+    """Returns Spearman's rho of -metric, per metric and image set; the last entry is that of the agreement itself.
 
-    `good`: points of top-1 that a good variant may lose.
-    None where fewer than three variants, or all the same, are left to rank. "pairs": share ranked right of the pairs that
-    are clearly apart in agreement, None where there are none.
+    A rho is None where fewer than three variants are left to rank, or all have the same value. "pairs" is the share, ranked
+    right, of the pairs that are clearly apart in agreement; None where there are none.
+
+    Args:
+        good: Points of top-1 that a good variant may lose.
     """
     float_row, *others = rows
     best = [row for row in others if _is_good(row, float_row, good)]
@@ -159,7 +164,7 @@ def correlations(rows: list[dict], good: float) -> list[dict]:
 
 
 def ceilings(rows: list[dict], decisions: np.ndarray, y: np.ndarray, good: float) -> dict:
-    """Returns what rho `correlations` could expect of a figure that knew each variant's true accuracy.
+    """Returns the rho that `correlations` would give, on average, to a figure that knew each variant's true accuracy.
 
     Args:
         decisions: (rows, images) argmax of each row's model.
@@ -179,10 +184,10 @@ def ceilings(rows: list[dict], decisions: np.ndarray, y: np.ndarray, good: float
 
 
 def lead(rows: list[dict], decisions: np.ndarray, y: np.ndarray, good: float) -> list[dict]:
-    """Returns, per metric but OD and per image set, how much better than OD it ranks the good variants by top-1.
+    """Returns how much better than OD each other metric ranks the good variants by top-1, per image set.
 
-    "lead": rho less OD's, mean over random draws of as many variants and as many labelled images, with replacement;
-    "ahead": share of the draws in which it is positive. Arguments as for `ceilings`.
+    Variants and labelled images are drawn at random, as many as there are, with replacement. "lead" is the mean of rho
+    minus OD's rho over the draws; "ahead" is the share of draws where it is positive. Arguments as for `ceilings`.
     """
     random = np.random.default_rng(_SEED)
     best = [at for at in range(1, len(rows)) if _is_good(rows[at], rows[0], good)]
@@ -224,7 +229,7 @@ def _pairs(found: Sequence[float], wanted: Sequence[float]) -> float | None:
 
 
 def markdown(rows: list[dict], found: list[dict], leads: Sequence[dict] = ()) -> str:
-    """Returns the tables in Markdown: correlations, what is ahead of OD, variants."""
+    """Returns the tables in Markdown: correlations, metrics compared with OD, variants."""
     text = lambda value: "-" if value is None else f"{value:.3f}"  # noqa: E731
     count = found[0]["good"] if found else 0
     lines = [
@@ -284,33 +289,22 @@ def plot(rows: list[dict], found: list[dict], path: str | Path) -> None:
 
 
 def _define_flags() -> None:
-    default_zoo = Path(__file__).resolve().parents[2] / "shared" / "zoo"
-    known = [subject.name for subject in benchmark.SUBJECTS]
-    flags.DEFINE_string("zoo", str(default_zoo), "Folder with the models and the labelled images.")
-    flags.DEFINE_enum("model", "resnet20", known, "Which model.")
+    zoo.define_flags(model="resnet20")
     flags.DEFINE_integer("limit", 1000, "Measure accuracy on this many images, spread evenly.", lower_bound=1)
     flags.DEFINE_integer("images", 256, "Images per set without labels.", lower_bound=1)
     flags.DEFINE_integer("variants", None, "Only this many variants, spread evenly; all if not given.", lower_bound=1)
     flags.DEFINE_float("good", 7.0, "Points of top-1 that a good variant may lose.", lower_bound=0)
-    flags.DEFINE_string("json", None, "Also write the figures to this file.")
-    flags.DEFINE_string("markdown", None, "Also write the tables to this file.")
+    command.define_outputs("tables")
     flags.DEFINE_string("plot", None, "Also draw top-1 against both figures into this PNG.")
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
-    values = flags.FLAGS
-    zoo = Path(values.zoo)
-    if not zoo.is_dir():
-        print(f"error: There is no folder {str(zoo)!r}; give --zoo.", file=sys.stderr)
-        return 1
-    import keras
-
-    subject = next(subject for subject in benchmark.SUBJECTS if subject.name == values.model)
-    model = evaluate.logits_model(keras.models.load_model(zoo / subject.file, compile=False))
-    x, y = evaluate.load_labelled(zoo / subject.data, values.limit)
-    calibration = subject.prepare(evaluate.load_labelled(zoo / subject.calibration, values.images)[0])
+def main(values: flags.FlagValues) -> int:
+    with command.input_errors():
+        folder = zoo.find_folder(values.zoo)
+    subject = zoo.SUBJECTS[values.model]
+    model = evaluate.logits_model(subject.load_model(folder))
+    x, y = subject.load_labelled(folder, values.limit)
+    calibration, _ = subject.load_calibration(folder, values.images)
     sets = image_sets(model, calibration, subject.input_range, values.images)
     recipes = variants()
     if values.variants is not None:
@@ -326,7 +320,7 @@ def main(argv: list[str]) -> int:
     leads = lead(rows, decisions, y, values.good)
     print(markdown(rows[:1], found, leads))
     record = {
-        "environment": benchmark.environment(),
+        "environment": command.environment(),
         "model": subject.name,
         "limit": values.limit,
         "images": values.images,
@@ -336,10 +330,8 @@ def main(argv: list[str]) -> int:
         "rows": rows,
         "recipes": {name: dataclasses.asdict(recipe) for name, recipe in recipes.items()},
     }
-    if values.json:
-        evaluate.write_text(values.json, json.dumps(record, indent=2) + "\n")
-    if values.markdown:
-        evaluate.write_text(values.markdown, markdown(rows, found, leads))
+    command.write_json(values.json, record)
+    command.write_text(values.markdown, markdown(rows, found, leads))
     if values.plot:
         plot(rows, found, values.plot)
     return 0
@@ -347,5 +339,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _define_flags()
-    app.run(main)
+    command.run(main, _define_flags)

@@ -1,32 +1,33 @@
-"""Top-1 against sparsity, for every way of pruning without data, on real models with real labelled images.
+"""Measures top-1 against sparsity, for every way of pruning without data, on trained models and labelled images.
 
     python tools/prune_curves.py --zoo=../shared/zoo --models=resnet20 --json=curves.json --markdown=curves.md --plot=curves.png
 
-Methods are those of `tfdatafree.Prune`, each as its paper has it, and two ablations of Horton et al. 2021:
+The methods are those of `tfdatafree.Prune`, each as in its paper, and two ablations of Horton et al. 2021:
     auto, obs, energy   with all corrections
-    str                 with equalization across layers (which the paper does), least squares on the weights that stay,
+    str                 with equalization across layers (as in the paper), least squares on the weights that stay,
                         bias correction and restored variances
-    str-S, str-SE       the same from N(0, 1) inputs; and without equalization, too
-    budget              str's sparsity per layer, the original weights, corrected in the same way
+    str-S               str on N(0, 1) inputs
+    str-SE              str on N(0, 1) inputs and without equalization
+    budget              str's sparsity per layer and the original weights, corrected in the same way
     global, global_unfolded, uniform, erk, erk_lwdf     magnitudes, with analytic bias correction alone
-    channel             whole channels, which are taken out; its sparsity counts depthwise kernels, too
-What is scored is the pruned float network, as a Keras model and in batches: that is several times faster than LiteRT, and a
-float file computes the same to within float32 rounding. Sparsity is that of convolution and dense kernels; depthwise kernels
-stay dense. Seconds are those of the whole compression, export included, and other work on the machine lengthens them.
+    channel             removes whole channels; its sparsity also counts depthwise kernels
+The tool scores the pruned float network as a Keras model, in batches. This is several times faster than LiteRT, and a float
+file computes the same to within float32 rounding. Sparsity is that of convolution and dense kernels; depthwise kernels
+stay dense. Seconds are those of the whole compression with export; other work on the machine lengthens them.
 """
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import benchmark
+import command
 import evaluate
+import zoo
 
 # name: (options of Prune, equalize)
 METHODS = {
@@ -48,7 +49,7 @@ _BATCH = 50
 
 
 def compress(model, method: str, sparsity: float, input_range: tuple[float, float], seed: int):
-    """The pruned float network, compressed by `method` of METHODS: the only place that calls tfdatafree."""
+    """Compresses a model to a pruned float network, by `method` of METHODS. Only this function calls tfdatafree."""
     import tfdatafree
 
     options, equalize = METHODS[method]
@@ -59,18 +60,16 @@ def compress(model, method: str, sparsity: float, input_range: tuple[float, floa
 
 
 def predict(model, x: np.ndarray, prepare) -> np.ndarray:
-    """Outputs of a Keras model, batch after batch."""
+    """Returns the outputs of a Keras model, computed batch by batch."""
     return np.concatenate(
         [np.asarray(model.predict_on_batch(prepare(x[at : at + _BATCH]))) for at in range(0, len(x), _BATCH)]
     )
 
 
-def measure(subject: benchmark.Subject, zoo: Path, methods: list[str], sparsities: list[float], limit, seed: int):
+def measure(subject: zoo.Subject, folder: Path, methods: list[str], sparsities: list[float], limit, seed: int):
     """Yields one row per method and sparsity; the float model's row first."""
-    import keras
-
-    model = keras.models.load_model(zoo / subject.file, compile=False)
-    x, y = evaluate.load_labelled(zoo / subject.data, limit)
+    model = subject.load_model(folder)
+    x, y = subject.load_labelled(folder, limit)
     reference = predict(model, x, subject.prepare)
     yield {"model": subject.name, "method": "float", "sparsity": 0.0, **evaluate.score(y, reference)}
     for method in methods:
@@ -97,7 +96,7 @@ def measure(subject: benchmark.Subject, zoo: Path, methods: list[str], sparsitie
 
 
 def markdown(rows: list[dict], sparsities: list[float]) -> str:
-    """One table per model: methods down, sparsities across, top-1 in percent / agreement with the float model."""
+    """Returns a table per model, a row per method, a column per sparsity: top-1 in percent / agreement with float."""
     text = ""
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == model]
@@ -115,14 +114,14 @@ def markdown(rows: list[dict], sparsities: list[float]) -> str:
 
 
 def plot(rows: list[dict], path: str) -> None:
-    """Top-1 against sparsity, one panel per model. Needs matplotlib (pip install tfdatafree[plots])."""
+    """Draws top-1 against sparsity, one panel per model. Needs matplotlib (pip install tfdatafree[plots])."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     models = list(dict.fromkeys(row["model"] for row in rows))
-    # A method has its colour in every panel, whichever others are drawn.
+    # A method has the same colour in every panel.
     pairs = pyplot.get_cmap("tab20").colors
     colours = dict(zip(METHODS, pairs[0:14:2] + pairs[16::2] + pairs[1:14:2], strict=False))
     figure, axes = pyplot.subplots(1, len(models), figsize=(5.5 * len(models), 4.5), squeeze=False)
@@ -145,52 +144,37 @@ def plot(rows: list[dict], path: str) -> None:
 
 
 def _define_flags() -> None:
-    default_zoo = Path(__file__).resolve().parents[2] / "shared" / "zoo"
-    known = [subject.name for subject in benchmark.SUBJECTS]
-    flags.DEFINE_string("zoo", str(default_zoo), "Folder with the models and the labelled images.")
-    flags.DEFINE_list("models", known, f"Of {', '.join(known)}.")
+    zoo.define_flags(models=list(zoo.SUBJECTS))
     flags.DEFINE_list("methods", list(METHODS), f"Of {', '.join(METHODS)}.")
     flags.DEFINE_list("sparsities", [str(s / 10) for s in range(3, 10)], "Parts of zeros, each in [0, 1).")
     flags.DEFINE_integer(
         "limit", None, "Score this many images per set, spread evenly; all if not given.", lower_bound=1
     )
     flags.DEFINE_integer("seed", 0, "Of the generated inputs.", lower_bound=0)
-    flags.DEFINE_string("json", None, "Also write the figures to this file.")
-    flags.DEFINE_string("markdown", None, "Also write the tables to this file.")
+    command.define_outputs("tables")
     flags.DEFINE_string("plot", None, "Also draw the curves into this .png.")
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
-    values = flags.FLAGS
-    try:
-        benchmark._check("models", values.models, [subject.name for subject in benchmark.SUBJECTS])
-        benchmark._check("methods", values.methods, list(METHODS))
+def main(values: flags.FlagValues) -> int:
+    with command.input_errors():
+        subjects = zoo.choose_subjects(values.models)
+        command.choose("methods", values.methods, METHODS)
         sparsities = [float(text) for text in values.sparsities]
         if not all(0 <= sparsity < 1 for sparsity in sparsities):
             raise ValueError(f"--sparsities={','.join(values.sparsities)}: each must be at least 0 and less than 1.")
-        if not Path(values.zoo).is_dir():
-            raise ValueError(f"there is no folder {values.zoo!r}; give --zoo.")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        folder = zoo.find_folder(values.zoo)
     rows: list[dict] = []
-    for subject in benchmark.SUBJECTS:
-        if subject.name not in values.models:
-            continue
-        for row in measure(subject, Path(values.zoo), values.methods, sparsities, values.limit, values.seed):
+    for subject in subjects:
+        for row in measure(subject, folder, values.methods, sparsities, values.limit, values.seed):
             rows.append(row)
             shown = row.get("error") or f"top-1 {100 * row['top1']:6.2f} %  {row.get('taken', '')}"
             print(f"{row['model']:17} {row['method']:16} {100 * row['sparsity']:5.1f} %  {shown}", flush=True)
-            # A long run that is stopped leaves what it has measured.
-            if values.json:
-                record = {"environment": benchmark.environment(), "limit": values.limit, "rows": rows}
-                evaluate.write_text(values.json, json.dumps(record, indent=2) + "\n")
+            # Written after each row: a long run that is stopped leaves what it has measured.
+            record = {"environment": command.environment(), "limit": values.limit, "rows": rows}
+            command.write_json(values.json, record)
     table = markdown(rows, sparsities)
     print(table)
-    if values.markdown:
-        evaluate.write_text(values.markdown, table)
+    command.write_text(values.markdown, table)
     if values.plot:
         plot(rows, values.plot)
     return 0
@@ -198,5 +182,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    _define_flags()
-    app.run(main)
+    command.run(main, _define_flags)

@@ -2,24 +2,21 @@
 
     python tools/reproduce_frandi_tables.py --zoo=../shared/zoo --models=resnet20 --limit=1000 --markdown=tables.md
 
-Table 1, magnitude pruning: of all weights of convolution and dense kernels together the largest stay, a part --kept:
-    pruned      and nothing else
-    recovered   then Feature Regression on images made from BatchNorm statistics: no data
-    on_real     then Feature Regression on as many real images, without their labels
-    fine_tuned  then training on the real images and their labels: what needs data, and the reference for the others
-Table 2, quantization, simulated: --settings such as w4a8, 4-bit weights and 8-bit activations. No data in any of them:
-    dfq         equalized, biases absorbed and corrected, a step per tensor, ranges of 6 standard deviations (Nagel et al. 2019)
-    aciq        a step per channel, biases corrected, analytic clipping of activations (Banner et al. 2019)
-    zeroq       a step per channel, activations as far as they go on images made from BatchNorm statistics (Cai et al. 2020)
-    rounded     a step per channel, rounding with error feedback, biases and activation shifts corrected: the package's own
-    recovered   then Feature Regression through straight-through rounding, on the images that zeroq has
-The first three round to nearest. Grids reach from the smallest to the largest weight, so that no file is written. A
-softmax at the end is taken off first.
+Table 1 is magnitude pruning. The largest weights of all convolution and dense kernels together stay, a part --kept:
+    pruned      nothing else
+    recovered   pruned, then Feature Regression on images made from BatchNorm statistics: no data
+    on_real     pruned, then Feature Regression on as many real images, without their labels
+    fine_tuned  pruned, then training on real images and their labels: the reference for the others
+Table 2 is quantization, simulated, without data. --settings such as w4a8 give the bits of weights and activations:
+    dfq         equalized, biases absorbed and corrected, a scale per tensor, ranges of 6 standard deviations (Nagel et al. 2019)
+    aciq        a scale per channel, biases corrected, analytic clipping of activations (Banner et al. 2019)
+    zeroq       a scale per channel, activation ranges from images made from BatchNorm statistics (Cai et al. 2020)
+    rounded     a scale per channel, rounding with error feedback, biases and activation shifts corrected: the package's own
+    recovered   rounded, then Feature Regression through straight-through rounding, on zeroq's images
+The first three round to nearest. Weight grids reach from the smallest to the largest weight. No file is written. A final
+softmax is removed first.
 """
 
-import concurrent.futures
-import json
-import multiprocessing
 import os
 import re
 import sys
@@ -29,22 +26,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import benchmark
+import command
 import evaluate
+import own_process
+import zoo
 
 TABLE_1 = ("pruned", "recovered", "on_real", "fine_tuned")
 TABLE_2 = ("dfq", "aciq", "zeroq", "rounded", "recovered")
 _SEED = 0
-# Of fine-tuning: the first step's length, as usual for trained networks.
+# The learning rate that fine-tuning starts with, usual for trained networks.
 _LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much each method may look at: images, and steps of Feature Regression (None: the package's default)."""
+    """What each method may use: images, steps of Feature Regression (None: the package's default), training epochs."""
 
     images: int = 256
     steps: int | None = None
@@ -52,7 +51,7 @@ class Effort:
 
 
 def magnitude_pruned(model, kept: float):
-    """Returns a copy of `model` whose smallest kernel weights, all layers together, are 0; a part `kept` stays."""
+    """Returns a copy of `model` whose smallest kernel weights, of all layers together, are 0; a part `kept` stays."""
     student = _copy(model)
     kernels = _kernels(student)
     sizes = np.abs(np.concatenate([np.ravel(kernel) for kernel in kernels]))
@@ -91,7 +90,7 @@ def recipes(weight_bits: int, activation_bits: int) -> dict:
     grids = {"weight_bits": weight_bits, "activation_bits": activation_bits, "symmetric_weights": False}
     nearest = grids | {"rounding": "nearest"}
     sigma = Quantize(ranges="k_sigma", range_source="gaussian", per_channel=False, **nearest)
-    # A step of 5 bits costs more than what is cut off the ends; from 6 bits on the ends cost more.
+    # With 5 bits or less, coarse scales cost more than clipping: the range is searched. From 6 bits, clipping costs more.
     ranges = "min_max" if activation_bits >= 6 else "search"
     return {
         "dfq": Recipe(equalize=True, equalize_caps="channel", absorb_bias=True, quantize=sigma),
@@ -208,18 +207,16 @@ def bits_of(setting: str) -> tuple[int, int]:
 
 
 def measure_subject(
-    subject: benchmark.Subject, zoo: Path, limit: int | None, kept: list[float], settings: list[str], effort: Effort
+    subject: zoo.Subject, folder: Path, limit: int | None, kept: list[float], settings: list[str], effort: Effort
 ) -> tuple[list[dict], list[dict]]:
     """Returns the rows of both tables for a model of the zoo, with progress on stderr."""
-    import keras
 
     def report(name: str, method: str, top1: float, seconds: float) -> None:
         print(f"{subject.name}, {name}, {method}: {100 * top1:.2f} %, {seconds:.0f} s", file=sys.stderr, flush=True)
 
-    model = evaluate.logits_model(keras.models.load_model(zoo / subject.file, compile=False))
-    x, y = evaluate.load_labelled(zoo / subject.data, limit)
-    images, labels = evaluate.load_labelled(zoo / subject.calibration, None)
-    real = subject.prepare(images), labels
+    model = evaluate.logits_model(subject.load_model(folder))
+    x, y = subject.load_labelled(folder, limit)
+    real = subject.load_calibration(folder)
     tables = Tables(model, x, y, subject.prepare, real, subject.input_range, effort, report)
     names = {"model": subject.name, "n": len(y)}
     pruned = [{**names, **tables.pruned_row(part)} for part in kept]
@@ -243,10 +240,7 @@ def _markdown(rows: list[dict], key: str, methods: Sequence[str]) -> str:
 
 
 def _define_flags() -> None:
-    default_zoo = Path(__file__).resolve().parents[2] / "shared" / "zoo"
-    known = [subject.name for subject in benchmark.SUBJECTS]
-    flags.DEFINE_string("zoo", str(default_zoo), "Folder with the models, the labelled and the calibration images.")
-    flags.DEFINE_list("models", ["resnet20"], f"Of {', '.join(known)}.")
+    zoo.define_flags(models=["resnet20"])
     flags.DEFINE_list("kept", ["0.8", "0.5", "0.2"], "Table 1: parts of the weights that stay; empty for none.")
     flags.DEFINE_list("settings", ["w5a5", "w4a4", "w4a8"], "Table 2: bits of weights and activations; empty for none.")
     flags.DEFINE_integer("images", 256, "Images for Feature Regression.", lower_bound=2)
@@ -255,8 +249,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer(
         "limit", None, "Score this many images per set, spread evenly; all if not given.", lower_bound=1
     )
-    flags.DEFINE_string("json", None, "Also write the figures to this file.")
-    flags.DEFINE_string("markdown", None, "Also write the tables to this file.")
+    command.define_outputs("tables")
 
 
 def _parts(texts: list[str]) -> list[float]:
@@ -269,49 +262,33 @@ def _parts(texts: list[str]) -> list[float]:
     return parts
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
-    values = flags.FLAGS
-    known = [subject.name for subject in benchmark.SUBJECTS]
-    try:
-        if unknown := [name for name in values.models if name not in known]:
-            raise ValueError(f"--models: unknown {', '.join(unknown)}; choose of {', '.join(known)}.")
+def main(values: flags.FlagValues) -> int:
+    with command.input_errors():
+        subjects = zoo.choose_subjects(values.models)
         kept, settings = _parts(values.kept), [setting for setting in values.settings if setting]
         for setting in settings:
             bits_of(setting)
-        zoo = Path(values.zoo)
-        if not zoo.is_dir():
-            raise ValueError(f"There is no folder {str(zoo)!r}; give --zoo.")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        folder = zoo.find_folder(values.zoo)
     effort = Effort(images=values.images, steps=values.steps, epochs=values.epochs)
     pruned: list[dict] = []
     quantized: list[dict] = []
-    for subject in [subject for subject in benchmark.SUBJECTS if subject.name in values.models]:
-        # A process of its own gives its memory back.
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            job = pool.submit(measure_subject, subject, zoo, values.limit, kept, settings, effort)
-            found = job.result()
+    for subject in subjects:
+        found = own_process.run(measure_subject, subject, folder, values.limit, kept, settings, effort)
         pruned, quantized = pruned + found[0], quantized + found[1]
         print(markdown(*found), flush=True)
     record = {
-        "environment": benchmark.environment(),
+        "environment": command.environment(),
         "limit": values.limit,
         "images": values.images,
         "epochs": values.epochs,
         "table_1": pruned,
         "table_2": quantized,
     }
-    if values.json:
-        evaluate.write_text(values.json, json.dumps(record, indent=2) + "\n")
-    if values.markdown:
-        evaluate.write_text(values.markdown, markdown(pruned, quantized))
+    command.write_json(values.json, record)
+    command.write_text(values.markdown, markdown(pruned, quantized))
     return 0
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _define_flags()
-    app.run(main)
+    command.run(main, _define_flags)

@@ -2,27 +2,27 @@
 
     python tools/reproduce_lwdf_table1.py --zoo=../shared/zoo --models=mobilenet_v2 --limit=300 --markdown=table.md
 
-Top-1 at 8, 7, 6, 5 and 4 bits, weights and activations alike, simulated: one asymmetric grid per weight tensor and per
-activation tensor, quantizers behind skip connections. Every method is a Recipe, made without any data:
+The table has top-1 at 8, 7, 6, 5 and 4 bits, the same for weights and activations. Quantization is simulated: each weight
+tensor and each activation tensor has one asymmetric grid, with quantizers behind skip connections. Every method is a
+Recipe and needs no data:
     ours     the package's best at this width: rounding with error feedback between the buffers of assumption-free
              equalization, analytic bias correction, ranges from generated images, activation shifts corrected
     lwdf     the paper's own: assumption-free equalization, absorption, nearest rounding, bias correction, ranges searched
-             on layer-wise samples. (It sets ranges, corrects biases and sets ranges again; the correction restores the
-             statistics that the samples are drawn from, so that the second search is the only one that counts.)
+             on layer-wise samples
     dfq      equalization, absorption, bias correction, ranges of 6 standard deviations (Nagel et al. 2019)
     aciq     lwdf with analytic clipping in place of the search (Banner et al. 2019)
     min_max  lwdf with the extremes of the samples in place of the search
     ar       lwdf with learned rounding, on generated layer inputs (AdaRound, Nagel et al. 2020)
-Where the paper replaces ReLU6 by ReLU, here each channel keeps its cap: the function is the model's own. A softmax at the end
-is taken off first, as the paper's networks end in logits.
+The paper searches ranges before and after it corrects biases. Here they are searched once: the correction restores the
+statistics that the samples are drawn from, and the second search replaces the first.
+
+The paper replaces ReLU6 by ReLU. Here each channel keeps its cap, so that the function stays the model's own. A final softmax
+is removed first, because the paper's networks end in logits.
 
 Ablations, of every method: --no_equalize, --standard_inputs (N(0, 1) in place of BatchNorm statistics), --no_correction.
 """
 
-import concurrent.futures
 import dataclasses
-import json
-import multiprocessing
 import os
 import sys
 import time
@@ -30,11 +30,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import benchmark
+import command
 import evaluate
+import own_process
+import zoo
 
 BITS = (8, 7, 6, 5, 4)
 
@@ -69,7 +71,7 @@ def recipes(bits: int, ablation: Ablation = Ablation()) -> dict:
             quantize=Quantize(ranges=ranges, range_source=layerwise, **options),
         )
 
-    # A step of 5 bits costs more than what is cut off the ends; from 6 bits on the ends cost more.
+    # With 5 bits or less, coarse scales cost more than clipping: the range is searched. From 6 bits, clipping costs more.
     ours = Quantize(
         rounding="feedback",
         equalized_rounding=ablation.equalize,
@@ -119,12 +121,10 @@ def measure(
     return rows
 
 
-def measure_subject(subject: benchmark.Subject, zoo: Path, limit: int | None, methods, widths, ablation) -> list[dict]:
-    """`measure` on a model of the zoo, with progress on stderr."""
-    import keras
-
-    model = evaluate.logits_model(keras.models.load_model(zoo / subject.file, compile=False))
-    x, y = evaluate.load_labelled(zoo / subject.data, limit)
+def measure_subject(subject: zoo.Subject, folder: Path, limit: int | None, methods, widths, ablation) -> list[dict]:
+    """Calls `measure` on a model of the zoo, with progress on stderr."""
+    model = evaluate.logits_model(subject.load_model(folder))
+    x, y = subject.load_labelled(folder, limit)
 
     def report(row: dict, method: str, seconds: float) -> None:
         drop = 100 * (row["float"] - row[method])
@@ -156,10 +156,7 @@ def markdown(rows: list[dict], methods) -> str:
 
 
 def _define_flags() -> None:
-    default_zoo = Path(__file__).resolve().parents[2] / "shared" / "zoo"
-    known = [subject.name for subject in benchmark.SUBJECTS]
-    flags.DEFINE_string("zoo", str(default_zoo), "Folder with the models and the labelled images.")
-    flags.DEFINE_list("models", known, f"Of {', '.join(known)}.")
+    zoo.define_flags(models=list(zoo.SUBJECTS))
     flags.DEFINE_list("methods", list(METHODS), f"Of {', '.join(METHODS)}.")
     flags.DEFINE_list("bits", [str(bits) for bits in BITS], "Of 8, 7, 6, 5, 4.")
     flags.DEFINE_integer(
@@ -168,31 +165,15 @@ def _define_flags() -> None:
     flags.DEFINE_bool("no_equalize", False, "Ablation: no equalization.")
     flags.DEFINE_bool("standard_inputs", False, "Ablation: N(0, 1) inputs in place of BatchNorm statistics.")
     flags.DEFINE_bool("no_correction", False, "Ablation: no bias correction.")
-    flags.DEFINE_string("json", None, "Also write the figures to this file.")
-    flags.DEFINE_string("markdown", None, "Also write the table to this file.")
+    command.define_outputs()
 
 
-def _choices(kind: str, given: list[str], known) -> list[str]:
-    unknown = [name for name in given if name not in known]
-    if unknown or not given:
-        raise ValueError(f"--{kind}={','.join(given)}: unknown {', '.join(unknown)}; choose of {', '.join(known)}.")
-    return [name for name in known if name in given]
-
-
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
-    values = flags.FLAGS
-    try:
-        models = _choices("models", values.models, [subject.name for subject in benchmark.SUBJECTS])
-        methods = _choices("methods", values.methods, METHODS)
-        widths = [int(bits) for bits in _choices("bits", values.bits, [str(bits) for bits in BITS])]
-        zoo = Path(values.zoo)
-        if not zoo.is_dir():
-            raise ValueError(f"There is no folder {str(zoo)!r}; give --zoo.")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def main(values: flags.FlagValues) -> int:
+    with command.input_errors():
+        subjects = zoo.choose_subjects(values.models)
+        methods = command.choose("methods", values.methods, METHODS)
+        widths = [int(bits) for bits in command.choose("bits", values.bits, [str(bits) for bits in BITS])]
+        folder = zoo.find_folder(values.zoo)
     ablation = Ablation(
         equalize=not values.no_equalize,
         standard_inputs=values.standard_inputs,
@@ -200,27 +181,21 @@ def main(argv: list[str]) -> int:
     )
     rows: list[dict] = []
     print(plain(["model", "bits", "float", *methods]), flush=True)
-    for subject in [subject for subject in benchmark.SUBJECTS if subject.name in models]:
-        # A process of its own gives its memory back.
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            job = pool.submit(measure_subject, subject, zoo, values.limit, methods, widths, ablation)
-            found = job.result()
+    for subject in subjects:
+        found = own_process.run(measure_subject, subject, folder, values.limit, methods, widths, ablation)
         rows += found
         print(table(found, methods, plain).split("\n", 1)[1], end="", flush=True)
     record = {
-        "environment": benchmark.environment(),
+        "environment": command.environment(),
         "limit": values.limit,
         "ablation": dataclasses.asdict(ablation),
         "rows": rows,
     }
-    if values.json:
-        evaluate.write_text(values.json, json.dumps(record, indent=2) + "\n")
-    if values.markdown:
-        evaluate.write_text(values.markdown, markdown(rows, methods))
+    command.write_json(values.json, record)
+    command.write_text(values.markdown, markdown(rows, methods))
     return 0
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _define_flags()
-    app.run(main)
+    command.run(main, _define_flags)

@@ -1,16 +1,17 @@
-"""What compressed files take, side by side: bytes, packed bytes, zeros, multiplications, NPU bytes, latency.
+"""Compares compressed files: bytes, packed bytes, zeros, multiplications, NPU bytes, latency.
 
     python tools/sizes.py --latency=50 --npu dense.tflite pruned.tflite
     python tools/sizes.py --npu --model=net.keras --input_range=-1,1 --variants=dense,obs:0.6,channel:0.5,2:4
 
-Each variant is "dense", METHOD:SPARSITY, or a pattern such as 2:4 or 4x1:0.5, in the int8 recipe. The first file (or
-variant) is what the others are compared with. Latency is that of LiteRT on this machine, one thread: the files take turns,
---latency rounds of them, so that what else the machine does hits all alike; the median and the median of the ratios to the
-first file of the same round are shown. On a busy machine even these say little. NPU sizes are Arm Vela's (the extra `npu`).
+Each variant is "dense", METHOD:SPARSITY, or a pattern such as 2:4 or 4x1:0.5, in the int8 recipe. The others are compared
+with the first file or variant. NPU sizes are those of Arm Vela (the extra `npu`).
+
+Latency is that of LiteRT on this machine, with one thread. The files take turns for --latency rounds, so that other work on
+the machine slows all alike. The table shows the median, and the median of the ratios to the first file in the same round.
+On a busy machine even these figures mean little.
 """
 
 import dataclasses
-import json
 import os
 import re
 import sys
@@ -18,17 +19,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import command
 import numpy as np
 from absl import app, flags
 
 _WARM_UP = 3
-# Inferences per turn, of which the fastest counts: one that was not interrupted.
+# Inferences per turn. The fastest counts, because nothing interrupted it.
 _TRIES = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One file. Fields that were not asked for are None; `latency_ratio` is to the first file."""
+    """The figures of one file. Those that were not asked for are None; `latency_ratio` is to the first file."""
 
     name: str
     bytes: int
@@ -42,7 +44,7 @@ class Row:
 
 
 def latencies(contents: Sequence[bytes], rounds: int) -> np.ndarray:
-    """Seconds (rounds, files) of one inference: the best of a few, files in turn, each first in its rounds."""
+    """Returns the seconds of one inference, (rounds, files): the fastest of a few. Rounds begin with different files."""
     from ai_edge_litert.interpreter import Interpreter
 
     runners = []
@@ -66,7 +68,7 @@ def _timed(runner) -> float:
 
 
 def measure(files: dict[str, bytes], *, npu: bool = False, rounds: int = 0) -> list[Row]:
-    """One row per file of {name: bytes}; the first is the reference of the latency ratios."""
+    """Returns one row per file of {name: bytes}; the first is the reference of the latency ratios."""
     from tfdatafree.targets.vela import compile_for_npu
     from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros, macs
 
@@ -94,7 +96,7 @@ def measure(files: dict[str, bytes], *, npu: bool = False, rounds: int = 0) -> l
 
 
 def parse_variant(text: str):
-    """The Prune of "METHOD:SPARSITY", "n:m" or "axb:SPARSITY"; None for "dense". Raises ValueError for anything else."""
+    """Returns the Prune of "METHOD:SPARSITY", "n:m" or "axb:SPARSITY"; None for "dense". Else raises ValueError."""
     from tfdatafree.recipe.prune import Prune
 
     if text == "dense":
@@ -112,7 +114,7 @@ def parse_variant(text: str):
 
 
 def compress_variants(model: str, variants: Sequence[str], input_range: tuple[float, float] | None) -> dict[str, bytes]:
-    """{variant: its int8 file} of the Keras model at this path."""
+    """Returns {variant: its int8 file} of the Keras model at this path."""
     import tfdatafree
 
     recipes = {text: dataclasses.replace(tfdatafree.PRESETS["int8"], prune=parse_variant(text)) for text in variants}
@@ -124,7 +126,7 @@ def compress_variants(model: str, variants: Sequence[str], input_range: tuple[fl
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table; sizes with their ratio to the first row."""
+    """Returns the rows as a Markdown table; sizes have their ratio to the first row."""
     first = rows[0]
     titles = ["file", "bytes", "gzip", "zeros", "MACs"]
     titles += ["NPU file", "NPU weights"] if first.npu_bytes is not None else []
@@ -170,8 +172,7 @@ def main(arguments: list[str]) -> None:
             path.write_bytes(content)
     rows = measure(files, npu=values.npu, rounds=values.latency)
     print(table(rows))
-    if values.json:
-        Path(values.json).write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
+    command.write_json(values.json, [dataclasses.asdict(row) for row in rows])
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python tools/train_demo.py
 
-Small, but with what makes real mobile networks hard to compress: BatchNorm after every convolution, ReLU6, depthwise
-convolutions, a residual sum and an inverted bottleneck.
+The network is small. It has what makes real mobile networks hard to compress: BatchNorm after every convolution, ReLU6,
+depthwise convolutions, a residual sum and an inverted bottleneck.
 """
 
 import os
@@ -20,7 +20,7 @@ flags.DEFINE_string("output", str(demo.MODEL_PATH), "Where to write the model.")
 flags.DEFINE_integer("epochs", 40, "Passes over the training images.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Of the initial weights and the order of the images.")
 
-_SHIFT = 1  # pixels; images move by up to this much while training, which is worth about 1 % of accuracy
+_SHIFT = 1  # pixels; training images move by up to this much, which adds about 1 % of accuracy
 _BATCH = 32
 _RATE = 5e-3  # of Adam, falling to 0 along a cosine
 
@@ -67,7 +67,7 @@ def build(seed: int) -> keras.Model:
 
 
 def shifted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns the images, (n, height, width, 1), each moved by up to `_SHIFT` pixels; what moves in is 0."""
+    """Returns the images, (n, height, width, 1), each moved by up to `_SHIFT` pixels; pixels that move in are 0."""
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0)))
     corners = rng.integers(0, 2 * _SHIFT + 1, size=(len(images), 2))
@@ -88,7 +88,7 @@ def train(epochs: int, seed: int) -> keras.Model:
         history = model.fit(shifted(images, rng), labels, batch_size=_BATCH, verbose=0)
         if epoch % 10 == 9:
             print(f"epoch {epoch + 1:3}  loss {history.history['loss'][0]:.4f}")
-    # A compiled model would be saved with its optimizer, which is twice the weights again.
+    # A compiled model is saved with its optimizer, which holds two more values per weight.
     trained = build(seed)
     trained.set_weights(model.get_weights())
     return trained

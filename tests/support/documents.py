@@ -197,8 +197,23 @@ def wrong_in_shell(line: str) -> Iterator[str]:
                 yield f"there is no {words[0]}"
                 continue
             for flag in re.findall(r"--(\w+)", part):
-                if f'"{flag}"' not in tool.read_text():
+                if not _has_flag(tool, flag):
                     yield f"{words[0]} has no --{flag}"
+
+
+# Flags that several tools define by a shared function: the call that defines each.
+_SHARED_FLAGS = {
+    "zoo": "zoo.define_flags(",
+    "model": "zoo.define_flags(model=",
+    "models": "zoo.define_flags(models=",
+    "json": "command.define_outputs(",
+    "markdown": "command.define_outputs(",
+}
+
+
+def _has_flag(tool: Path, flag: str) -> bool:
+    text = tool.read_text()
+    return f'"{flag}"' in text or (flag in _SHARED_FLAGS and _SHARED_FLAGS[flag] in text)
 
 
 def _wrong_command(words: list[str]) -> Iterator[str]:

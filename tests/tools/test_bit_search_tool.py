@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-import benchmark
 import bit_search
+import zoo
 from tiny_models import MODELS
 
 SCORES = {"n": 9, "top1": 0.5, "agreement": 0.75}
@@ -48,7 +48,7 @@ def test_every_file_is_of_the_size_asked_for(tmp_path):
     model = MODELS["plain"]()
     x = random.integers(0, 256, (6, *model.input_shape[1:]), np.uint8)
     np.savez(tmp_path / "set.npz", x=x, y=np.zeros(6, np.int64))
-    subject = benchmark.Subject(name="net", file="net.keras", data="set.npz", preprocess="tf", calibration="")
+    subject = zoo.Subject(name="net", file="net.keras", data="set.npz", preprocess="tf", calibration="")
     rows = list(bit_search.measure(subject, tmp_path, [1.0], 2, (6, 3), 0))
     assert [row["name"] for row in rows] == ["float", "8 bits", "4 bits", "searched", "random 0", "random 1"]
     whole, narrow = rows[1], rows[2]
