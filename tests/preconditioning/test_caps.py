@@ -15,9 +15,10 @@ from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.cap_layer import ChannelCap
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of
+from tfdatafree.model.operations import cap_of
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.numerics.range import Range
-from tfdatafree.preconditioning.caps import batchnorm_moments, cap_of
+from tfdatafree.preconditioning.caps import batchnorm_moments
 from tfdatafree.preconditioning.equalize import equalize_unfolded
 from tfdatafree.quantization.activation_ranges import within_caps
 from tfdatafree.recipe.quantize import Quantize

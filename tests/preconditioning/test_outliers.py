@@ -11,7 +11,7 @@ from tfdatafree import PRESETS
 from tfdatafree.canonical.separate import separate
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
-from tfdatafree.preconditioning.caps import cap_of
+from tfdatafree.model.operations import cap_of
 from tfdatafree.preconditioning.outlier_scales import Side, outlier_scales
 from tfdatafree.preconditioning.outliers import scale_outlier_channels
 

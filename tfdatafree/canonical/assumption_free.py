@@ -32,6 +32,7 @@ from tfdatafree.model.kernels import (
     scale_outputs,
     with_kernel,
 )
+from tfdatafree.model.operations import operation_of
 from tfdatafree.model.rewrite import Rewrite
 
 TOLERANCE = 1e-3
@@ -42,8 +43,6 @@ LARGEST_SCALE = 1e3
 
 Buffers = dict[str, tuple[np.ndarray, np.ndarray]]
 
-# Operations that mix channels, or put another axis last, though the number of channels may stay the same.
-_MIXING = ("Permute", "Transpose", "Moveaxis", "Swapaxes", "Dot", "Matmul", "Einsum", "Attention", "AdditiveAttention")
 _INPUT_SUFFIX, _OUTPUT_SUFFIX = "input_buffer", "output_buffer"
 
 
@@ -236,8 +235,8 @@ def _channels(layer: Layer, link: _Link, source: int | None, width: int | None, 
 
     The layer reads `source` channels in the tensor of the link, and writes `width`. A concatenation puts these at `start`.
     """
-    operation = layer.operation
-    if link.channels is None or not source or not width or layer.class_name in _MIXING:
+    operation, channels_go = layer.operation, operation_of(layer).channels
+    if link.channels is None or not source or not width or channels_go == "moved":
         return None
     if isinstance(operation, keras.layers.Concatenate):
         if operation.axis != -1 and width == source:
@@ -249,8 +248,8 @@ def _channels(layer: Layer, link: _Link, source: int | None, width: int | None, 
         return channels
     if isinstance(operation, keras.layers.Flatten):
         return np.tile(link.channels, width // source)
-    known = not layer.weights or isinstance(operation, (keras.layers.PReLU, keras.layers.LayerNormalization))
-    return link.channels if known and width == source else None
+    in_place = not layer.weights or channels_go in ("apart", "mixed")
+    return link.channels if in_place and width == source else None
 
 
 # Buffers as layers ----------------------------------------------------------------------------------------------------

@@ -15,26 +15,9 @@ import keras
 
 from tfdatafree.model.graph import Graph, Layer, Node, Ref, TensorSpec, new_layer, without_activation
 from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.operations import operation_of
 from tfdatafree.model.rewrite import Rewrite
 
-# Layers that return their input when they are not training.
-_INFERENCE_NO_OPS = (
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-    keras.layers.GaussianNoise,
-    keras.layers.GaussianDropout,
-    keras.layers.AlphaDropout,
-    keras.layers.ActivityRegularization,
-    keras.layers.Identity,
-    keras.layers.RandomFlip,
-    keras.layers.RandomRotation,
-    keras.layers.RandomZoom,
-    keras.layers.RandomTranslation,
-    keras.layers.RandomContrast,
-    keras.layers.RandomBrightness,
-)
 _SEPARABLE = {
     keras.layers.SeparableConv1D: (keras.layers.DepthwiseConv1D, keras.layers.Conv1D),
     keras.layers.SeparableConv2D: (keras.layers.DepthwiseConv2D, keras.layers.Conv2D),
@@ -51,7 +34,7 @@ def separate(graph: Graph) -> Rewrite:
         operation = graph.operation_of(node)
         if isinstance(operation, tuple(_SEPARABLE)):
             node = _split_separable(graph, node)
-        if _is_no_op(graph.operation_of(node)) and not _joins_input_to_output(graph, node):
+        if operation_of(graph.layer_of(node)).no_op and not _joins_input_to_output(graph, node):
             graph.redirect(node.output, node.inputs[0])
             graph.replace(node)
         else:
@@ -61,13 +44,6 @@ def separate(graph: Graph) -> Rewrite:
             split(graph, node)
     graph.drop_unread()
     return Rewrite(graph=graph)
-
-
-def _is_no_op(operation) -> bool:
-    linear_activation = (
-        isinstance(operation, keras.layers.Activation) and operation.activation is keras.activations.linear
-    )
-    return isinstance(operation, _INFERENCE_NO_OPS) or linear_activation
 
 
 def _joins_input_to_output(graph: Graph, node: Node) -> bool:

@@ -1,33 +1,33 @@
-"""What BatchNorm statistics tell of a network's channels, in plain words: those that are dead, and caps that are reached.
+"""What BatchNorm statistics say about a network: which channels are dead, and how often caps are reached.
 
 With y_c ~ N(mean_c, sd_c^2) before an activation, on training data:
 
-    constant    gamma_c = 0, in training or by `preconditioning/constant_channels.py`
+    constant    gamma_c = 0, from training or set by `preconditioning/constant_channels.py`
     off         P(y_c > 0) < 1e-6 before a ReLU
     cap         P(y_c > m) before min(., m)
 """
 
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 from scipy import stats
 
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph
-from tfdatafree.preconditioning.caps import CAP_PROBABILITY, batchnorm_moments, cap_of
+from tfdatafree.model.operations import cap_of, rectifier_of
+from tfdatafree.preconditioning.caps import CAP_PROBABILITY, batchnorm_moments
 
-# A cap that no channel exceeds with a larger probability is said not to be reached.
+# A cap that every channel exceeds with a smaller probability counts as not reached.
 _NEVER = 1e-4
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, by layer.
+    """What was found, in words for the user.
 
     Attributes:
-        dead: Layers with channels that carry nothing, and how many.
-        caps: Layers with a cap, and how often it is reached.
+        dead: Layer with channels that carry no information -> how many.
+        caps: Layer with a cap -> how often it is reached.
     """
 
     dead: dict[str, str]
@@ -35,7 +35,7 @@ class Findings:
 
 
 def channel_findings(unfolded: Graph) -> Findings:
-    """What BatchNorm statistics say of the layers of a separated graph whose constant channels are frozen."""
+    """The findings for a separated graph with its BatchNorms, in which the gamma of constant channels is 0 already."""
     dead: dict[str, str] = {}
     caps: dict[str, str] = {}
     for node in unfolded.nodes:
@@ -51,11 +51,12 @@ def channel_findings(unfolded: Graph) -> Findings:
             continue
         mean, sd = moments[node.inputs[0]]
         sd = np.maximum(sd, 1e-12)
-        if _cuts_negative(unfolded.operation_of(node)):
+        operation = unfolded.operation_of(node)
+        rectifier, cap = rectifier_of(operation), cap_of(operation)
+        if rectifier is not None and rectifier.is_clip:
             off = int((stats.norm.sf(0, mean, sd) < CAP_PROBABILITY).sum())
             if off:
                 dead[node.name] = f"{off} of {len(mean)} channels are practically never above 0"
-        cap = cap_of(unfolded.operation_of(node))
         if cap is not None:
             caps[node.name] = _cap_text(cap, stats.norm.sf(cap, mean, sd))
     return Findings(dead, caps)
@@ -68,12 +69,3 @@ def _cap_text(cap: float, reached: np.ndarray) -> str:
         f"its cap at {cap:g} is reached with probability {100 * reached.mean():.2g} % "
         f"({100 * reached.max():.2g} % in the channel that reaches it most)"
     )
-
-
-def _cuts_negative(operation) -> bool:
-    """Whether the operation is 0 for every number below 0."""
-    if isinstance(operation, keras.layers.ReLU):
-        return not operation.negative_slope and not operation.threshold
-    if isinstance(operation, keras.layers.Activation):
-        return operation.activation in (keras.activations.relu, keras.activations.relu6)
-    return type(operation).__name__ in ("Relu", "Relu6")

@@ -21,6 +21,7 @@ from tfdatafree.measuring.patches import sample_patches
 from tfdatafree.measuring.walks import Draw, normalized_batch_size, normalized_walk
 from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.operations import is_activation_layer, operation_of
 
 # Images in one batch: enough that its statistics may stand for those of the training data.
 _BATCH = 128
@@ -31,8 +32,6 @@ _POOLINGS = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalAveragePooling3D,
 )
-_MOVES = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Identity)
-_ACTIVATIONS = ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
 
 
 def input_covariances(
@@ -125,7 +124,7 @@ def _before_pooling(graph: Graph, key: str, tensor: str) -> str:
         operation = graph.operation_of(node)
         if isinstance(operation, _POOLINGS) and graph.specs[node.inputs[0]].shape[-1] == channels:
             return node.inputs[0]
-        moves = isinstance(operation, _MOVES) or type(operation).__name__ in ("Reshape", "Squeeze")
+        moves = operation_of(graph.layer_of(node)).values == "same"
         if not moves or math.prod(graph.specs[node.inputs[0]].shape[1:]) != channels:
             break
         at = node.inputs[0]
@@ -154,10 +153,8 @@ def _without_activations(graph: Graph) -> Graph:
     for name in [node.name for node in graph.nodes]:
         node = graph.node(name)
         layer = graph.layer_of(node)
-        if layer.class_name in _ACTIVATIONS and node.output not in graph.outputs:
-            operation: keras.layers.Layer = layer.operation
-            if getattr(getattr(operation, "activation", None), "__name__", "") == "softmax":
-                continue
+        mixes = operation_of(layer, by_name=True).channels == "mixed"
+        if is_activation_layer(layer) and not mixes and node.output not in graph.outputs:
             graph.redirect(node.output, node.inputs[0])
             graph.replace(graph.node(name))
             del graph.specs[node.output]

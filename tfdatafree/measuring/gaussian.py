@@ -24,13 +24,10 @@ from scipy import stats
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, output_moments
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.kernels import kernel_of, layout_of, mean_response, variance_response
+from tfdatafree.model.operations import operation_of
 
 # Rows times columns of the largest tensor of samples; wider tensors (a flattened feature map) get fewer rows.
 _MOST_VALUES = 2**22
-# One pixel stays one pixel in these; their effect on the distribution is left out, as in the paper.
-_SPATIAL = (
-    "MaxPooling", "AveragePooling", "GlobalAveragePooling", "GlobalMaxPooling", "ZeroPadding", "Cropping", "UpSampling",
-)  # fmt: skip
 
 
 def gaussian_walk(
@@ -83,8 +80,8 @@ def gaussian_walk(
             mean = mean_response(layer, kernel, source.mean(axis=0, dtype=np.float64))
             variance = variance_response(layer, kernel, source.var(axis=0, dtype=np.float64))
             return (normal(mean if bias is None else mean + bias, np.sqrt(variance)),)
-        if layer.class_name.startswith(_SPATIAL):
-            return (source,)
+        if operation_of(layer).spatial:
+            return (source,)  # what these do to the distribution is left out, as in the paper
         if isinstance(layer.operation, keras.layers.Flatten):
             columns = graph.specs[node.output].shape[-1] // source.shape[-1]
             return (random.permuted(np.tile(source, (1, columns)), axis=0),)

@@ -1,12 +1,10 @@
-"""What a BatchNormalization computes, and what it tells of its input and output."""
+"""What a BatchNormalization computes, and what its statistics say about its output."""
 
 import keras
 import numpy as np
 
 from tfdatafree.model.graph import Graph, Layer, Node, new_layer
-from tfdatafree.model.kernels import (
-    kernel_of,
-)
+from tfdatafree.model.kernels import kernel_of
 
 
 def is_batchnorm(layer: Layer) -> bool:
@@ -28,7 +26,7 @@ def scale_and_shift(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
 def output_moments(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard deviation) of a BatchNorm's output over its training data, shape (channels,).
 
-    mean = beta,  sd = |gamma| sqrt(v / (v + eps)): less than |gamma| where the variance v is not large beside eps.
+    mean = beta,  sd = |gamma| sqrt(v / (v + eps)),  which is less than |gamma| where the variance v is not large beside eps.
     """
     variance = layer.weight("moving_variance").astype(np.float64)
     gamma, beta = layer.weight("gamma"), layer.weight("beta")
@@ -38,14 +36,14 @@ def output_moments(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
 
 
 def on_channels(graph: Graph, node: Node) -> bool:
-    """Whether the BatchNorm `node` normalizes the last axis of its input, as all but a few do."""
+    """Whether the BatchNorm `node` normalizes the last axis of its input."""
     rank = len(graph.specs[node.inputs[0]].shape)
     axis = graph.operation_of(node).axis
     return axis in (-1, rank - 1)
 
 
 def with_bias(layer: Layer, input_shape: tuple, bias: np.ndarray) -> Layer:
-    """`layer` with this bias; a layer without one is rebuilt with `use_bias=True`."""
+    """`layer` with this bias. A layer without bias is rebuilt with `use_bias=True`."""
     if layer.weight("bias") is not None:
         return layer.with_weights(bias=bias)
     config = {**layer.operation.get_config(), "use_bias": True}

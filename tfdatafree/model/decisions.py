@@ -1,16 +1,15 @@
 """The tensors that hold a model's results before softmax and the like."""
 
-import keras
-
-from tfdatafree.model.graph import Graph
-
-# Layers that squash their input into a built-in range, or only move it: the decision is taken before them.
-_BOUNDED = ("softmax", "sigmoid", "tanh", "hard_sigmoid", "relu6", "log_softmax")
-_MOVES = (keras.layers.Identity, keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute, keras.layers.Softmax)
+from tfdatafree.model.graph import Graph, Node
+from tfdatafree.model.operations import operation_of, rectifier_of
 
 
 def decision_tensors(graph: Graph) -> list[str]:
-    """Tensors that hold the model's unbounded results: its outputs, seen through softmax, sigmoid, reshape ..."""
+    """The tensors that hold the unbounded results of a separated graph.
+
+    These are its outputs or, where operations at the end only squash results or change their shape, what these read. An output
+    whose range is built in otherwise has none.
+    """
     producers, found = graph.producers(), []
     for tensor in graph.outputs:
         node = producers.get(tensor)
@@ -22,18 +21,12 @@ def decision_tensors(graph: Graph) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _activation_name(graph: Graph, node) -> str:
-    operation = graph.operation_of(node)
-    activation = getattr(operation, "activation", None)
-    return getattr(activation, "__name__", type(operation).__name__).lower()
+def _is_bounded(graph: Graph, node: Node) -> bool:
+    rectifier = rectifier_of(graph.operation_of(node))
+    capped = rectifier is not None and rectifier.cap is not None
+    return capped or operation_of(graph.layer_of(node), by_name=True).bounded
 
 
-def _is_bounded(graph: Graph, node) -> bool:
-    capped = getattr(graph.operation_of(node), "max_value", None) is not None
-    return capped or _activation_name(graph, node) in _BOUNDED
-
-
-def _passes_on(graph: Graph, node) -> bool:
-    operation = graph.operation_of(node)
-    moves = isinstance(operation, _MOVES) or type(operation).__name__ in ("Reshape", "Squeeze", "Transpose")
-    return len(node.inputs) == 1 and (moves or _activation_name(graph, node) in ("softmax", "sigmoid", "tanh"))
+def _passes_on(graph: Graph, node: Node) -> bool:
+    known = operation_of(graph.layer_of(node), by_name=True)
+    return len(node.inputs) == 1 and (known.squashes or known.values in ("same", "reordered"))

@@ -17,6 +17,7 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, output_moments, with_bias
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.kernels import kernel_of, layout_of, mean_response
+from tfdatafree.model.operations import RELU, rectifier_of
 from tfdatafree.model.rewrite import Rewrite
 
 DEVIATIONS = 3.0
@@ -87,7 +88,7 @@ def _receivers(graph: Graph, node: Node) -> tuple[str | None, list[Node]]:
     if calls[node.layer] > 1 or graph.layer_of(node).weight("beta") is None or not on_channels(graph, node):
         return "it is shared, has no bias, or normalizes another axis than the last", []
     following = readers[node.output]
-    if len(following) != 1 or node.output in graph.outputs or not _is_relu(graph, following[0]):
+    if len(following) != 1 or node.output in graph.outputs or rectifier_of(graph.operation_of(following[0])) != RELU:
         return "it is not followed by one ReLU alone", []
     activated = following[0].output
     if activated in graph.outputs or not readers[activated]:
@@ -100,11 +101,3 @@ def _receivers(graph: Graph, node: Node) -> tuple[str | None, list[Node]]:
         if layout.kind != "dense" and max(layer.operation.kernel_size) > 1 and layer.operation.padding != "valid":
             return f"'{consumer.name}' pads with zeros", []
     return None, readers[activated]
-
-
-def _is_relu(graph: Graph, node: Node) -> bool:
-    operation = graph.operation_of(node)
-    if isinstance(operation, keras.layers.ReLU):
-        return operation.max_value is None and not operation.threshold and not operation.negative_slope
-    is_relu = isinstance(operation, keras.layers.Activation) and operation.activation is keras.activations.relu
-    return is_relu or type(operation).__name__ == "Relu"

@@ -25,6 +25,7 @@ from scipy import stats
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, output_moments
 from tfdatafree.model.cap_layer import ChannelCap
 from tfdatafree.model.graph import Graph, Layer, Node, Ref
+from tfdatafree.model.operations import RELU, cap_of, rectifier_of
 from tfdatafree.recipe.recipe import CAPS
 
 # p: a cap that a channel exceeds with at most this probability, by BatchNorm statistics, counts as not reached.
@@ -94,25 +95,12 @@ def find_caps(graph: Graph, mode: str, moments: Moments, probability: float = CA
     return Caps(bounds, kept)
 
 
-def cap_of(operation) -> float | None:
-    """m, if the operation is min(h(x), m) with m > 0 and h(s x) = s h(x) for s > 0; None for any other."""
-    if isinstance(operation, keras.layers.ReLU):
-        cap = None if operation.threshold else operation.max_value
-    elif isinstance(operation, keras.layers.Activation):
-        cap = 6.0 if operation.activation is keras.activations.relu6 else None
-    elif type(operation).__name__ == "Clip":
-        cap = operation.x_max if np.ndim(operation.x_max) == 0 and np.array_equal(operation.x_min, 0) else None
-    else:
-        cap = 6.0 if type(operation).__name__ == "Relu6" else None
-    return float(cap) if cap is not None and cap > 0 else None
-
-
 def apply_scales(graph: Graph, node: Node, mode: str, scale: np.ndarray) -> None:
     """Makes the capped activation `node` of `graph` what it has to be after its channels were scaled, in place."""
     if mode == "limit":
         return
     operation, cap = graph.operation_of(node), cap_of(graph.operation_of(node))
-    slope = operation.negative_slope if isinstance(operation, keras.layers.ReLU) else 0.0
+    slope = (rectifier_of(operation) or RELU).slope
     key = graph.fresh_name(f"{node.name}_uncapped")
     graph.layers[key] = Layer(keras.layers.ReLU(negative_slope=float(slope), name=key))
     if mode == "drop":

@@ -17,8 +17,9 @@ from tfdatafree.measuring.patches import tap_covariances
 from tfdatafree.measuring.walks import normalized_walk
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.kernels import kernel_of, layout_of, output_last
+from tfdatafree.model.operations import cap_of
 from tfdatafree.model.rewrite import Rewrite
-from tfdatafree.preconditioning.caps import Caps, cap_of
+from tfdatafree.preconditioning.caps import Caps
 from tfdatafree.preconditioning.outlier_scales import Side, outlier_scales
 from tfdatafree.preconditioning.scale_channels import Group, find_groups, scale_group, scale_unfolded
 

@@ -19,28 +19,9 @@ from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph, Layer, Node, new_layer
 from tfdatafree.model.kernels import from_output_last, kernel_of, layout_of, output_last, scale_inputs, with_kernel
+from tfdatafree.model.operations import operation_of, rectifier_of
 from tfdatafree.model.rewrite import Rewrite, Scales
 from tfdatafree.preconditioning.caps import Caps, apply_scales, find_caps
-
-# Operations with one input that scale with it, channel by channel.
-_HOMOGENEOUS = (
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.AveragePooling1D,
-    keras.layers.AveragePooling2D,
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.ZeroPadding1D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.Cropping1D,
-    keras.layers.Cropping2D,
-    keras.layers.UpSampling1D,
-    keras.layers.UpSampling2D,
-)
 
 
 @dataclass(frozen=True)
@@ -133,21 +114,16 @@ def _collect(graph: Graph, root, blocked: dict[str, str], crossed: Caps) -> tupl
 
 def _joins(graph: Graph, node: Node) -> bool:
     """Whether the inputs and the output of the node can be scaled together, by one positive scale per channel."""
-    operation = graph.operation_of(node)
     channels = {graph.specs[tensor].shape[-1] for tensor in (*node.inputs, *node.outputs)}
     if len(channels) != 1:
         return False
-    if isinstance(operation, (keras.layers.Add, keras.layers.Average, keras.layers.Maximum)):
-        return True
-    if isinstance(operation, keras.layers.ReLU):
-        return operation.max_value is None and not operation.threshold
-    if isinstance(operation, keras.layers.Activation):
-        return operation.activation in (keras.activations.relu, keras.activations.leaky_relu)
-    if isinstance(operation, _HOMOGENEOUS):
-        return True
-    return type(operation).__name__ in ("Relu", "LeakyRelu") or (
-        type(operation).__name__ == "Add" and len(node.inputs) == 2
-    )
+    layer = graph.layer_of(node)
+    rectifier, known = rectifier_of(layer.operation), operation_of(layer)
+    if rectifier is not None:
+        return rectifier.homogeneous
+    # An operation of keras.ops may have a constant for its second operand.
+    on_tensors = isinstance(layer.operation, keras.layers.Layer) or len(node.inputs) == 2
+    return known.homogeneous and (known.channels != "joined" or on_tensors)
 
 
 def scale_group(graph: Graph, group: Group, scale: np.ndarray) -> None:

@@ -1,15 +1,16 @@
-"""Takes channels out of a model: smaller kernels, biases, normalizations, and everything that goes with them.
+"""Removes channels from a model: from kernels, biases, normalizations, and from every tensor that holds them.
 
-A *group* is what has to go together: the channels that Add, Multiply, a depthwise convolution, an activation ... put on top
-of each other, in every tensor and layer between those that write them and those that read them. With R the removed groups,
+A *group* are channels that can only be removed together, in several tensors and layers. Add, Multiply, depthwise convolutions,
+activations and the like tie channel c of their inputs to channel c of their output. A group reaches from the layers that write
+its channels to the layers that read them. With R the removed groups,
 
     W' = W[rows not in R, columns not in R],     b' = b[not in R],     gamma', beta', mean', variance' = ...[not in R]
 
-so that the smaller model computes exactly what the former one would if every kernel's rows for R were zero: removing a
-channel is one decision (what its readers are to do without it), taking it out is none.
+so that the smaller model computes exactly what the former one would compute if the rows of every kernel for R were zero. What
+the readers of a channel do without it has to be decided before (`channels.py`); removing it here decides nothing more.
 
-Groups that cannot go have a reason: the model's own inputs and outputs, grouped convolutions, a softmax over channels, and
-every operation of which it is not known that it keeps channels apart.
+A group that cannot be removed has a reason: it holds an input or an output of the model; a grouped convolution or a softmax over
+channels touches it; or an operation does of which it is not known that it keeps channels apart.
 """
 
 import dataclasses
@@ -25,25 +26,12 @@ from tfdatafree.model.batchnorm import is_batchnorm, on_channels
 from tfdatafree.model.cap_layer import ChannelCap
 from tfdatafree.model.graph import Graph, Layer, Node, Ref, new_layer
 from tfdatafree.model.kernels import input_channels, kernel_of, layout_of
+from tfdatafree.model.operations import is_activation_layer, operation_of
 
-# Layers and operations that treat every channel of one tensor by itself and alike.
-_ONE_BY_ONE = (
-    "MaxPooling", "AveragePooling", "GlobalAveragePooling", "GlobalMaxPooling", "ZeroPadding", "Cropping", "UpSampling",
-    "ReLU", "LeakyReLU", "ELU", "Identity",
-)  # fmt: skip
-_FUNCTIONS = frozenset(
-    "Relu Relu6 LeakyRelu Elu Selu Celu Gelu Silu Sigmoid HardSigmoid HardSilu HardTanh HardShrink SoftShrink Softplus "
-    "Softsign SoftSign LogSigmoid Mish Tanh TanhShrink Squareplus SparsePlus Threshold Clip Absolute Abs Negative Sign "
-    "Square Sqrt Rsqrt Reciprocal Exp Expm1 Log Log1p Sin Cos Arctan Erf Floor Ceil Round Cast Identity Copy StopGradient"
-    .split()
-)  # fmt: skip
-# Operations on several tensors, or on one and a constant, channel by channel.
-_TOGETHER = frozenset(
-    "Add Subtract Multiply Average Maximum Minimum Divide TrueDivide SquaredDifference Power".split()
-)  # fmt: skip
-# Layers that may be called on any channels.
-_WITHOUT_STATE = (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
-_MIXING_ACTIVATIONS = ("softmax", "log_softmax", "glu", "sparsemax")
+# Operations of keras.ops that compute one value from all values along some axes.
+_REDUCTIONS = ("Mean", "Sum", "Max", "Min", "Amax", "Amin")
+# Layers without a kernel that have weights, of which `_smaller` knows how to remove channels.
+_CUTTABLE = (keras.layers.BatchNormalization, keras.layers.PReLU)
 
 
 @dataclass(frozen=True)
@@ -54,7 +42,7 @@ class Channels:
         of: Tensor -> the group of each position of its last axis, int (channels,).
         read, written: Key of a layer with a kernel -> the group of each channel that it reads or writes. A depthwise
             convolution writes what it reads.
-        reasons: Group -> why it cannot go.
+        reasons: Group -> why it cannot be removed.
     """
 
     of: dict[str, np.ndarray]
@@ -64,14 +52,14 @@ class Channels:
 
     @property
     def groups(self) -> np.ndarray:
-        """Groups that can go and that some layer writes, ascending."""
+        """Groups that can be removed, ascending; those that no layer with a kernel writes are left out."""
         written = [ids for key, ids in self.written.items()]
         found = np.unique(np.concatenate(written)) if written else np.zeros(0, np.int64)
         return found[[group not in self.reasons for group in found.tolist()]] if len(found) else found
 
     @property
     def kept(self) -> dict[str, str]:
-        """Layer key -> why none, or not all, of the channels that it writes can go."""
+        """Layer key -> why its channels, or some of them, cannot be removed."""
         found = {}
         for key, ids in self.written.items():
             bound = [group for group in np.unique(ids).tolist() if group in self.reasons]
@@ -83,7 +71,7 @@ class Channels:
 
 @dataclass(frozen=True)
 class Removed:
-    """Result of `remove_channels`: the model, and by layer why which channels could not be removed."""
+    """Result of `remove_channels`: the model, and for each layer whose channels could not all be removed, why not."""
 
     model: keras.Model
     kept: dict[str, str]
@@ -94,11 +82,11 @@ def remove_channels(model: keras.Model, channels: Mapping[str, Sequence[int]]) -
 
     Args:
         model: A Functional or Sequential model; it is not changed.
-        channels: Layer name -> output channels to remove; the channels that are tied to them go, too.
+        channels: Layer name -> output channels to remove. The channels that are tied to them are removed, too.
 
     Raises:
         UnsupportedModelError: The model is subclassed or was never built.
-        ValueError: A layer is not there or has no kernel, or a channel is not there.
+        ValueError: The model has no such layer or channel, or the layer has no kernel.
     """
     graph = separate(Graph.from_keras(model)).graph
     found = find_channels(graph)
@@ -122,14 +110,14 @@ def remove_channels(model: keras.Model, channels: Mapping[str, Sequence[int]]) -
 
 def find_channels(graph: Graph) -> Channels:
     """The channel groups of a separated graph, its BatchNorms folded or not."""
-    return _Finder(graph).found()
+    return _Finder(graph).find()
 
 
 def without_groups(graph: Graph, channels: Channels, removed: Collection[int]) -> Graph:
-    """The graph without these groups (see the module docstring). `channels` are those of this graph.
+    """The graph without the groups `removed`. `channels` are those of this graph.
 
     Raises:
-        ValueError: A group cannot go, or a layer would be left without channels.
+        ValueError: A group cannot be removed, or a layer would be left without channels.
     """
     bound = [group for group in removed if group in channels.reasons]
     if bound:
@@ -159,7 +147,7 @@ def without_groups(graph: Graph, channels: Channels, removed: Collection[int]) -
 
 
 class _Finder:
-    """Walks a graph once; numbers are tied by union-find and replaced by their roots at the end."""
+    """Walks a graph once. Groups that have to be one are tied by union-find; at the end each is replaced by its root."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
@@ -170,19 +158,19 @@ class _Finder:
         self.shared: dict[str, np.ndarray] = {}
         self.bound: list[tuple[int, str]] = []
 
-    def found(self) -> Channels:
+    def find(self) -> Channels:
         graph = self.graph
         for tensor in graph.inputs:
             self.write(tensor, None, f"'{tensor}' is an input of the model")
         for node in graph.nodes:
-            behind = self.behind(node)
-            if isinstance(behind, str):
+            ids = self.written_by(node)
+            if isinstance(ids, str):
                 for tensor in node.inputs:
-                    self.bind(self.of.get(tensor), behind)
+                    self.bind(self.of.get(tensor), ids)
                 for tensor in node.outputs:
-                    self.write(tensor, None, behind)
+                    self.write(tensor, None, ids)
             else:
-                self.write(node.output, behind)
+                self.write(node.output, ids)
         for tensor in graph.outputs:
             self.bind(self.of.get(tensor), f"'{tensor}' is an output of the model")
         reasons: dict[int, str] = {}
@@ -225,8 +213,8 @@ class _Finder:
         if ids is None:
             self.bind(self.of[tensor], reason)
 
-    def behind(self, node: Node) -> np.ndarray | str:
-        """The groups of what `node` writes, or why they are not known; ties what the node puts together."""
+    def written_by(self, node: Node) -> np.ndarray | str:
+        """The groups of the output of `node`, or why they are not known. Ties the groups that the node joins."""
         layer = self.graph.layer_of(node)
         unknown = f"'{node.name}' ({layer.class_name}) is not known to keep channels apart"
         if any(tensor not in self.of for tensor in node.inputs) or not node.inputs or len(node.outputs) > 1:
@@ -235,18 +223,18 @@ class _Finder:
         if getattr(layer.operation, "data_format", None) == "channels_first":
             return f"'{node.name}' ({layer.class_name}) has channels first"
         if layout_of(layer) is not None:
-            return self.behind_kernel(node, layer, source)
+            return self.written_by_kernel(node, layer, source)
         width = _width(self.graph, node.output)
-        if width is None:
+        if width is None or (layer.weights and not isinstance(layer.operation, _CUTTABLE)):
             return unknown
-        if layer.class_name in _TOGETHER:
-            return self.together(node, width)
-        if isinstance(layer.operation, keras.layers.Concatenate) or layer.class_name == "Concatenate":
+        if operation_of(layer).channels == "joined":
             return self.joined(node, width)
+        if isinstance(layer.operation, keras.layers.Concatenate) or layer.class_name == "Concatenate":
+            return self.concatenated(node, width)
         if len(node.inputs) > 1:
             return unknown
-        if not isinstance(layer.operation, _WITHOUT_STATE):
-            # A layer with one parameter per channel has them for all its calls.
+        if not is_activation_layer(layer) or layer.weights:
+            # A shared layer has one parameter per channel for all its calls. Activations without weights have none.
             first = self.shared.setdefault(node.layer, source)
             if len(first) != len(source):
                 return f"'{node.layer}' is shared by calls with other numbers of channels"
@@ -254,19 +242,19 @@ class _Finder:
         if layer.class_name == "Pad":
             return self.padded(node, source)
         if isinstance(layer.operation, (keras.layers.Flatten, keras.layers.Reshape)) or layer.class_name == "Reshape":
-            # The last axis varies fastest: a multiple of it holds the channels again and again.
+            # The last axis varies fastest: an axis that is k times as long holds all channels k times in a row.
             known = None not in self.graph.specs[node.output].shape[1:] and width % len(source) == 0
             return np.tile(source, width // len(source)) if known else unknown
-        return source if len(source) == width and _one_by_one(self.graph, node) else unknown
+        return source if len(source) == width and _keeps_apart(self.graph, node) else unknown
 
-    def behind_kernel(self, node: Node, layer: Layer, source: np.ndarray) -> np.ndarray | str:
+    def written_by_kernel(self, node: Node, layer: Layer, source: np.ndarray) -> np.ndarray | str:
         if getattr(layer.operation, "groups", 1) > 1:
             return f"'{node.name}' is a grouped convolution"
         if input_channels(layer) != len(source):
             return f"'{node.name}' ({layer.class_name}) reads its channels in another order"
         known = self.read.setdefault(node.layer, source)
         if known is not source:
-            self.tie(known, source)  # a shared layer has one kernel for all that it reads
+            self.tie(known, source)  # a shared layer has one kernel for all its calls
         if layout_of(layer).kind == "depthwise":
             ids = np.repeat(source, kernel_of(layer).shape[-1])
         else:
@@ -275,7 +263,7 @@ class _Finder:
         self.written[node.layer] = ids
         return ids
 
-    def together(self, node: Node, width: int) -> np.ndarray:
+    def joined(self, node: Node, width: int) -> np.ndarray:
         result = None
         for tensor in node.inputs:
             ids = self.of[tensor]
@@ -288,11 +276,11 @@ class _Finder:
             self.bind(result, f"'{node.name}' repeats one channel")
         return result
 
-    def joined(self, node: Node, width: int) -> np.ndarray:
+    def concatenated(self, node: Node, width: int) -> np.ndarray:
         rank = len(self.graph.specs[node.output].shape)
         if self.graph.operation_of(node).axis % rank == rank - 1:
             return np.concatenate([self.of[tensor] for tensor in node.inputs])
-        return self.together(node, width)
+        return self.joined(node, width)
 
     def padded(self, node: Node, source: np.ndarray) -> np.ndarray | str:
         operation = self.graph.operation_of(node)
@@ -303,33 +291,27 @@ class _Finder:
 
 
 def _width(graph: Graph, tensor: str) -> int | None:
-    """Channels of a tensor, None if they are not known."""
+    """Number of channels of a tensor; None if it is not known."""
     shape = graph.specs[tensor].shape
     return shape[-1] if len(shape) > 1 else None
 
 
-def _one_by_one(graph: Graph, node: Node) -> bool:
-    """Whether a node with one input and as many channels behind as before treats each by itself."""
+def _keeps_apart(graph: Graph, node: Node) -> bool:
+    """Whether a node with one input, and with as many channels in its output, treats each channel by itself."""
     layer, operation = graph.layer_of(node), graph.operation_of(node)
-    name, rank = layer.class_name, len(graph.specs[node.inputs[0]].shape)
-    if name in _FUNCTIONS or is_batchnorm(layer) or isinstance(operation, (keras.layers.PReLU, ChannelCap)):
+    rank = len(graph.specs[node.inputs[0]].shape)
+    if is_batchnorm(layer) or operation_of(layer).channels == "apart":
         return True
-    if isinstance(operation, keras.layers.Rescaling):
-        return True
-    if isinstance(operation, keras.layers.Activation):
-        activation = operation.activation
-        if isinstance(activation, keras.layers.Layer):
-            return type(activation).__name__ in _ONE_BY_ONE
-        known = getattr(keras.activations, getattr(activation, "__name__", ""), None) is activation
-        return known and activation.__name__ not in _MIXING_ACTIVATIONS
+    if isinstance(operation, keras.layers.Activation) and isinstance(operation.activation, keras.layers.Layer):
+        return operation_of(Layer(operation.activation)).channels == "apart" and not layer.weights
     if isinstance(operation, keras.layers.Permute):
         return operation.dims[-1] == rank - 1
-    if name == "GetItem":
+    if layer.class_name == "GetItem":
         return _leaves_channels(node.args[1] if len(node.args) > 1 else node.kwargs.get("key"), rank)
-    if name in ("Mean", "Sum", "Max", "Min", "Amax", "Amin"):
+    if layer.class_name in _REDUCTIONS:
         axes = operation.axis
         return axes is not None and all(axis % rank != rank - 1 for axis in np.atleast_1d(axes).tolist())
-    return isinstance(operation, keras.layers.Layer) and name.startswith(_ONE_BY_ONE) and not layer.weights
+    return False
 
 
 def _leaves_channels(key: Any, rank: int) -> bool:
@@ -346,7 +328,7 @@ def _leaves_channels(key: Any, rank: int) -> bool:
 
 
 def _smaller(graph: Graph, node: Node, stay: Mapping[str, np.ndarray], after: Graph) -> Layer:
-    """The layer of `node` without the channels that do not stay; `after`: the graph with its new shapes."""
+    """The layer of `node` with only the channels that stay. `after` is the graph with its new shapes."""
     layer, operation = graph.layer_of(node), graph.operation_of(node)
     inside = stay[node.inputs[0]]
     outside = stay[node.output]
@@ -395,18 +377,18 @@ def _smaller_kernel(layer: Layer, inside: np.ndarray, outside: np.ndarray, input
 
 
 def _rebuilt(layer: Layer, input_shape: tuple, changed: Mapping[str, Any], cut) -> Layer:
-    """A layer of the same class for `input_shape`, each of its weights cut."""
+    """A layer of the same class for `input_shape`. `cut` takes the channels that stay out of each of its weights."""
     built = new_layer(type(layer.operation), {**layer.operation.get_config(), **changed}, input_shape)
     return Layer(built.operation, tuple(cut(values) for values in layer.weights))
 
 
 def _along_last(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`values` at `mask` of its last axis; as they are where one value counts for all channels."""
+    """The part of `values` where `mask` is true along the last axis; all of it where one value is for all channels."""
     return values[..., mask] if np.ndim(values) and np.shape(values)[-1] == len(mask) else values
 
 
 def _with_smaller_constants(node: Node, mask: np.ndarray | None) -> Node:
-    """`node` with array arguments cut to the channels that stay."""
+    """`node` with only the channels that stay in its array arguments."""
     if mask is None:
         return node
 

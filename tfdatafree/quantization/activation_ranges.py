@@ -11,6 +11,7 @@ from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.cap_layer import ChannelCap
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.operations import operation_of
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.ranges import aciq, k_sigma, min_max, percentile, search_range
 
@@ -26,10 +27,9 @@ def choose_ranges(
     """Tensor -> range.
 
     Args:
-        graph: The folded graph; statistics of tensors that it does not have (a convolution's output before its
-            BatchNorm) are passed over.
+        graph: The folded graph. Statistics of tensors that it does not have are ignored.
         method: "min_max", "search", "percentile", "k_sigma" or "aciq".
-        executor: Computes the tensors of a search side by side.
+        executor: Computes several tensors at a time.
     """
     statistics = {tensor: s for tensor, s in statistics.items() if tensor in graph.specs}
     if method == "min_max":
@@ -44,9 +44,10 @@ def choose_ranges(
 
 
 def between(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
-    """The geometric mean of two estimates of each end; a tensor or a side that only one of them knows keeps that one.
+    """The geometric mean of two estimates of each end of a range.
 
-    Geometric, so that an estimate that is wrong by a large factor pulls the result by the root of that factor only.
+    An estimate that is wrong by a large factor thus moves the result only by the square root of that factor. Where one of the
+    two estimates is missing or 0, the other one counts.
     """
     return {
         tensor: Range(-_mean(-r.low, -b[tensor].low), _mean(r.high, b[tensor].high)) if tensor in b else r
@@ -55,7 +56,7 @@ def between(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
 
 
 def widest(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
-    """The union of two estimates of the same ranges; a tensor that only `a` knows keeps that one."""
+    """The union of two estimates of each range. A tensor that only `a` has keeps its range."""
     return {
         tensor: Range(min(r.low, b[tensor].low), max(r.high, b[tensor].high)) if tensor in b else r
         for tensor, r in a.items()
@@ -63,7 +64,7 @@ def widest(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
 
 
 def within_caps(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """`ranges` that end at the largest cap where nothing but a ChannelCap reads the tensor: what saturates is capped."""
+    """`ranges` that end at the largest cap where only a ChannelCap reads the tensor, which would cap larger values anyway."""
     ranges, consumers = dict(ranges), graph.consumers()
     for node in graph.nodes:
         operation = graph.operation_of(node)
@@ -76,7 +77,7 @@ def within_caps(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
 
 
 def _mean(first: float, second: float) -> float:
-    """Geometric mean of two distances from zero; the other one if one is zero."""
+    """Geometric mean of two distances from zero; where one is zero, the other one."""
     return math.sqrt(first * second) if first > 0 and second > 0 else max(first, second)
 
 
@@ -95,10 +96,10 @@ def _percentile(job: tuple[Statistics, int]) -> Range:
 
 
 def _k_sigma_ranges(graph: Graph, statistics: Mapping[str, Statistics]) -> dict[str, Range]:
-    """Six standard deviations around each channel's mean where values are about normal; through the operation else.
+    """Six standard deviations around the mean of each channel, for inputs and what layers with weights or BatchNorms write.
 
-    A tensor that an elementwise operation writes gets the range that the operation makes of its input's; any other
-    operation's output is treated as normal with its own moments.
+    Any other operation with one input gets the range that it makes of the range of its input. Operations with several
+    inputs are treated as if their outputs were normal, with the moments that these have.
     """
     ranges: dict[str, Range] = {}
     producers = graph.producers()
@@ -116,11 +117,11 @@ def _k_sigma_ranges(graph: Graph, statistics: Mapping[str, Statistics]) -> dict[
 
 
 def _through(graph: Graph, node, source: Range, fallback: Range) -> Range:
-    """Range of an elementwise operation on `source`; `fallback` if the operation is not elementwise."""
+    """Range of what an elementwise operation makes of the values in `source`; `fallback` if values depend on other channels."""
     channels = graph.specs[node.inputs[0]].shape[-1] or 1
     if graph.specs[node.inputs[0]].shape != graph.specs[node.output].shape:
         return source
-    if "softmax" in node.name:
+    if operation_of(graph.layer_of(node)).channels == "mixed":
         return fallback
     points = np.linspace(source.low, source.high, 257, dtype=np.float32)
     rank = len(graph.specs[node.inputs[0]].shape)

@@ -1,11 +1,13 @@
-"""Which tensors of a network a quantized one rounds, and which of them share a grid: the integer file's rule, on the graph.
+"""Which tensors of a graph are rounded in the integer file, and which of them share a grid there.
 
-A tensor has a grid of its own where an operator of the file writes it: on the inputs; behind a layer with weights, or
-behind the ReLU, ReLU6 or scale that the file fuses into it; after Add, Multiply, averages over the map, Concatenate ...
-Operators that only move, select or average on the grid that came in (reshape, padding, pooling) keep it; those that want
-one grid on both sides (Concatenate, Maximum) share theirs with every operand that nobody else reads.
+A tensor is rounded where an operator of the file writes it. It has a grid of its own if it is an input of the model, or the
+output of a layer with weights, or of Add, Multiply, an average over the map and the like. A ReLU, ReLU6 or scale that the file
+fuses into the operator before it is rounded in place of what it reads.
+Operators that only move, select or average values (reshape, padding, pooling) keep the grid of their input. Operators that
+need one grid for inputs and output (Concatenate, Maximum) share theirs with each operand that no other operator reads.
 so that a network simulated at any number of bits is rounded where the file of the same network is.
-                                                    (`tflite/operators.py` holds the rows, `export/grids.py` the file's side)
+                       (`model/operations.py` says which operator it is, `tflite/operators.py` what this asks of its tensors,
+                       `export/grids.py` reads the grids of a file)
 """
 
 from collections.abc import Mapping
@@ -14,66 +16,15 @@ import keras
 
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.operations import operation_of, rectifier_of
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer
 from tfdatafree.numerics.range import Range, with_room
 from tfdatafree.recipe.rules import NO_RULES, LayerRules
 from tfdatafree.tflite.operators import OPERATORS, Operator
 
-# Keras class, or name of a function where the class is Activation -> the operator that the converter writes for it.
-# What is not listed has a free grid and kernels of 8 and of 16 bits.
-_OPERATOR = {
-    "MaxPooling1D": "MAX_POOL_2D",
-    "MaxPooling2D": "MAX_POOL_2D",
-    "AveragePooling1D": "AVERAGE_POOL_2D",
-    "AveragePooling2D": "AVERAGE_POOL_2D",
-    "GlobalMaxPooling1D": "REDUCE_MAX",
-    "GlobalMaxPooling2D": "REDUCE_MAX",
-    "Reshape": "RESHAPE",
-    "Flatten": "RESHAPE",
-    "RepeatVector": "TILE",
-    "Squeeze": "RESHAPE",
-    "ExpandDims": "RESHAPE",
-    "Permute": "TRANSPOSE",
-    "Transpose": "TRANSPOSE",
-    "Identity": "RESHAPE",
-    "ZeroPadding1D": "PAD",
-    "ZeroPadding2D": "PAD",
-    "Pad": "PAD",
-    "Cropping1D": "STRIDED_SLICE",
-    "Cropping2D": "STRIDED_SLICE",
-    "GetItem": "STRIDED_SLICE",
-    "Slice": "SLICE",
-    "Split": "SPLIT",
-    "UpSampling1D": "RESIZE_NEAREST_NEIGHBOR",
-    "UpSampling2D": "RESIZE_NEAREST_NEIGHBOR",
-    "Concatenate": "CONCATENATION",
-    "Stack": "PACK",
-    "Maximum": "MAXIMUM",
-    "Minimum": "MINIMUM",
-    "ChannelCap": "MINIMUM",
-    "PReLU": "PRELU",
-    "ELU": "ELU",
-    "elu": "ELU",
-    "hard_silu": "HARD_SWISH",
-    "Softmax": "SOFTMAX",
-    "softmax": "SOFTMAX",
-    "Sigmoid": "LOGISTIC",
-    "sigmoid": "LOGISTIC",
-    "Tanh": "TANH",
-    "tanh": "TANH",
-    "LogSoftmax": "LOG_SOFTMAX",
-    "log_softmax": "LOG_SOFTMAX",
-}
-# Operations besides layers with weights whose operator takes over the ReLU behind it.
-_FUSES = ("Add", "Subtract", "Multiply", "Divide", "Rescaling")
-# Operators whose output holds values of their input and nothing new.
-_MOVE = frozenset(
-    "MAX_POOL_2D REDUCE_MAX RESHAPE TILE TRANSPOSE PAD STRIDED_SLICE SLICE SPLIT RESIZE_NEAREST_NEIGHBOR".split()
-)
-
 
 def place_grids(graph: Graph) -> dict[str, str]:
-    """{tensor: the tensor that names its group}: each group is one grid; a tensor that is never rounded is absent.
+    """{tensor: the tensor that its group is named after}. A group has one grid. Tensors that are never rounded are absent.
 
     Args:
         graph: A separated, folded graph.
@@ -86,9 +37,9 @@ def simulated_grids(
 ) -> dict[str, Quantizer]:
     """{tensor: its grid} for every tensor that is rounded and whose range, or built-in grid, is known.
 
-    A group's grid spans the ranges of all its tensors and has the most bits that a rule gives to one of them. 16 bits are
-    symmetric, as in a file; built-in grids (softmax, sigmoid, tanh) cover the same reals at any number of bits. Tensors
-    that only layers in float read and write are not rounded.
+    The grid of a group spans the ranges of all its tensors, and has the most bits that a rule gives to one of them. Grids of
+    16 bits are symmetric, as in a file. Built-in grids (softmax, sigmoid, tanh) cover the same reals at any number of bits.
+    Tensors that only layers in float read and write are not rounded.
     """
     placed, spans, built_in = place_grids(graph), {}, {}
     producers, ruled = graph.producers(), ruled_bits(graph, rules)
@@ -113,7 +64,7 @@ def simulated_grids(
 
 
 def operator_layers(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """{node: layers that the file computes in one operator with it, its own among them}."""
+    """{node: its layer and those that the file computes in one operator with it}."""
     fused, producers = _Placement(graph).fused(), graph.producers()
     found: dict[str, tuple[str, ...]] = {}
     for node in graph.nodes:
@@ -151,7 +102,7 @@ def float_nodes(graph: Graph, rules: LayerRules) -> dict[str, str]:
 
 
 def layers_in_float(graph: Graph, rules: LayerRules) -> set[str]:
-    """Layers that compute in float only; one that is shared keeps its integers while a call of it needs them."""
+    """Layers that compute in float only. A shared layer keeps its integer weights while one of its calls needs them."""
     floats = float_nodes(graph, rules)
     return {node.layer for node in graph.nodes if node.name in floats} - {
         node.layer for node in graph.nodes if node.name not in floats
@@ -159,17 +110,17 @@ def layers_in_float(graph: Graph, rules: LayerRules) -> set[str]:
 
 
 def only_moved(graph: Graph) -> set[str]:
-    """Tensors that hold values of another tensor of the same grid, so that they are on it already."""
+    """Tensors whose values are all values of another tensor with the same grid, so that rounding does not change them."""
     placed, found = place_grids(graph), set()
     for node in graph.nodes:
-        if _operator_name(graph, node) in _MOVE and node.inputs:
+        if operation_of(graph.layer_of(node)).values is not None and node.inputs:
             group = placed.get(node.inputs[0])
             found.update(tensor for tensor in node.outputs if group is not None and placed.get(tensor) == group)
     return found
 
 
 def has_kernels(graph: Graph, tensor: str, bits: int) -> bool:
-    """Whether the operators that write and read the tensor have kernels of that width, as far as their classes tell."""
+    """Whether the operators that write and read the tensor have kernels for that many bits, as far as the table tells."""
     touching = [node for node in graph.nodes if tensor in (*node.inputs, *node.outputs)]
     rows = (_rule(graph, node) for node in touching)
     return all(row is None or bits in row.versions for row in rows)
@@ -197,26 +148,14 @@ def _built_in(rule: Operator, bits: int) -> Quantizer:
 
 
 def _rule(graph: Graph, node: Node) -> Operator | None:
-    name = _operator_name(graph, node)
+    """What the operator that the converter writes for the node asks of its tensors; None for operators with free grids."""
+    name = operation_of(graph.layer_of(node), by_name=True).operator
     return None if name is None else OPERATORS[name]
 
 
-def _operator_name(graph: Graph, node: Node) -> str | None:
-    """Name of the operator that the converter writes for the node, where it is listed."""
-    operation = graph.operation_of(node)
-    name = type(operation).__name__
-    if isinstance(operation, keras.layers.Activation):
-        name = getattr(operation.activation, "__name__", "")
-    return _OPERATOR.get(name)
-
-
 def _is_fusable_relu(graph: Graph, node: Node) -> bool:
-    operation = graph.operation_of(node)
-    if isinstance(operation, keras.layers.ReLU):
-        return operation.max_value in (None, 6) and not operation.threshold and not operation.negative_slope
-    if isinstance(operation, keras.layers.Activation):
-        return operation.activation in (keras.activations.relu, keras.activations.relu6)
-    return type(operation).__name__ in ("Relu", "Relu6")
+    rectifier = rectifier_of(graph.operation_of(node))
+    return rectifier is not None and rectifier.is_clip and rectifier.cap in (None, 6)
 
 
 class _Placement:
@@ -243,7 +182,7 @@ class _Placement:
         return self.group_of
 
     def fused(self) -> set[str]:
-        """Tensors between a layer and the ReLU, or the scale and shift, that the file computes with it."""
+        """Tensors between a layer and the ReLU, or the Rescaling, that the file computes in one operator with it."""
         producers, found = self.graph.producers(), set()
         for node in self.graph.nodes:
             scales = isinstance(self.graph.operation_of(node), keras.layers.Rescaling)
@@ -254,7 +193,7 @@ class _Placement:
             if producer is None or self.readers[source] > 1:
                 continue
             layer = self.graph.layer_of(producer)
-            if layout_of(layer) is not None or (layer.class_name in _FUSES and not scales):
+            if layout_of(layer) is not None or (operation_of(layer).takes_relu and not scales):
                 found.add(source)
         return found
 
@@ -274,7 +213,7 @@ class _Placement:
                     self.join(output, source)
 
     def may_share(self, source: str) -> bool:
-        """Whether the source can take the grid of what reads it without another reader noticing."""
+        """Whether `source` can take the grid of its reader: no other node reads a tensor of its group."""
         members = self.members[self.group_of[source]]
         free = all(self.readers[tensor] <= 1 and tensor not in self.graph.inputs for tensor in members)
         return free and self.group_of[source] not in self.built_in
