@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tfdatafree.export.float_model import FloatModel, convert
-from tfdatafree.export.integer import IntegerModel, Spec, quantize_file
+from tfdatafree.export.integer import IntegerModel, Spec, quantize_file, tensors_without_grid
 from tfdatafree.export.kernels import Kernel
 from tfdatafree.export.layout import kernel_for
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, verify_content
@@ -24,6 +24,9 @@ from tfdatafree.recipe.rules import NO_RULES, LayerRules
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS
 from tfdatafree.tflite.runtime import Runner
+
+# Bytes of the tensors that are looked at in one run of a float file.
+_MEASURED_BYTES = 2**27
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,6 @@ def _decided(
     known = inner or {}
     file_ranges = {index: known[name] for index in range(len(file.tensors)) if (name := file.name(index)) in known}
     file_ranges |= {index: ranges[tensor] for tensor, index in float_model.tensor_of.items() if tensor in ranges}
-    file_ranges |= _measure_missing(float_model, file, file_ranges, inputs)
     spec = Spec(
         file_ranges,
         _file_kernels(graph, file, float_model.layer_of, kernels),
@@ -194,7 +196,9 @@ def _decided(
         input_names=tuple(graph.inputs),
         output_names=tuple(graph.output_names),
     )
-    return float_model, file, spec
+    missing = tensors_without_grid(file, spec)
+    file_ranges |= _measure(float_model.content, missing, inputs)
+    return float_model, file, dataclasses.replace(spec, ranges=file_ranges)
 
 
 def _file_kernels(
@@ -236,30 +240,47 @@ def _floats(graph: Graph, float_model: FloatModel, file: File, rules: LayerRules
     return found
 
 
-def _measure_missing(
-    float_model: FloatModel, file: File, known: Mapping[int, Range], inputs: Sequence[np.ndarray]
-) -> dict[int, Range]:
-    """Ranges, by running the float file, of tensors inside a Keras operation that became several operators."""
-    wanted = [
-        index
-        for operator in file.operators
-        for index in operator.outputs
-        if index not in known and file.dtype(index) == "float32"
-    ]
-    if not wanted:
-        return {}
-    runner = Runner(float_model.content, keep_all=True)
+def _measure(content: bytes, tensors: Sequence[int], inputs: Sequence[np.ndarray]) -> dict[int, Range]:
+    """Ranges of tensors inside Keras operations that became several operators, by running the float file."""
     found: dict[int, Range] = {}
-    for at in range(len(inputs[0])):
-        runner.run([array[at : at + 1] for array in inputs])
-        for index in wanted:
-            value = runner.value(index)
-            if value is None or value.size == 0 or not np.isfinite(value).all():
-                continue
-            low, high = float(value.min()), float(value.max())
-            before = found.get(index, Range(low, high))
-            found[index] = Range(min(low, before.low), max(high, before.high))
+    for part in _parts(content, tensors):
+        # LiteRT's own kernels, as where the file's tensors are compared: the runtime's faster ones round otherwise.
+        runner = Runner(_ending_at(content, part), delegate=False)
+        for at in range(len(inputs[0])):
+            for index, value in zip(part, runner.run([array[at : at + 1] for array in inputs]), strict=True):
+                if value.size == 0 or not np.isfinite(value).all():
+                    continue
+                low, high = float(value.min()), float(value.max())
+                before = found.get(index, Range(low, high))
+                found[index] = Range(min(low, before.low), max(high, before.high))
     return found
+
+
+def _parts(content: bytes, tensors: Sequence[int]) -> Iterator[list[int]]:
+    """`tensors` in their order, as many at a time as are held in `_MEASURED_BYTES`."""
+    file, part, held = File.parse(content), [], 0
+    for index in tensors:
+        size = 4 * math.prod(file.shape(index))
+        if part and held + size > _MEASURED_BYTES:
+            yield part
+            part, held = [], 0
+        part.append(index)
+        held += size
+    if part:
+        yield part
+
+
+def _ending_at(content: bytes, tensors: Sequence[int]) -> bytes:
+    """The file with these tensors for its outputs, and only the operators that they need."""
+    file = File.parse(content)
+    needed, operators = set(tensors), []
+    for operator in reversed(file.operators):
+        if needed.intersection(operator.outputs):
+            needed.update(operator.inputs)
+            operators.append(operator)
+    file.graph.operators, file.graph.outputs = operators[::-1], list(tensors)
+    file.model.signatureDefs = []
+    return file.serialize()
 
 
 def _as_written(graph: Graph, float_file: File, result: IntegerModel, layers_of: Mapping[int, str]) -> Graph:

@@ -95,6 +95,20 @@ def quantize_file(float_content: bytes, spec: Spec) -> IntegerModel:
     return _Writer(File.parse(float_content), spec).write()
 
 
+def tensors_without_grid(file: File, spec: Spec) -> list[int]:
+    """Tensors that integer operators write or read, and whose grid `spec` does not tell: neither by their own range, nor by
+    that of a tensor on the same grid, nor by their operator."""
+    writer = _Writer(file, spec)
+    written = {index for operator in file.operators for index in operator.outputs}
+    needed = writer.find_integer_reads() | {
+        index
+        for operator, rule in zip(file.operators, writer.rules, strict=True)
+        if rule is not None
+        for index in operator.outputs
+    }
+    return sorted((needed & written & writer.float_tensors) - writer.grids.keys())
+
+
 def holding(grid: Quantizer) -> Quantizer:
     """A 16-bit grid that holds every value of an 8-bit one: 128 * (q - Z) lies within +-32640."""
     return Quantizer(float(grid.scale) / 128, 0, 16)

@@ -22,6 +22,7 @@ from tfdatafree.model.rule_match import apply_rules
 from tfdatafree.preconditioning.level import level_channels
 from tfdatafree.preconditioning.precondition import precondition
 from tfdatafree.preconditioning.scale_channels import multiplied
+from tfdatafree.quantization.quantize import needs_moments
 from tfdatafree.recipe.rules import LayerRules
 from tfdatafree.task import Task
 
@@ -112,5 +113,12 @@ def _standard(task: Task) -> bool:
 
 def observe_for(task: Task, unfolded: Graph, teacher: Graph, inputs: list[np.ndarray]) -> Observed:
     """What each layer sees, by its BatchNorm statistics and on the inputs."""
-    samples = task.recipe.generate.samples
-    return observe(unfolded, teacher, inputs, samples=samples, standard=_standard(task), seed=task.seed)
+    return observe(
+        unfolded,
+        teacher,
+        inputs,
+        samples=task.recipe.generate.samples,
+        standard=_standard(task),
+        moments=needs_moments(task.recipe.quantize),
+        seed=task.seed,
+    )

@@ -82,6 +82,11 @@ def quantize(
     return Quantized(student, kernels, ranges, kept)
 
 
+def needs_moments(options: Quantize) -> bool:
+    """Whether the channels' means and variances on the inputs are read: see `observe`."""
+    return options.ranges == "k_sigma" or options.weight_ranges == "search"
+
+
 def round_weights(
     teacher: Graph,
     masks: Mapping[str, np.ndarray],
@@ -101,7 +106,7 @@ def round_weights(
         "search": options.weight_ranges == "search",
         "layer_bits": rules.setting("weight_bits"),
         "in_float": layers_in_float(teacher, rules),
-        "variances": {tensor: s.variance for tensor, s in observed.normalized.items()},
+        "variances": observed.variances,
     }
     if options.equalized_rounding:
         return quantize_equalized_weights(teacher, **how)
