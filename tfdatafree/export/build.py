@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from tfdatafree.export.constants import Constant
 from tfdatafree.export.emit import IntegerModel, quantize_file
 from tfdatafree.export.float_model import FloatModel, convert
-from tfdatafree.export.plan import Spec
+from tfdatafree.export.plan import Spec, tensors_without_grid
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, verify_content
 from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.kernels import with_kernel
@@ -24,6 +24,9 @@ from tfdatafree.recipe.rules import LayerRules
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS
 from tfdatafree.tflite.runtime import Runner
+
+# Bytes of the tensors that are looked at in one run of a float file.
+_MEASURED_BYTES = 2**27
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +165,7 @@ def _spec(decision: Decision, float_model: FloatModel, file: File, inputs: Seque
     ranges |= {
         index: decision.ranges[tensor] for tensor, index in float_model.tensor_of.items() if tensor in decision.ranges
     }
-    ranges |= _measure_missing(float_model, file, ranges, inputs)
-    return Spec(
+    spec = Spec(
         ranges,
         _file_kernels(file, float_model.layer_of, decision.kernels),
         {index: tensor for tensor, index in float_model.tensor_of.items()},
@@ -179,6 +181,8 @@ def _spec(decision: Decision, float_model: FloatModel, file: File, inputs: Seque
         input_names=tuple(graph.inputs),
         output_names=tuple(graph.output_names),
     )
+    missing = _measure(float_model.content, tensors_without_grid(file, spec), inputs)
+    return dataclasses.replace(spec, ranges=ranges | missing)
 
 
 def _file_kernels(
@@ -221,30 +225,47 @@ def _float_rules(graph: Graph, float_model: FloatModel, file: File, rules: Layer
     return reasons
 
 
-def _measure_missing(
-    float_model: FloatModel, file: File, known: Mapping[int, Range], inputs: Sequence[np.ndarray]
-) -> dict[int, Range]:
-    """Ranges, by running the float file, of tensors inside a Keras operation that became several operators."""
-    wanted = [
-        index
-        for operator in file.operators
-        for index in operator.outputs
-        if index not in known and file.dtype(index) == "float32"
-    ]
-    if not wanted:
-        return {}
-    runner = Runner(float_model.content, keep_all=True)
+def _measure(content: bytes, tensors: Sequence[int], inputs: Sequence[np.ndarray]) -> dict[int, Range]:
+    """Ranges of tensors inside Keras operations that became several operators, by running the float file."""
     found: dict[int, Range] = {}
-    for at in range(len(inputs[0])):
-        runner.run([array[at : at + 1] for array in inputs])
-        for index in wanted:
-            value = runner.value(index)
-            if value is None or value.size == 0 or not np.isfinite(value).all():
-                continue
-            low, high = float(value.min()), float(value.max())
-            before = found.get(index, Range(low, high))
-            found[index] = Range(min(low, before.low), max(high, before.high))
+    for part in _parts(content, tensors):
+        # LiteRT's own kernels, as where the file's tensors are compared: the runtime's faster ones round otherwise.
+        runner = Runner(_ending_at(content, part), delegate=False)
+        for at in range(len(inputs[0])):
+            for index, value in zip(part, runner.run([array[at : at + 1] for array in inputs]), strict=True):
+                if value.size == 0 or not np.isfinite(value).all():
+                    continue
+                low, high = float(value.min()), float(value.max())
+                before = found.get(index, Range(low, high))
+                found[index] = Range(min(low, before.low), max(high, before.high))
     return found
+
+
+def _parts(content: bytes, tensors: Sequence[int]) -> Iterator[list[int]]:
+    """`tensors` in their order, as many at a time as are held in `_MEASURED_BYTES`."""
+    file, part, held = File.parse(content), [], 0
+    for index in tensors:
+        size = 4 * math.prod(file.shape(index))
+        if part and held + size > _MEASURED_BYTES:
+            yield part
+            part, held = [], 0
+        part.append(index)
+        held += size
+    if part:
+        yield part
+
+
+def _ending_at(content: bytes, tensors: Sequence[int]) -> bytes:
+    """The file with these tensors for its outputs, and only the operators that they need."""
+    file = File.parse(content)
+    needed, operators = set(tensors), []
+    for operator in reversed(file.operators):
+        if needed.intersection(operator.outputs):
+            needed.update(operator.inputs)
+            operators.append(operator)
+    file.graph.operators, file.graph.outputs = operators[::-1], list(tensors)
+    file.model.signatureDefs = []
+    return file.serialize()
 
 
 def _as_written(graph: Graph, float_file: File, result: IntegerModel, layers_of: Mapping[int, str]) -> Graph:

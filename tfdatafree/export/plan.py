@@ -105,6 +105,23 @@ def plan_file(file: File, spec: Spec) -> Plan:
     return _Planner(file, spec).plan()
 
 
+def tensors_without_grid(file: File, spec: Spec) -> list[int]:
+    """Tensors that integer operators write or read, and whose grid `spec` does not tell.
+
+    Not among them: tensors with a range of their own, those on the grid of a tensor that has one, and those whose operator
+    has a built-in grid.
+    """
+    planner = _Planner(file, spec)
+    computed = {index for operator in file.operators for index in operator.outputs}
+    touched = planner.find_integer_reads() | {
+        index
+        for operator, row in zip(file.operators, planner.rows, strict=True)
+        if row is not None
+        for index in operator.outputs
+    }
+    return sorted((touched & computed & planner.float_tensors) - planner.grids.keys())
+
+
 def widen_grid(grid: Quantizer) -> Quantizer:
     """A 16-bit grid that holds every value of an 8-bit one, because 128 * (q - Z) lies within +-32640."""
     return Quantizer(float(grid.scale) / 128, 0, 16)

@@ -30,7 +30,7 @@ from tfdatafree.progress import Progress
 from tfdatafree.pruning.channels import prune_channels
 from tfdatafree.pruning.prune import prune
 from tfdatafree.quantization.decision import Decision
-from tfdatafree.quantization.quantize import choose_input_ranges, quantize
+from tfdatafree.quantization.quantize import choose_input_ranges, needs_moments, quantize
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.task import Task
 
@@ -178,6 +178,7 @@ def pass_inputs(network: Network, task: Task, inputs: Inputs, progress: Progress
             inputs.arrays,
             samples=task.recipe.generate.samples,
             standard=_standard(task.recipe),
+            moments=needs_moments(task.recipe.quantize),
             seed=task.seed,
         )
     return network, observed

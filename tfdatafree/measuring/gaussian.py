@@ -53,8 +53,11 @@ def gaussian_walk(
     quantiles = stats.norm.ppf((np.arange(rows) + 0.5) / rows)
 
     def normal(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        columns = np.tile(quantiles[:, None], (1, len(mean)))
-        return (random.permuted(columns, axis=0) * sd + mean).astype(np.float32)
+        channels = np.tile(quantiles, (len(mean), 1))  # a channel lies in one piece while it is shuffled
+        random.permuted(channels, axis=1, out=channels)
+        channels *= sd[:, None]
+        channels += mean[:, None]
+        return np.ascontiguousarray(channels.T, np.float32)
 
     def standard(tensor: str) -> np.ndarray:
         channels = graph.specs[tensor].shape[-1] or 1

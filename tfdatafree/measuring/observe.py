@@ -5,6 +5,7 @@ statistics put right on the way; and layer-wise normal samples from BatchNorm st
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,11 @@ class Observed:
         """Tensor -> mean per channel on real inputs, as far as BatchNorm statistics tell it."""
         return {tensor: s.mean for tensor, s in self.gaussian.items()}
 
+    @property
+    def variances(self) -> dict[str, np.ndarray]:
+        """Tensor -> variance per channel on the inputs put right; {} where moments were not asked for."""
+        return {tensor: s.variance for tensor, s in self.normalized.items() if s.moments is not None}
+
 
 def observe(
     unfolded: Graph,
@@ -45,6 +51,7 @@ def observe(
     *,
     samples: int = 2000,
     standard: bool = False,
+    moments: bool = True,
     seed: int = 0,
 ) -> Observed:
     """Observes every tensor of a model.
@@ -55,14 +62,19 @@ def observe(
         inputs: Generated (or representative) inputs, one array per graph input.
         samples: Rows of the layer-wise samples.
         standard: Layer-wise samples from N(0, 1) in place of BatchNorm statistics, and no covariances: an ablation.
+        moments: Whether `images` and `normalized` know the channels' moments: they take longer than all the rest, and
+            only ranges by "k_sigma" and searched steps of weights need them.
     """
     batches = number_of_batches(folded, len(inputs[0]))
-    images = collect(image_walk(folded, inputs), batches=batches, seed=seed)
+    wanted = None if moments else folded.inputs
     covariances: dict[str, np.ndarray] = {}
-    normalized = collect(
-        tap_covariances(normalized_walk(unfolded, inputs), unfolded, covariances, seed=seed), seed=seed
-    )
-    gaussian = _gaussian(unfolded, samples, standard, seed)
+    with ThreadPoolExecutor(1) as thread:
+        # Drawing samples takes one core, and passing images on does not always take all others.
+        drawn = thread.submit(_gaussian, unfolded, samples, standard, seed)
+        images = collect(image_walk(folded, inputs), batches=batches, seed=seed, moments=wanted)
+        walk = tap_covariances(normalized_walk(unfolded, inputs), unfolded, covariances, seed=seed)
+        normalized = collect(walk, seed=seed, moments=wanted)
+        gaussian = drawn.result()
     if standard:
         covariances.clear()
     gaussian |= {tensor: images[tensor] for tensor in folded.inputs}

@@ -3,7 +3,7 @@
 Nothing else is kept, so memory does not grow with the number of layers' activations.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,63 +15,106 @@ _MOMENT_ROWS = 16384
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Mean and variance per channel, shape (channels,), float64."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> "Moments":
+        """Moments of evenly chosen rows of (rows, channels)."""
+        some = rows[:: -(-len(rows) // _MOMENT_ROWS)].astype(np.float64)
+        mean = some.mean(axis=0)
+        some -= mean
+        np.multiply(some, some, out=some)
+        return cls(mean, some.mean(axis=0))
+
+    def merge(self, count: int, other: "Moments", other_count: int) -> "Moments":
+        """Moments of `count` and `other_count` values per channel together."""
+        total = count + other_count
+        mean = (self.mean * count + other.mean * other_count) / total
+        square = (
+            (self.variance + np.square(self.mean)) * count + (other.variance + np.square(other.mean)) * other_count
+        ) / total
+        return Moments(mean, np.maximum(square - np.square(mean), 0))
+
+
+@dataclass(frozen=True)
 class Statistics:
     """Summary of one tensor, channels last.
 
     Attributes:
         low, high: Extremes over all values.
-        mean, variance: Per channel, shape (channels,), float64.
         samples: Values drawn evenly from all that were seen, float32, shape (<= about SAMPLES,).
         count: Values seen per channel.
+        moments: Of the channels; None where nobody asked for them.
     """
 
     low: float
     high: float
-    mean: np.ndarray
-    variance: np.ndarray
     samples: np.ndarray
     count: int
+    moments: Moments | None = None
 
     @classmethod
-    def of(cls, values: np.ndarray, samples: int, random: np.random.Generator) -> "Statistics":
+    def of(cls, values: np.ndarray, samples: int, random: np.random.Generator, *, moments: bool = True) -> "Statistics":
         """Summary of `values` (..., channels) with about `samples` of them."""
         rows = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values.reshape(-1, 1)
         flat = rows.reshape(-1)
         drawn = flat if flat.size <= samples else flat[random.integers(flat.size, size=samples)]
-        some = rows[:: -(-len(rows) // _MOMENT_ROWS)].astype(np.float64)
         return cls(
             float(flat.min()),
             float(flat.max()),
-            some.mean(axis=0),
-            some.var(axis=0),
             drawn.astype(np.float32),
             len(rows),
+            Moments.of(rows) if moments else None,
         )
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Per channel, shape (channels,), float64."""
+        assert self.moments is not None, "moments were not asked for"
+        return self.moments.mean
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Per channel, shape (channels,), float64."""
+        assert self.moments is not None, "moments were not asked for"
+        return self.moments.variance
 
     def merge(self, other: "Statistics") -> "Statistics":
         """Summary of both tensors' values together."""
-        count = self.count + other.count
-        mean = (self.mean * self.count + other.mean * other.count) / count
-        square = (
-            (self.variance + np.square(self.mean)) * self.count + (other.variance + np.square(other.mean)) * other.count
-        ) / count
+        moments = None
+        if self.moments is not None and other.moments is not None:
+            moments = self.moments.merge(self.count, other.moments, other.count)
         return Statistics(
             min(self.low, other.low),
             max(self.high, other.high),
-            mean,
-            np.maximum(square - np.square(mean), 0),
             np.concatenate([self.samples, other.samples]),
-            count,
+            self.count + other.count,
+            moments,
         )
 
 
-def collect(values: Iterable[tuple[str, np.ndarray]], *, batches: int = 1, seed: int = 0) -> dict[str, Statistics]:
-    """Statistics of each tensor in a stream of (tensor name, array) pairs; a name may come `batches` times."""
+def collect(
+    values: Iterable[tuple[str, np.ndarray]],
+    *,
+    batches: int = 1,
+    seed: int = 0,
+    moments: Collection[str] | None = None,
+) -> dict[str, Statistics]:
+    """Statistics of each tensor in a stream of (tensor name, array) pairs.
+
+    Args:
+        batches: How many times a name may come.
+        moments: Tensors whose channels' means and variances are wanted: they take longer than all else. None: all.
+    """
     random = np.random.default_rng(seed)
     share = -(-SAMPLES // batches)
     found: dict[str, Statistics] = {}
     for name, array in values:
-        new = Statistics.of(array, share, random)
+        new = Statistics.of(array, share, random, moments=moments is None or name in moments)
         found[name] = found[name].merge(new) if name in found else new
     return found
 

@@ -51,16 +51,20 @@ def round_with_feedback(
     scale = per_output(quantizer.scale)
     lowest = per_output(quantizer.qmin - np.asarray(quantizer.zero_point))
     highest = per_output(quantizer.qmax - np.asarray(quantizer.zero_point))
-    allowed = np.ones_like(weights, bool)
+    allowed = None
     if kept is not None:
         by_tap = kept.reshape(taps, inputs, groups, outputs // groups)
         allowed = by_tap.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
     integers = np.empty_like(weights)
     if groups == 1:
-        integers[:, 0] = _round_blocked(weights[:, 0], factors[0], scale[0], lowest[0], highest[0], allowed[:, 0])
+        integers[:, 0] = _round_blocked(
+            weights[:, 0], factors[0], scale[0], lowest[0], highest[0], None if allowed is None else allowed[:, 0]
+        )
     else:
         for row in range(inputs):
-            integers[row] = np.clip(np.rint(weights[row] / scale), lowest, highest) * allowed[row]
+            integers[row] = np.clip(np.rint(weights[row] / scale), lowest, highest)
+            if allowed is not None:
+                integers[row] *= allowed[row]
             error = (weights[row] - integers[row] * scale) / factors[:, row, row, None]
             # (later inputs, groups, 1) times (groups, outputs per group)
             weights[row + 1 :] -= factors[:, row, row + 1 :].T[:, :, None] * error
@@ -94,17 +98,28 @@ def _round_blocked(
     scale: np.ndarray,
     lowest: np.ndarray,
     highest: np.ndarray,
-    allowed: np.ndarray,
+    allowed: np.ndarray | None,
 ) -> np.ndarray:
     """The recursion for one group, (inputs, outputs): row by row inside a block, block by block outside it."""
     weights = weights.copy()
     integers = np.empty_like(weights)
+    products = np.empty((_BLOCK, weights.shape[1]), weights.dtype)
     for start in range(0, len(weights), _BLOCK):
         stop = min(start + _BLOCK, len(weights))
         errors = np.empty((stop - start, weights.shape[1]), weights.dtype)
+        # Written into arrays that are there: a row has so few values that making arrays takes longer than the arithmetic.
         for row in range(start, stop):
-            integers[row] = np.clip(np.rint(weights[row] / scale), lowest, highest) * allowed[row]
-            errors[row - start] = (weights[row] - integers[row] * scale) / factor[row, row]
-            weights[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], errors[row - start])
+            whole, error, later = integers[row], errors[row - start], products[: stop - row - 1]
+            np.divide(weights[row], scale, out=whole)
+            np.rint(whole, out=whole)
+            np.maximum(whole, lowest, out=whole)
+            np.minimum(whole, highest, out=whole)
+            if allowed is not None:
+                whole *= allowed[row]
+            np.multiply(whole, scale, out=error)
+            np.subtract(weights[row], error, out=error)
+            error /= factor[row, row]
+            np.multiply(factor[row, row + 1 : stop, None], error, out=later)
+            weights[row + 1 : stop] -= later
         weights[stop:] -= factor[start:stop, stop:].T @ errors
     return integers

@@ -69,6 +69,11 @@ def quantize(
     )
 
 
+def needs_moments(options: Quantize) -> bool:
+    """Whether `quantize` reads the channels' means and variances on the inputs (see `observe`)."""
+    return options.ranges == "k_sigma" or options.weight_ranges == "search"
+
+
 def round_weights(network: Network, observed: Observed, options: Quantize) -> Rounded:
     """Rounds every kernel of `network.current` to its grid."""
     graph, rules = network.current, network.rules
@@ -83,7 +88,7 @@ def round_weights(network: Network, observed: Observed, options: Quantize) -> Ro
         in_float=layers_in_float(graph, rules),
         masks=network.masks,
         covariances={} if options.rounding == "nearest" else observed.covariances,
-        variances={tensor: s.variance for tensor, s in observed.normalized.items()},
+        variances=observed.variances,
     )
     return round_equalized(graph, rounding) if options.equalized_rounding else round_graph(graph, rounding)
 

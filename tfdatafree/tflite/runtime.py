@@ -14,14 +14,16 @@ class Runner:
         content: The file's bytes.
         keep_all: Keep every intermediate tensor readable after a run; needs memory for all of them, and leaves out the
             XNNPACK delegate, which does not keep any.
+        delegate: Let XNNPACK compute what it can. Without it every operator is computed by LiteRT's own kernels.
         num_threads: Threads of the kernels.
 
     Raises:
         ValueError: LiteRT cannot prepare the file, e.g. for want of a kernel; says which operator.
     """
 
-    def __init__(self, content: bytes, *, keep_all: bool = False, num_threads: int = 2):
-        resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if keep_all else OpResolverType.AUTO
+    def __init__(self, content: bytes, *, keep_all: bool = False, delegate: bool = True, num_threads: int = 2):
+        alone = keep_all or not delegate
+        resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if alone else OpResolverType.AUTO
         with warnings.catch_warnings():
             # LiteRT warns about the memory that keeping all tensors takes.
             warnings.simplefilter("ignore", UserWarning)
