@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from tiny_models import MODELS, random_inputs, randomized, relative_difference, separated
+from tiny_models import every_model, folded, random_inputs, randomized, relative_difference, separated
 
 import tfdatafree
 from tfdatafree import Quantize, Recipe
@@ -44,12 +44,11 @@ def bottleneck():
     return model
 
 
-@pytest.mark.parametrize("name", MODELS)
+@every_model
 def test_function_is_kept(name):
     unfolded = separated(name)
-    folded, _ = fold(unfolded)
     inputs = random_inputs(unfolded)
-    leveled, copies, _ = level_channels(unfolded, [folded, folded], reaches_of(unfolded))
+    leveled, copies, _ = level_channels(unfolded, [folded(name)] * 2, reaches_of(unfolded))
     for graph in (leveled, *copies):
         assert relative_difference(graph.predict(inputs), unfolded.predict(inputs)) < 1e-4
     if name in ("branch_add", "depthwise", "no_bias"):  # tensors of one name hold the same values in all of them

@@ -1,9 +1,7 @@
 import numpy as np
-import pytest
-from tiny_models import MODELS, build, random_inputs, separated
+from tiny_models import build, every_kind, folded, random_inputs
 
 import tfdatafree
-from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of
@@ -11,8 +9,6 @@ from tfdatafree.quantization.empirical_bias import correct_biases_on_inputs
 from tfdatafree.quantization.rounding import quantize_weights
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import Generate, Recipe
-
-every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def channel_means(graph: Graph, inputs) -> dict[str, np.ndarray]:
@@ -25,9 +21,9 @@ def channel_means(graph: Graph, inputs) -> dict[str, np.ndarray]:
     return found
 
 
-@every_model
+@every_kind
 def test_every_layers_channels_get_the_float_networks_means(name):
-    teacher = fold(separated(name))[0]
+    teacher = folded(name)
     student, _ = quantize_weights(teacher, bits=4, per_channel=False)
     inputs = random_inputs(teacher)
     corrected, kept = correct_biases_on_inputs(student, teacher, inputs)
@@ -46,7 +42,7 @@ def test_every_layers_channels_get_the_float_networks_means(name):
 
 
 def test_the_graphs_given_are_not_changed():
-    teacher = fold(separated("plain"))[0]
+    teacher = folded("plain")
     student, _ = quantize_weights(teacher, bits=4, per_channel=False)
     before = [[w.copy() for w in layer.weights] for graph in (teacher, student) for layer in graph.layers.values()]
     correct_biases_on_inputs(student, teacher, random_inputs(teacher))
@@ -67,7 +63,7 @@ def test_it_is_an_option_of_the_recipe():
     assert files["analytic"].tflite == files["True"].tflite
     assert len({result.tflite for result in files.values()}) == 3
     # On the inputs that it looked at, the empirical correction's means are the float network's.
-    teacher = fold(separated("plain"))[0]
+    teacher = folded("plain")
     inputs = make_inputs(teacher, 4, (-1, 1))
     wanted = channel_means(teacher, inputs)
 

@@ -6,7 +6,7 @@ import re
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfdatafree
@@ -38,6 +38,7 @@ def test_what_is_written_is_read(name, ending, tmp_path):
     assert read_recipe(path) != changed
 
 
+@settings(max_examples=50)
 @given(st.lists(st.builds(
     Rule, st.text(min_size=1), weight_bits=st.sampled_from([None, 4, 8]), activation_bits=st.sampled_from([None, 8, 16])
 ), max_size=4))  # fmt: skip
