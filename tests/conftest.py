@@ -1,10 +1,12 @@
-"""What all tests share: silence, and the zoo of trained models that some of them measure on.
+"""What all tests share: silence, a check of the models they share, and the zoo of trained models that some measure on.
 
 The zoo is the folder that the environment variable TFDATAFREE_ZOO names, else ../shared/zoo beside the repository.
 Tests marked `@pytest.mark.zoo` are skipped where there is none.
 """
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,16 @@ def _zoo() -> Path | None:
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("TFDATAFREE_ZOO") and _zoo() is None:
         raise pytest.UsageError(f"TFDATAFREE_ZOO is {os.environ['TFDATAFREE_ZOO']!r}, which is no folder.")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_models_stay_as_they_are() -> Iterator[None]:
+    """Tests share one model of each difficulty, so whoever changes one is told."""
+    yield
+    tiny_models = sys.modules.get("tiny_models")  # not imported for files that do without
+    assert tiny_models is None or tiny_models.changed_models() == [], (
+        "a test of this file changed models of `build`; use `fresh`"
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from tiny_models import MODELS, QUICK, SHAPE, build, image, outputs_of, quick, randomized, separated, state
+from tiny_models import QUICK, SHAPE, build, every_model, fresh, image, outputs_of, quick, randomized, separated, state
 
 import tfdatafree
 from tfdatafree import Compressed, Prune, Quantize, Recipe, UnsupportedModelError, compress
@@ -17,7 +17,6 @@ from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.graph import Graph
 from tfdatafree.tflite.flatbuffer import File
 
-every_model = pytest.mark.parametrize("name", MODELS)
 # Outputs of a chain of integer layers. Each layer differs from its simulation by up to one integer, and these errors add up.
 STEPS = 4
 UNFAITHFUL = {"dead_channels"}
@@ -77,7 +76,7 @@ def test_the_model_passed_in_is_not_changed(name):
     }
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", ["branch_add", "two_inputs"])
 def test_the_seed_is_all_that_chance_has(name):
     again, other = (quick(build(name), seed=seed).tflite for seed in (0, 1))
     assert again == compressed(name).tflite != other, "the same seed gives the same bytes"
@@ -191,7 +190,7 @@ def test_a_wrong_target_is_named():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite_name_their_layer(value):
-    model = build("plain")
+    model = fresh("plain")
     kernel = model.get_layer("b_conv").kernel.numpy().copy()
     kernel[0, 0, 0, 0] = value
     model.get_layer("b_conv").kernel.assign(kernel)
@@ -202,7 +201,7 @@ def test_weights_that_are_not_finite_name_their_layer(value):
 
 
 def test_a_batchnorm_with_nan_is_named():
-    model = build("plain")
+    model = fresh("plain")
     model.get_layer("a_bn").moving_mean.assign([np.nan, 0, 0, 0])
     with pytest.raises(UnsupportedModelError, match=r"'a_bn' \(BatchNormalization\) has NaN"):
         quick(model)

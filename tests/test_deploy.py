@@ -1,14 +1,16 @@
 """What the page on running the file says is so: its Python runs, its names and its table are the package's."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from tiny_models import build, random_inputs
+from tiny_models import QUICK, build, random_inputs
+from tiny_models import compressed as compressed_once
 
-from tfdatafree import Quantize, Recipe, compress
+from tfdatafree import PRESETS, Quantize, Recipe
 from tfdatafree.model.graph import Graph
 from tfdatafree.targets.registry import TARGETS, get_target
 
@@ -19,11 +21,15 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
+def quick(preset: str) -> Recipe:
+    return dataclasses.replace(PRESETS[preset], generate=QUICK)
+
+
 @pytest.mark.parametrize("recipe", ["int8", "int16x8"])
 def test_its_python_computes_what_predict_computes(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = build("plain")
-    compressed = compress(model, recipe, input_range=(-1, 1), verbose=0)
+    compressed = compressed_once("plain", quick(recipe))
     compressed.save("model.tflite")
     x = random_inputs(model, 1)[0]
     (code,) = blocks("python")
@@ -33,7 +39,7 @@ def test_its_python_computes_what_predict_computes(recipe, tmp_path, monkeypatch
 
 
 def test_its_formula_is_the_runtimes():
-    compressed = compress(build("plain"), input_range=(-1, 1), verbose=0)
+    compressed = compressed_once("plain", quick("int8"))
     x = random_inputs(build("plain"), 1)[0]
     run = Interpreter(model_content=compressed.tflite).get_signature_runner("serving_default")
     (name, source), (result_name, result) = (*run.get_input_details().items(), *run.get_output_details().items())
@@ -45,8 +51,8 @@ def test_its_formula_is_the_runtimes():
 
 @pytest.mark.parametrize("input_range", [(0, 255), (0, 1)])
 def test_bytes_of_an_image_are_a_uint8_files_input(input_range):
-    recipe = Recipe(quantize=Quantize(edge_dtype="uint8"))
-    content = compress(build("plain"), recipe, input_range=input_range, verbose=0).tflite
+    recipe = Recipe(quantize=Quantize(edge_dtype="uint8"), generate=QUICK)
+    content = compressed_once("plain", recipe, input_range=input_range).tflite
     ((_, source),) = Interpreter(model_content=content).get_signature_runner().get_input_details().items()
     scale, zero_point = source["quantization"]
     levels = np.linspace(*input_range, 256)
@@ -58,7 +64,7 @@ def test_bytes_of_an_image_are_a_uint8_files_input(input_range):
 def test_a_signature_leads_to_the_tensors_of_that_name(name, recipe):
     """By name, in any order: the same as `predict` gives in the model's order."""
     model = build(name)
-    compressed = compress(model, recipe, input_range=(-1, 1), verbose=0)
+    compressed = compressed_once(name, quick(recipe))
     inputs = random_inputs(model, 1)
     run = Interpreter(model_content=compressed.tflite).get_signature_runner("serving_default")
     named = dict(zip((x.name for x in model.inputs), inputs, strict=True))

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keras import layers as L
@@ -62,6 +63,7 @@ def network(blocks: list[tuple], seed: int) -> keras.Model:
     return randomized(keras.Model(x, y, name="network"), seed)
 
 
+@pytest.mark.slow
 @settings(quickly, max_examples=40)
 @given(NETWORKS, st.integers(0, 1000))
 def test_separating_and_folding_keep_the_function(blocks, seed):
@@ -79,6 +81,7 @@ def test_separating_and_folding_keep_the_function(blocks, seed):
     assert all(kept.values()) and set(kept) <= {node.name for node in folded.nodes}
 
 
+@pytest.mark.slow
 @quickly
 @given(NETWORKS, st.integers(0, 1000))
 def test_the_file_is_integer_and_within_one_step_of_its_simulation(blocks, seed):

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from tiny_models import MODELS, outputs_of, random_inputs, randomized, relative_difference, separated
+from tiny_models import every_kind, folded, outputs_of, random_inputs, randomized, relative_difference
 
 import tfdatafree
 from tfdatafree.canonical.assumption_free import (
@@ -22,12 +22,6 @@ from tfdatafree.model.kernels import (
     scale_outputs,
     with_kernel,
 )
-
-every_model = pytest.mark.parametrize("name", MODELS)
-
-
-def folded(name: str) -> Graph:
-    return fold(separated(name)).graph
 
 
 def chain(activation, between=(), seed=0):
@@ -54,7 +48,7 @@ def maxima(graph: Graph, writer: str, reader: str) -> tuple[np.ndarray, np.ndarr
     return written.max(axis=1).reshape(-1), read.max(axis=2).reshape(-1)
 
 
-@every_model
+@every_kind
 def test_folded_buffers_give_back_every_layers_output(name):
     graph = folded(name)
     free = equalize_assumption_free(graph)
@@ -65,7 +59,7 @@ def test_folded_buffers_give_back_every_layers_output(name):
         np.testing.assert_allclose(found[tensor], value, atol=2e-5 * max(np.abs(value).max(), 1e-6), err_msg=tensor)
 
 
-@every_model
+@every_kind
 def test_layers_between_buffers_compute_the_model(name):
     graph = folded(name)
     free = equalize_assumption_free(graph)
@@ -171,7 +165,7 @@ def test_rounds_end_when_the_scales_are_near_one():
     assert abs(scales.mean() - 1) < 3 * TOLERANCE
 
 
-@every_model
+@every_kind
 def test_kernels_scale_along_both_sides(name):
     graph = folded(name)
     random = np.random.default_rng(0)

@@ -1,15 +1,13 @@
 import keras
 import numpy as np
 import pytest
-from tiny_models import MODELS, build, outputs_of, random_inputs, relative_difference, separated, state
+from tiny_models import build, every_model, outputs_of, random_inputs, relative_difference, separated, state
 
 import tfdatafree
 from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.model.batchnorm import is_batchnorm, output_moments, scale_and_shift
 from tfdatafree.model.graph import Graph
-
-every_model = pytest.mark.parametrize("name", MODELS)
 
 # Every BatchNorm of the tiny models that does not go into a layer, and why.
 KEPT = {

@@ -1,14 +1,12 @@
 import keras
 import pytest
 from keras import layers as L
-from tiny_models import MODELS, build, random_inputs, relative_difference, separated
+from tiny_models import build, every_model, random_inputs, relative_difference, separated
 
 import tfdatafree
 from tfdatafree.canonical.separate import separate
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import layout_of
-
-every_model = pytest.mark.parametrize("name", MODELS)
 
 
 @every_model

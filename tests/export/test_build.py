@@ -6,7 +6,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers as L
 from keras import ops
-from tiny_models import MODELS, Exported, build, export, exported, image, random_inputs, randomized
+from tiny_models import KINDS, Exported, build, each, every_kind, export, exported, image, random_inputs, randomized
 
 from tfdatafree.canonical.separate import separate
 from tfdatafree.compress import compress
@@ -25,7 +25,6 @@ from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS
 from tfdatafree.tflite.runtime import Runner
 
-every_model = pytest.mark.parametrize("name", MODELS)
 INT16, PER_TENSOR = Quantize(activation_bits=16), Quantize(per_channel=False)
 UINT8, FLOAT_EDGES = Quantize(edge_dtype="uint8"), Quantize(edge_dtype="float32")
 SOME = ["plain", "branch_add", "depthwise", "two_inputs", "two_outputs", "concatenate", "squeeze_excite", "softmax",
@@ -79,7 +78,7 @@ def index_of(file: File, found: Exported) -> dict[str, int]:
 # The file is what was decided -----------------------------------------------------------------------------------------
 
 
-@every_model
+@every_kind
 def test_every_tensor_is_an_integer_and_every_edge_int8_with_batch_1(name):
     found = exported(name)
     file = File.parse(found.built.content)
@@ -94,7 +93,7 @@ def test_every_tensor_is_an_integer_and_every_edge_int8_with_batch_1(name):
         assert {file.dtype(i) for i in range(len(file.tensors))} <= {"int8", "int32"}
 
 
-@every_model
+@every_kind
 def test_the_signature_has_the_models_names(name):
     model, found = build(name), exported(name)
     interpreter = Interpreter(model_content=found.built.content)
@@ -120,7 +119,7 @@ def test_a_dict_of_outputs_is_signed_with_its_keys():
     assert details["mask"]["shape"].size == 4 and details["scores"]["shape"].size == 2
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in REFITTED])
+@each(name for name in KINDS if name not in REFITTED)
 def test_weights_are_bit_for_bit_the_integers_that_were_chosen(name):
     found = exported(name)
     file = File.parse(found.built.content)
@@ -141,7 +140,7 @@ def test_weights_are_bit_for_bit_the_integers_that_were_chosen(name):
         assert factors == {1.0}, "bit for bit"
 
 
-@every_model
+@every_kind
 def test_biases_are_rounded_to_the_product_of_both_steps(name):
     found = exported(name)
     file = File.parse(found.built.content)
@@ -160,7 +159,7 @@ def test_biases_are_rounded_to_the_product_of_both_steps(name):
             assert np.abs(file.constant(bias) * step - wanted).max() <= step.max() * 0.501, file.name(bias)
 
 
-@every_model
+@every_kind
 def test_grids_are_read_back_as_reported_and_never_narrower_than_decided(name):
     found = exported(name)
     file = File.parse(found.built.content)
@@ -211,7 +210,7 @@ def test_concatenated_tensors_have_one_grid():
 # The file computes what is simulated ----------------------------------------------------------------------------------
 
 
-@every_model
+@every_kind
 def test_each_tensor_is_within_one_step_of_its_simulation(name):
     found = exported(name)
     built = found.built
@@ -228,7 +227,7 @@ def test_each_tensor_is_within_one_step_of_its_simulation(name):
     assert len(file.operators) - len(checks) + len(found.reference.inputs) <= UNSEEN.get(name, 0)
 
 
-@every_model
+@every_kind
 def test_each_output_is_close_to_the_float_models(name):
     found = exported(name)
     runner = Runner(found.built.content)

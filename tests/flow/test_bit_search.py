@@ -53,8 +53,10 @@ def model() -> keras.Model:
 
 
 def quick(size: float | None, **options) -> Compressed:
+    """Rounded to nearest unless asked for otherwise: how the bits are chosen does not depend on it, and it is quick."""
     policy = None if size is None else Search(size=size, images=4)
-    recipe = dataclasses.replace(Recipe(generate=QUICK, policy=policy), **options)
+    recipe = Recipe(generate=QUICK, policy=policy, quantize=Quantize(rounding="nearest"))
+    recipe = dataclasses.replace(recipe, **options)
     return compress(model(), recipe, input_range=(-1, 1), verbose=0)
 
 
@@ -69,12 +71,14 @@ def errors_of(choices: list[dict[str, int]]) -> list[float]:
     reference = fold(unfolded).graph
     observed = observe(unfolded, reference, make_inputs(reference, 4, (-1.0, 1.0)), samples=200)
     images = [tf.constant(array) for array in make_inputs(reference, 32, (-1.0, 1.0), seed=77)]
+    network = network_of(unfolded, reference)
+    rounded = {width: round_weights(network, observed, Quantize(weight_bits=width)).graph for width in (4, 8)}
     found = []
     for bits in choices:
-        rules = apply_rules([Rule(key, weight_bits=width) for key, width in bits.items()], reference, reference)
-        rounded = round_weights(network_of(unfolded, reference, rules=rules), observed, Quantize()).graph
-        rounded, _ = correct_biases(rounded, reference, observed.means)
-        found.append(relative_error(rounded.predict(images)[0], reference.predict(images)[0]))
+        mixed = reference.copy()
+        mixed.layers |= {key: rounded[width].layers[key] for key, width in bits.items()}
+        mixed, _ = correct_biases(mixed, reference, observed.means)
+        found.append(relative_error(mixed.predict(images)[0], reference.predict(images)[0]))
     return found
 
 
@@ -204,7 +208,7 @@ def test_a_size_that_cannot_be_reached_is_an_error_that_says_which_can():
 
 
 def test_weights_that_take_a_byte_each_are_searched_for_alike():
-    whole, packed = quick(0.65, quantize=Quantize(int4=False)), searched(0.65)
+    whole, packed = quick(0.65, quantize=Quantize(rounding="nearest", int4=False)), searched(0.65)
     assert whole.report.policy == packed.report.policy
     assert set(kernel_types(whole.tflite).values()) == {"int8"}
     assert len(whole.tflite) > packed.report.policy.budget
@@ -212,17 +216,15 @@ def test_weights_that_take_a_byte_each_are_searched_for_alike():
 
 
 def test_a_device_that_does_not_read_packed_weights_gets_bytes():
-    policy = Search(size=0.65, images=4)
-    result = compress(
-        model(), Recipe(generate=QUICK, policy=policy), input_range=(-1, 1), target="ethos-u55", verbose=0
-    )
+    recipe = searched(0.65).recipe
+    result = compress(model(), recipe, input_range=(-1, 1), target="ethos-u55", verbose=0)
     assert result.report.policy == searched(0.65).report.policy
     assert set(kernel_types(result.tflite).values()) == {"int8"} and "with a byte per weight" in str(result.report)
     assert result.replay.quantize.int4 is False and searched(0.65).replay.quantize.int4 is True
 
 
 def test_a_pruned_network_is_searched_as_it_is():
-    result = quick(0.65, prune=Prune(sparsity=0.3, method="uniform"))
+    result = quick(0.65, prune=Prune(sparsity=0.3, method="uniform", images=8))
     assert len(result.tflite) <= result.report.policy.budget
     assert result.report.policy.damages != searched(0.65).report.policy.damages
     assert result.report.zeros > 0.25

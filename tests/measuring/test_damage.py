@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_models import MODELS, exported, separated
+from tiny_models import every_kind, exported, folded
 
-from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.diagnosis.quantizer_damage import Effect, measure_damage
 from tfdatafree.export.simulate import insert_quantizers
 from tfdatafree.inputs.make import make_inputs
@@ -27,7 +26,7 @@ SOME = ["plain", "branch_add", "shared_layer_with_activation", "two_inputs", "tw
 
 def graphs(name: str) -> tuple[Graph, Graph, list[str], list[np.ndarray]]:
     """(float graph, the same with 3-bit weights, layers with a kernel, four inputs)."""
-    teacher = fold(separated(name)).graph
+    teacher = folded(name)
     rounded = round_graph(teacher, Rounding(bits=3))
     return teacher, rounded.graph, list(rounded.kernels), make_inputs(teacher, 4, (-1.0, 1.0), seed=0)
 
@@ -46,7 +45,7 @@ def one_by_one(teacher: Graph, student: Graph, key: str, inputs: list[np.ndarray
     return total
 
 
-@pytest.mark.parametrize("name", MODELS)
+@every_kind
 def test_each_layer_does_the_damage_that_it_does_by_itself(name):
     teacher, student, layers, inputs = graphs(name)
     found = single_layer_damages(teacher, student, layers, inputs)

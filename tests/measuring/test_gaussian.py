@@ -4,14 +4,13 @@ import pytest
 from keras import layers as L
 from normal_moments import activation_moments, moments_by_quadrature
 from scipy import special
-from tiny_models import MODELS, image, randomized, separated
+from tiny_models import every_model, image, randomized, separated
 
 from tfdatafree.canonical.separate import separate
 from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.model.batchnorm import is_batchnorm, output_moments
 from tfdatafree.model.graph import Graph
 
-every_model = pytest.mark.parametrize("name", MODELS)
 # Half a per mille of a standard deviation: samples are quantiles, not draws.
 EXACT = 5e-4
 

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as L
-from tiny_models import MODELS, SHAPE, build, image, random_inputs, randomized, separated
+from tiny_models import SHAPE, each, every_kind, every_model, folded, fresh, image, random_inputs, randomized, separated
 
-from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.canonical.separate import separate
 from tfdatafree.inputs.given import MOST_INPUTS, take_inputs
 from tfdatafree.inputs.input_range import COMMON_RANGES, check_input_range, find_input_range
@@ -19,7 +18,11 @@ from tfdatafree.model import run
 from tfdatafree.model.batchnorm import is_batchnorm, output_moments
 from tfdatafree.model.graph import Graph
 
-every_model = pytest.mark.parametrize("name", MODELS)
+# One model for each kind of inputs, and for each way in which the first layers tell the range of these.
+INPUTS = ["plain", "shared_layer", "two_inputs", "dict_inputs", "conv1d", "one_channel", "uint8_input", "static_batch"]
+TOLD = ["rescaling", "normalization", "batchnorm_at_the_input", "batchnorm_on_another_axis", "batchnorm_before_valid_conv",
+        "shared_batchnorm", "batchnorm_of_a_vector", "batchnorms_in_a_row", "dense_on_pixels", "nested", "merges",
+        "no_bias", "input_is_an_output", "ops_nodes", "dead_channels"]  # fmt: skip
 
 
 # Statistics -----------------------------------------------------------------------------------------------------------
@@ -57,11 +60,9 @@ def test_merged_statistics_are_those_of_the_whole():
     assert len(merged.samples) == 30
 
 
-@every_model
+@every_kind
 def test_batches_one_by_one_leave_the_statistics_of_all(name, monkeypatch):
-    graph = fold(separated(name)).graph
-    if name == "static_batch":
-        graph = separated(name)
+    graph = separated(name) if name == "static_batch" else folded(name)
     inputs = random_inputs(graph, 6)
     whole = collect(image_walk(graph, inputs))
     monkeypatch.setattr(run, "_BATCH_BYTES", 2 * run.largest_activation(graph))
@@ -107,7 +108,7 @@ def test_normalizing_keeps_the_sign_of_gamma():
     assert [np.sign(np.corrcoef(inputs[0][..., c].ravel(), y[..., c].ravel())[0, 1]) for c in range(3)] == [1, -1, 1]
 
 
-@every_model
+@each(INPUTS)
 def test_inputs_have_shape_type_and_range(name):
     graph = separated(name)
     low, high = (0, 255) if name == "uint8_input" else (-0.5, 2.0)
@@ -197,8 +198,8 @@ def test_a_given_range_is_taken():
     assert (found.low, found.high, found.origin) == (-1.0, 2.0, "given")
 
 
-@every_model
-def test_a_range_is_found_for_every_model(name):
+@each([*INPUTS, *TOLD])
+def test_a_range_is_found_for_every_kind_of_input(name):
     found = find_input_range(separated(name))
     assert found.low < found.high and found.origin
 
@@ -214,7 +215,7 @@ def test_preprocessing_layers_tell_the_range():
 
 
 def model_trained_on(ends):
-    model = build("plain")
+    model = fresh("plain")
     x = procedural_images(40, SHAPE, *ends, seed=11)
     y = np.asarray(keras.Model(model.inputs, model.get_layer("a_conv").output)(x))
     bn = model.get_layer("a_bn")

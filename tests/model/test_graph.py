@@ -3,12 +3,11 @@ import numpy as np
 import pytest
 import tiny_models
 from keras import layers as L
-from tiny_models import MODELS, build, functional, outputs_of, random_inputs, relative_difference, state
+from tiny_models import MODELS, build, every_model, functional, outputs_of, random_inputs, relative_difference, state
 
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.model.graph import Graph, Layer, Node, Ref
 
-every_model = pytest.mark.parametrize("name", MODELS)
 # The graph computes in float32 what this model computes in float16.
 TOLERANCE = {"mixed_float16": 2e-3}
 

@@ -493,6 +493,7 @@ def test_quantization_wrappers_are_stripped_and_the_float_weights_stay(k2, tfmot
 
 
 @pytest.mark.zoo
+@pytest.mark.slow
 def test_the_keras_2_file_of_the_zoo_agrees_with_tf_keras(k2, zoo):
     path = os.path.join(zoo, "vww_96_keras2.h5")
     with pytest.raises(Exception, match="groups"):

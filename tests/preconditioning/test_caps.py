@@ -205,16 +205,18 @@ def test_the_report_says_how_far_float_outputs_moved(caps):
 
 
 @pytest.mark.zoo
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [1.0, 0.5])
 def test_a_trained_network_keeps_its_function(zoo, power):
     model = keras.models.load_model(zoo / "mobilenet_v1_025.keras", compile=False)
-    inputs = [procedural_images(4, model.input_shape[1:], -1, 1)]
+    inputs = [procedural_images(2, model.input_shape[1:], -1, 1)]
     result = tfdatafree.equalize(model, caps="channel", power=power)
     assert sum(isinstance(layer, ChannelCap) for layer in result.model.layers) == 27
     assert relative_difference(outputs_of(result.model, inputs), outputs_of(model, inputs)) < 1e-4
 
 
 @pytest.mark.zoo
+@pytest.mark.slow
 def test_a_trained_networks_file_is_integer_with_its_caps(zoo):
     model = keras.models.load_model(zoo / "mobilenet_v1_025.keras", compile=False)
     recipe = Recipe(
@@ -222,12 +224,12 @@ def test_a_trained_networks_file_is_integer_with_its_caps(zoo):
         equalize_caps="channel",
         equalize_power=0.5,
         quantize=Quantize(per_channel=False, rounding="nearest"),
-        generate=Generate(images=4),
+        generate=Generate(images=2, samples=200),
     )
     result = tfdatafree.compress(model, recipe, input_range=(-1, 1), verbose=0)
     assert result.report.integer_only
     plain = dataclasses.replace(recipe, equalize=False)
-    inputs = procedural_images(8, model.input_shape[1:], -1, 1, seed=9)
+    inputs = procedural_images(4, model.input_shape[1:], -1, 1, seed=9)
     wanted = model.predict(inputs, verbose=0)
     even, uneven = (
         relative_error(found.predict(inputs), wanted)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from tiny_models import MODELS, random_inputs, randomized, relative_difference, separated
+from tiny_models import every_model, folded, random_inputs, randomized, relative_difference, separated
 
 import tfdatafree
 from tfdatafree import Quantize, Recipe
@@ -44,13 +44,12 @@ def bottleneck():
     return model
 
 
-@pytest.mark.parametrize("name", MODELS)
+@every_model
 def test_function_is_kept(name):
     unfolded = separated(name)
-    folded = fold(unfolded).graph
     inputs = random_inputs(unfolded)
-    leveled = level_channels(unfolded, folded, reaches_of(unfolded))
-    graphs = leveled.graph, scale_folded(folded, leveled.scales)
+    leveled = level_channels(unfolded, folded(name), reaches_of(unfolded))
+    graphs = leveled.graph, scale_folded(folded(name), leveled.scales)
     for graph in graphs:
         assert relative_difference(graph.predict(inputs), unfolded.predict(inputs)) < 1e-4
     if name in ("branch_add", "depthwise", "no_bias"):  # tensors of one name hold the same values in both

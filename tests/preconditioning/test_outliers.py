@@ -2,9 +2,8 @@ import dataclasses
 
 import keras
 import numpy as np
-import pytest
 from keras import layers as L
-from tiny_models import MODELS, build, outputs_of, random_inputs, randomized, relative_difference, separated
+from tiny_models import build, every_model, outputs_of, random_inputs, randomized, relative_difference, separated
 
 import tfdatafree
 from tfdatafree import PRESETS
@@ -103,7 +102,7 @@ def test_one_step_per_kernel_gets_finer():
     assert operators[0] == operators[1], "no operator is added"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@every_model
 def test_any_model_comes_through(name):
     unfolded = separated(name)
     scaled = scale_outlier_channels(unfolded, make_inputs(unfolded, 4, ENDS))

@@ -1,10 +1,10 @@
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tiny_models import MODELS, separated
+from tiny_models import every_kind, folded, separated
 
-from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.measuring.statistics import collect
@@ -14,19 +14,19 @@ from tfdatafree.numerics.affine import activation_quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.activation_ranges import between, choose_ranges, widest
 
-every_model = pytest.mark.parametrize("name", MODELS)
 METHODS = ["min_max", "search", "percentile", "k_sigma"]
 
 
+@functools.cache
 def statistics(name: str, source: str):
-    teacher = fold(separated(name)).graph
+    teacher = folded(name)
     if source == "gaussian":
         return teacher, collect(gaussian_walk(separated(name), samples=500))
     ends = (0, 255) if name == "uint8_input" else (-1, 1)
     return teacher, collect(image_walk(teacher, make_inputs(teacher, 4, ends)))
 
 
-@every_model
+@every_kind
 @pytest.mark.parametrize("method", ["min_max", "percentile", "k_sigma"])
 @pytest.mark.parametrize("source", ["images", "gaussian"])
 def test_every_tensor_of_the_graph_gets_a_range_that_contains_zero(name, method, source):

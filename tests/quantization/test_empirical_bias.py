@@ -1,9 +1,7 @@
 import numpy as np
-import pytest
-from tiny_models import MODELS, build, random_inputs, separated
+from tiny_models import build, every_kind, folded, random_inputs
 
 import tfdatafree
-from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of
@@ -11,8 +9,6 @@ from tfdatafree.quantization.empirical_bias import correct_biases_on_inputs
 from tfdatafree.quantization.rounding import Rounding, round_graph
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import Generate, Recipe
-
-every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def channel_means(graph: Graph, inputs) -> dict[str, np.ndarray]:
@@ -25,9 +21,9 @@ def channel_means(graph: Graph, inputs) -> dict[str, np.ndarray]:
     return found
 
 
-@every_model
+@every_kind
 def test_every_layers_channels_get_the_float_networks_means(name):
-    reference = fold(separated(name)).graph
+    reference = folded(name)
     rounded = round_graph(reference, Rounding(bits=4, per_channel=False)).graph
     inputs = random_inputs(reference)
     corrected, kept = correct_biases_on_inputs(rounded, reference, inputs)
@@ -46,7 +42,7 @@ def test_every_layers_channels_get_the_float_networks_means(name):
 
 
 def test_the_graphs_given_are_not_changed():
-    reference = fold(separated("plain")).graph
+    reference = folded("plain")
     rounded = round_graph(reference, Rounding(bits=4, per_channel=False)).graph
     before = [[w.copy() for w in layer.weights] for graph in (reference, rounded) for layer in graph.layers.values()]
     correct_biases_on_inputs(rounded, reference, random_inputs(reference))
@@ -67,7 +63,7 @@ def test_it_is_an_option_of_the_recipe():
     assert files["analytic"].tflite == files["True"].tflite
     assert len({result.tflite for result in files.values()}) == 3
     # On the inputs that it used, the empirical correction restores the means of the float network.
-    reference = fold(separated("plain")).graph
+    reference = folded("plain")
     inputs = make_inputs(reference, 4, (-1, 1))
     wanted = channel_means(reference, inputs)
 

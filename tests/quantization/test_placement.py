@@ -3,9 +3,8 @@
 import re
 
 import numpy as np
-import pytest
 from keras import layers as L
-from tiny_models import MODELS, exported, separated
+from tiny_models import every_kind, exported, separated
 
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.numerics.range import Range
@@ -25,7 +24,7 @@ def is_unlike(name: str, tensor: str) -> bool:
     return bool(UNLIKE.get(name, set()) & {tensor, re.sub(r"_\d+$", "", tensor)})
 
 
-@pytest.mark.parametrize("name", MODELS)
+@every_kind
 def test_the_simulation_rounds_where_the_file_does(name):
     built = exported(name).built
     placed = place_grids(built.graph)
@@ -36,7 +35,7 @@ def test_the_simulation_rounds_where_the_file_does(name):
     assert all(placed[tensor] in named for tensor in placed.keys() - built.grids.keys() - unlike)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@every_kind
 def test_tensors_share_a_grid_where_the_files_do(name):
     made = exported(name)
     grids, placed = simulated_grids(made.built.graph, made.ranges, 8), place_grids(made.built.graph)

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-from tiny_models import MODELS, build, exported, separated
+from tiny_models import build, every_kind, exported, folded
 
-from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import (
     from_output_last,
@@ -20,18 +19,12 @@ from tfdatafree.quantization.bias import correct_biases
 from tfdatafree.quantization.feedback import round_with_feedback
 from tfdatafree.quantization.rounding import Rounding, round_equalized, round_graph, round_kernel
 
-every_model = pytest.mark.parametrize("name", MODELS)
-
-
-def folded(name: str) -> Graph:
-    return fold(separated(name)).graph
-
 
 def kernels(graph: Graph):
     return [(key, layer, layout_of(layer)) for key, layer in graph.layers.items() if layout_of(layer)]
 
 
-@every_model
+@every_kind
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_no_weight_moves_further_than_half_a_step(name, per_channel, bits):
@@ -53,7 +46,7 @@ def test_no_weight_moves_further_than_half_a_step(name, per_channel, bits):
         assert layer.weights is not rounded.layers[key].weights
 
 
-@every_model
+@every_kind
 def test_a_step_per_channel_is_never_worse_than_one_for_all(name):
     graph = folded(name)
     errors = []
@@ -78,7 +71,7 @@ def test_a_step_per_channel_is_far_better_where_channels_differ():
     assert errors[0] < errors[1] / 100
 
 
-@every_model
+@every_kind
 def test_kernels_survive_the_turn_of_their_axes(name):
     for key, layer, layout in kernels(folded(name)):
         kernel = kernel_of(layer)
@@ -87,7 +80,7 @@ def test_kernels_survive_the_turn_of_their_axes(name):
         np.testing.assert_array_equal(from_output_last(matrix, kernel.shape, layout), kernel, err_msg=key)
 
 
-@every_model
+@every_kind
 def test_each_column_of_the_turned_kernel_makes_one_output_channel(name):
     """Zeroing a column makes this output channel zero and no other."""
     graph = folded(name)
@@ -108,7 +101,7 @@ def test_each_column_of_the_turned_kernel_makes_one_output_channel(name):
         np.testing.assert_allclose(found[..., -1], 0 if bias is None else bias[-1], atol=1e-6, err_msg=node.name)
 
 
-@every_model
+@every_kind
 def test_scaled_inputs_are_a_scaled_kernel(name):
     graph = folded(name)
     for node in graph.nodes:
@@ -125,7 +118,7 @@ def test_scaled_inputs_are_a_scaled_kernel(name):
         np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max(), err_msg=node.name)
 
 
-@every_model
+@every_kind
 def test_corrected_biases_keep_every_channels_mean(name):
     """For inputs with the means that the correction got, at every pixel."""
     graph = folded(name)

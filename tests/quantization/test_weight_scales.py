@@ -2,9 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_models import MODELS, separated
+from tiny_models import every_kind, folded
 
-from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.measuring.importance import channel_importance
 from tfdatafree.model.kernels import kernel_of, layout_of
 from tfdatafree.numerics.affine import weight_quantizer
@@ -64,9 +63,9 @@ def variances(graph):
     }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@every_kind
 def test_importance_is_positive_and_of_the_tensors_channels(name):
-    graph = fold(separated(name)).graph
+    graph = folded(name)
     found = channel_importance(graph, variances(graph))
     kernels = [node for node in graph.nodes if layout_of(graph.layer_of(node))]
     mixing = [node for node in kernels if layout_of(graph.layer_of(node)).kind != "depthwise"]
@@ -77,7 +76,7 @@ def test_importance_is_positive_and_of_the_tensors_channels(name):
 
 
 def test_importance_is_what_the_next_layer_makes_of_an_error():
-    graph = fold(separated("branch_add")).graph
+    graph = folded("branch_add")
     found = channel_importance(graph, variances(graph))
     node = [node for node in graph.nodes if layout_of(graph.layer_of(node))][-1]
     squares = np.square(kernel_of(graph.layer_of(node)))
@@ -88,7 +87,7 @@ def test_importance_is_what_the_next_layer_makes_of_an_error():
 
 
 def test_importance_follows_the_scale_of_a_channel():
-    graph = fold(separated("branch_add")).graph
+    graph = folded("branch_add")
     before = channel_importance(graph, variances(graph))
     equalized = equalize_graph(graph)
     scales = equalized.scales
@@ -107,7 +106,7 @@ def test_importance_follows_the_scale_of_a_channel():
 
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_a_search_never_adds_to_the_expected_error_of_a_layer(per_channel):
-    graph = fold(separated("separable")).graph
+    graph = folded("separable")
     random = np.random.default_rng(0)
     covariances = {}
     for key, found in graph.layers.items():

@@ -6,7 +6,7 @@ import re
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfdatafree
@@ -96,6 +96,7 @@ def test_a_version_is_a_whole_number(version):
         Recipe.from_dict({"format_version": version})
 
 
+@settings(max_examples=50)
 @given(st.lists(st.builds(
     Rule, st.text(min_size=1), weight_bits=st.sampled_from([None, 4, 8]), activation_bits=st.sampled_from([None, 8, 16])
 ), max_size=4))  # fmt: skip

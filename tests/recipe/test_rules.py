@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from tiny_models import Exported, build, exported, image, outputs_of, randomized, relative_difference, separated
+from tiny_models import Exported, build, each, exported, image, outputs_of, randomized, relative_difference, separated
 
 from tfdatafree import ExportError, Generate, Prune, Quantize, Recipe, Rule, compress
 from tfdatafree.compressed import Compressed
@@ -27,8 +27,10 @@ from tfdatafree.tflite.flatbuffer import File
 LAYERS = {name: [name, kind] for name, kind in [("stem", "Conv2D"), ("block_1", "Conv2D"), ("block_10", "DepthwiseConv2D"),
                                                 ("logits", "Dense")]}  # fmt: skip
 QUICK = Generate(images=4, samples=200)
+UNIFORM = Prune(sparsity=0.5, method="uniform", images=8)
 
 
+@functools.cache
 def compressed(model, *rules: Rule, quantize: Quantize | None = Quantize(), prune: Prune | None = None) -> Compressed:
     recipe = Recipe(quantize=quantize, prune=prune, generate=QUICK, rules=rules)
     return compress(build(model) if isinstance(model, str) else model, recipe, input_range=(-1, 1), verbose=0)
@@ -76,7 +78,7 @@ def test_a_rule_in_the_shadow_of_others_is_told():
     notes = compressed("plain", Rule("*"), Rule("head", weight_bits=4)).report.notes
     assert "earlier rules decide for head" in notes["rule 'head'"]
     zeros = (Rule("*", sparsity=0.5), Rule("head", sparsity=0))
-    floats = compressed("plain", *zeros, quantize=None, prune=Prune(sparsity=0.5, method="uniform"))
+    floats = compressed("plain", *zeros, quantize=None, prune=UNIFORM)
     assert "earlier rules decide for head" in floats.report.notes["rule 'head'"]
 
 
@@ -169,7 +171,7 @@ MIXED = ["branch_add", "depthwise", "shared_layer_with_activation", "nested_call
 REFUSED = {"prelu": "PRELU", "elu": "ELU", "hard_swish": "HARD_SWISH"}
 
 
-@pytest.mark.parametrize("name", MIXED)
+@each(MIXED)
 def test_a_file_of_mixed_widths_computes_what_is_simulated(name):
     # build_integer_file raises where a tensor is further from its simulation than one step.
     made, rules, built = ruled(name, seed=0)
@@ -325,8 +327,8 @@ def test_a_fixed_sparsity_is_met_and_the_others_share_the_rest(method):
 
 
 def test_a_rule_reaches_depthwise_kernels_too():
-    plain = compressed("depthwise", prune=Prune(sparsity=0.5, method="uniform"))
-    found = compressed("depthwise", Rule("DepthwiseConv2D", sparsity=0.5), prune=Prune(sparsity=0.5, method="uniform"))
+    plain = compressed("depthwise", prune=UNIFORM)
+    found = compressed("depthwise", Rule("DepthwiseConv2D", sparsity=0.5), prune=UNIFORM)
     more = found.report.pruning.layers.keys() - plain.report.pruning.layers.keys()
     assert more and all(found.report.pruning.layers[key] == pytest.approx(0.5, abs=0.05) for key in more)
 

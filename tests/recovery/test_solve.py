@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from tiny_models import build, head, image, randomized
+from tiny_models import build, fresh, head, image, randomized
 
 from tfdatafree import feature_regression, fold_batchnorm, output_discrepancy
 from tfdatafree.canonical.separate import separate
@@ -105,7 +105,7 @@ def test_kernels_stay_on_their_grids_and_are_better_rounded_than_to_nearest():
 
 
 def test_channels_that_a_batchnorm_switches_off_keep_their_weights_and_scales():
-    teacher = build("plain")
+    teacher = fresh("plain")
     gamma = np.asarray(teacher.get_layer("a_bn").gamma).copy()
     gamma[1] = 0
     teacher.get_layer("a_bn").gamma.assign(gamma)

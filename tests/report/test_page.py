@@ -44,6 +44,7 @@ def compressed(name: str = "branch_add", recipe: Recipe = QUICK) -> Compressed:
     return _compressed(name, recipe)
 
 
+@functools.cache
 def page(name: str = "branch_add", recipe: Recipe = QUICK) -> str:
     result = compressed(name, recipe)
     return report_page(result.report, result.recipe, result.evidence)
@@ -147,9 +148,11 @@ def test_each_reason_stands_once_with_all_it_is_the_reason_of():
     assert "a reason of its own" in text and "alone" in text and "good to know" in text
 
 
-@pytest.mark.parametrize("recipe", ["float16", Recipe(quantize=None, prune=Prune(sparsity=0.5, method="uniform"))])
+@pytest.mark.parametrize(
+    "recipe", [PRESETS["float16"], Recipe(quantize=None, prune=Prune(sparsity=0.5, method="uniform", images=8))]
+)
 def test_float_files_have_a_page_too(recipe):
-    result = compress(build("plain"), recipe, input_range=(-1, 1), verbose=0)
+    result = compressed("plain", recipe)
     parsed = Parsed(report_page(result.report, result.recipe, result.evidence))
     assert parsed.data["layers"] == []
     assert f"{result.report.bytes:,}" in " ".join(parsed.texts["div"])
@@ -248,7 +251,7 @@ def test_a_kernels_histogram_counts_the_files_integers():
 
 
 def test_zeros_and_clipping_of_rows_are_those_that_were_made():
-    recipe = dataclasses.replace(QUICK, prune=Prune(sparsity=0.6, method="uniform"))
+    recipe = dataclasses.replace(QUICK, prune=Prune(sparsity=0.6, method="uniform", images=8))
     report = compressed("plain", recipe).report
     kernels = [row for row in report.layers if row.weights]
     zeros = sum(row.sparsity * row.weights for row in kernels)

@@ -4,13 +4,16 @@
 BatchNorm statistics far from (0, 1), some gammas negative, biases, slopes of PReLU.
 """
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import keras
 import numpy as np
+import pytest
+import tensorflow as tf
 from keras import layers as L
 from keras import ops
 
@@ -37,11 +40,41 @@ from tfdatafree.recipe.rules import NO_RULES, LayerRules
 SHAPE = (8, 8, 3)
 MODELS: dict[str, Callable[[], keras.Model]] = {}
 _WEIGHTS: dict[str, list[np.ndarray]] = {}
+_SHARED: dict[str, tuple[keras.Model, tuple]] = {}  # the model, and what it was like at first
+_LENT: set[str] = set()
 
 
 def build(name: str) -> keras.Model:
-    """A fresh model of that difficulty; always the same weights."""
+    """The model of that difficulty, one for the whole run. Nobody may change it; `fresh` gives one to change."""
+    if name not in _SHARED:
+        model = fresh(name)
+        _SHARED[name] = model, fingerprint(model)
+    _LENT.add(name)
+    return _SHARED[name][0]
+
+
+def fresh(name: str) -> keras.Model:
+    """A new model of that difficulty, always with the same weights."""
     return MODELS[name]()
+
+
+def changed_models() -> list[str]:
+    """Which of the models that `build` gave since the last call were changed. They are forgotten."""
+    names = [name for name in sorted(_LENT) if fingerprint(_SHARED[name][0]) != _SHARED[name][1]]
+    _LENT.clear()
+    for name in names:
+        del _SHARED[name]
+    return names
+
+
+def fingerprint(model: keras.Model) -> tuple:
+    """What a careless test might change of a model: weights, calls of its layers, whether they are trained."""
+    operations = [*functional(model).operations, *model._flatten_layers()]
+    return (
+        [weights.tobytes() for weights in model.get_weights()],
+        [(operation.name, len(operation._inbound_nodes), len(operation._outbound_nodes)) for operation in operations],
+        [layer.trainable for layer in model._flatten_layers()],
+    )
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
@@ -78,7 +111,7 @@ def _observe_statistics(model: keras.Model) -> None:
     low, high = (0, 255) if model.inputs[0].dtype == "uint8" else (-1, 1)
     shapes = [tuple(x.shape[1:]) for x in keras.tree.flatten(model.inputs)]
     count = model.inputs[0].shape[0] or 16
-    images = [procedural_images(count, shape, low, high, seed=at + 100) for at, shape in enumerate(shapes)]
+    images = [_images(count, shape, low, high, seed=at + 100) for at, shape in enumerate(shapes)]
     momenta = [bn.momentum for bn in batchnorms]
     for bn in batchnorms:
         bn.momentum = 0.0
@@ -86,6 +119,9 @@ def _observe_statistics(model: keras.Model) -> None:
     functional(keras.tree.pack_sequence_as(functional._inputs_struct, images), training=True)
     for bn, momentum in zip(batchnorms, momenta, strict=True):
         bn.momentum = momentum
+
+
+_images = functools.cache(procedural_images)
 
 
 def random_inputs(model: keras.Model | Graph, n: int = 3, seed: int = 1) -> list[np.ndarray]:
@@ -150,6 +186,18 @@ class Exported:
 def separated(name: str) -> Graph:
     """The separated graph of tiny model `name`; not to be edited."""
     return separate(Graph.from_keras(build(name))).graph
+
+
+@functools.cache
+def folded(name: str) -> Graph:
+    """The separated graph of tiny model `name` with its BatchNorms folded; not to be edited."""
+    return fold(separated(name))[0]
+
+
+@functools.cache
+def compressed(name: str, recipe: Recipe | str = "int8", **options) -> Compressed:
+    """What `compress` makes of tiny model `name`: once per test run; not to be edited."""
+    return compress(build(name), recipe, verbose=0, **{"input_range": (-1, 1), **options})
 
 
 @functools.cache
@@ -823,17 +871,21 @@ def uint8_input():
 
 def state(model: keras.Model) -> tuple:
     """Everything about a model that reading it must not touch."""
-    operations = [*functional(model).operations, *model._flatten_layers()]
-    return (
-        [w.tobytes() for w in model.get_weights()],
-        json.dumps(model.get_config(), default=str),
-        [(op.name, len(op._inbound_nodes), len(op._outbound_nodes)) for op in operations],
-        [layer.trainable for layer in model._flatten_layers()],
-    )
+    return (*fingerprint(model), json.dumps(model.get_config(), default=str))
 
 
 def functional(model: keras.Model) -> keras.Model:
     return model._functional if isinstance(model, keras.Sequential) else model
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Within it no tf.function is traced: for the few steps of some tests, that would take longer than the steps."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 QUICK = Generate(images=4, samples=200)
@@ -843,3 +895,31 @@ def quick(model: keras.Model, quantize: Quantize | None = Quantize(), **options)
     """`compress` with few inputs."""
     recipe = Recipe(name="quick", quantize=quantize, generate=QUICK)
     return compress(model, recipe, verbose=0, **{"input_range": (-1, 1), **options})
+
+
+# Which models a law is tested on --------------------------------------------------------------------------------------
+
+# One model for each kind of layer, of operation, of input and of output that the canonical form leaves. The other models
+# are difficulties of reading and folding; behind these their graphs hold nothing else. test_tiny_models.py sees to it.
+KINDS = [
+    "plain", "branch_add", "depthwise", "separable", "shared_separable", "grouped", "dilated", "conv_transpose", "conv1d",
+    "dense_on_pixels", "one_output_channel", "no_bias", "shared_layer", "shared_activation", "squeeze_excite",
+    "concatenate", "merges", "poolings", "zero_padding", "permuted", "upsampling_nearest", "upsampling_bilinear",
+    "ops_nodes", "ops_activation", "sine", "activation_object", "leaky_relu", "prelu", "elu", "gelu", "swish",
+    "hard_swish", "softmax", "tanh", "normalization", "batchnorm_of_a_vector", "batchnorm_on_another_axis",
+    "uint8_input", "static_batch", "dict_inputs", "dict_outputs", "nested_with_dict_inputs", "output_given_twice",
+    "input_is_an_output", "flatten_dense", "dead_channels", "zero_kernel",
+]  # fmt: skip
+# The few that `pytest -m "not slow"` runs.
+FIRST = {"plain", "branch_add", "depthwise", "conv1d", "shared_layer", "squeeze_excite", "dict_inputs", "two_outputs",
+         "nested", "uint8_input"}  # fmt: skip
+
+
+def each(names) -> pytest.MarkDecorator:
+    """Runs a test with the `name` of each of these models; all but the first few are slow."""
+    return pytest.mark.parametrize(
+        "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    )
+
+
+every_model, every_kind = each(MODELS), each(KINDS)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as L
-from tiny_models import MODELS, build, exported, image, random_inputs, randomized
+from tiny_models import QUICK, build, every_kind, exported, image, random_inputs, randomized
+from tiny_models import compressed as compressed_once
 
 from tfdatafree import PRESETS, ExportError, Quantize, Recipe, Rule, compress
 from tfdatafree.report.contents import inspect_target
@@ -25,6 +26,10 @@ from tfdatafree.tflite.operators import OPERATORS
 
 needs_vela = pytest.mark.skipif(importlib.util.find_spec("ethosu") is None, reason="ethos-u-vela is not installed")
 every_target = pytest.mark.parametrize("name", TARGETS)
+# Large networks whose operators matter, and not what their weights are rounded to.
+OPERATORS_ONLY = Recipe(
+    quantize=Quantize(rounding="nearest", bias_correction=False), generate=QUICK, level_activations=False
+)
 NPUS = [name for name in TARGETS if name not in ("generic", "tflite-micro")]
 
 
@@ -145,7 +150,7 @@ def test_a_rule_may_not_ask_for_what_the_target_has_not():
 
 @pytest.mark.parametrize("name", ["nnapi", "generic"])
 def test_weights_and_grids_are_as_the_target_wants_them(name):
-    result = compressed(build("plain"), target=name)
+    result = compressed_once("plain", target=name)
     wanted = "one" if name == "nnapi" else "each"
     assert weight_steps(result.tflite) == {"CONV_2D": {"each"}, "FULLY_CONNECTED": {wanted}}
     file = File.parse(result.tflite)
@@ -160,12 +165,12 @@ def test_weights_and_grids_are_as_the_target_wants_them(name):
 
 
 def test_the_report_says_how_much_of_the_file_the_target_computes():
-    result = compressed(build("plain"), target="nnapi")
+    result = compressed_once("plain", target="nnapi")
     check = result.report.on_target
     assert check.share == 1 and check.accepted == check.operators == len(File.parse(result.tflite).operators)
     assert f"computes {check.operators} of {check.operators} operators (100 %)" in str(result.report)
     assert result.report.to_dict()["on_target"]["target"] == "nnapi"
-    assert compressed(build("plain")).report.on_target is None
+    assert compressed_once("plain", target="generic").report.on_target is None
 
 
 def test_weights_two_to_a_byte_are_seen_in_a_file():
@@ -235,14 +240,14 @@ def test_the_edge_tpu_computes_what_stands_ahead_of_the_first_unknown_operator()
     assert check_target(content, elsewhere).accepted == 4
 
 
-@pytest.mark.parametrize("name", MODELS)
+@every_kind
 def test_facts_are_those_that_are_described(name):
     file = File.parse(exported(name).built.content)
     for operator in file.operators:
         assert set(operator_facts(file, operator)) <= set(FACTS)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@every_kind
 def test_tensors_with_more_than_three_long_axes_are_seen(name):
     file = File.parse(exported(name).built.content)
     refused = check_target(exported(name).built.content, TARGETS["edgetpu"]).refused
@@ -275,9 +280,10 @@ def test_a_file_for_the_edge_tpu_has_8_bit_edges_and_at_most_three_long_axes(nam
 
 
 @pytest.mark.zoo
+@pytest.mark.slow
 def test_the_edge_tpu_computes_the_whole_of_a_network_with_strided_shortcuts(zoo):
     path = zoo / "resnet20_cifar10.keras"
-    result = compress(path, input_range=(-2.12, 2.64), target="edgetpu", verbose=0)
+    result = compress(path, OPERATORS_ONLY, input_range=(-2.12, 2.64), target="edgetpu", verbose=0)
     assert_fit_for_the_edge_tpu(result.tflite)
     assert result.report.on_target.share == 1
 
@@ -371,12 +377,13 @@ def test_without_the_compiler_the_profile_speaks_and_says_how_to_get_it(awkward_
 
 @needs_vela
 @pytest.mark.zoo
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file, input_range",
     [("resnet8_cifar10.keras", (0, 255)), ("resnet20_cifar10.keras", (-2.12, 2.64)), ("vww_96_keras2.h5", (0, 1)),
      ("mobilenet_v1_025.keras", (-1, 1)), ("mobilenet_v2.keras", (-1, 1))],
 )  # fmt: skip
 def test_an_ethos_u55_computes_the_whole_of_every_model_of_the_zoo(file, input_range, zoo):
-    report = compress(zoo / file, input_range=input_range, target="ethos-u55", verbose=0).report
+    report = compress(zoo / file, OPERATORS_ONLY, input_range=input_range, target="ethos-u55", verbose=0).report
     assert report.on_target.by == "Vela" and report.on_target.share == 1 and not report.on_target.refused
     assert 0 < report.npu_bytes < report.bytes

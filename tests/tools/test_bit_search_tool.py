@@ -7,7 +7,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import bit_search
 import zoo
-from tiny_models import MODELS
+from tiny_models import build
 
 SCORES = {"n": 9, "top1": 0.5, "agreement": 0.75}
 ROWS = [
@@ -43,9 +43,9 @@ def test_the_table_puts_random_files_together():
 
 
 def test_every_file_is_of_the_size_asked_for(tmp_path):
-    MODELS["plain"]().save(tmp_path / "net.keras")
+    build("plain").save(tmp_path / "net.keras")
     random = np.random.default_rng(0)
-    model = MODELS["plain"]()
+    model = build("plain")
     x = random.integers(0, 256, (6, *model.input_shape[1:]), np.uint8)
     np.savez(tmp_path / "set.npz", x=x, y=np.zeros(6, np.int64))
     subject = zoo.Subject(name="net", file="net.keras", data="set.npz", preprocess="tf", calibration="")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from run_tool import run_tool
 
 _TOOL = Path(__file__).resolve().parents[2] / "tools" / "evaluate.py"
 _spec = importlib.util.spec_from_file_location("evaluate", _TOOL)
@@ -299,6 +300,7 @@ def test_evaluate_compares_logits_where_there_are_any(images):
     assert "relative_error" not in result and result["relative_error_probabilities"] < 0.1
 
 
+@pytest.mark.slow
 def test_command_line_scores_and_writes_json(tmp_path, images):
     model = _network()
     model.save(tmp_path / "model.keras")
@@ -306,16 +308,21 @@ def test_command_line_scores_and_writes_json(tmp_path, images):
     np.savez(tmp_path / "set.npz", x=images, y=labels)
     (tmp_path / "model.tflite").write_bytes(_int8(model))
 
-    def run(*arguments):
-        command = [sys.executable, str(_TOOL), f"--data={tmp_path / 'set.npz'}", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    done = run(
-        f"--model={tmp_path / 'model.tflite'}",
-        f"--reference={tmp_path / 'model.keras'}",
-        "--scale=127.5",
-        "--mean=1,1,1",
-        f"--json={tmp_path / 'scores.json'}",
+    # It sets the threads of a process, so it gets one.
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(_TOOL),
+            f"--data={tmp_path / 'set.npz'}",
+            f"--model={tmp_path / 'model.tflite'}",
+            f"--reference={tmp_path / 'model.keras'}",
+            "--scale=127.5",
+            "--mean=1,1,1",
+            f"--json={tmp_path / 'scores.json'}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -323,7 +330,9 @@ def test_command_line_scores_and_writes_json(tmp_path, images):
     assert scores["top1"] == scores["agreement"] and scores["relative_error"] < 0.1
     assert "top1" in done.stdout
 
-    both = run(f"--model={tmp_path / 'model.tflite'}", "--preprocess=tf", "--mean=1")
+
+def test_command_line_tells_what_is_wrong():
+    both = run_tool(_TOOL, "--data=set.npz", "--model=model.tflite", "--preprocess=tf", "--mean=1")
     assert both.returncode == 1 and "--preprocess=tf and --mean exclude each other" in both.stderr
-    word = run(f"--model={tmp_path / 'model.tflite'}", "--mean=one")
+    word = run_tool(_TOOL, "--data=set.npz", "--model=model.tflite", "--mean=one")
     assert word.returncode == 1 and "--mean=one is not a comma-separated list" in word.stderr

@@ -1,12 +1,12 @@
 """Tests of tools/reproduce_frandi_tables.py: what its methods keep, and its figures on a tiny model."""
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from run_tool import run_tool
 from tiny_models import build, random_inputs
 
 _TOOL = Path(__file__).resolve().parents[2] / "tools" / "reproduce_frandi_tables.py"
@@ -78,5 +78,5 @@ def test_figures_and_tables_of_a_tiny_model():
 
 def test_what_is_wrong_is_told():
     for flag, message in (("--kept=2", "--kept=2: give parts"), ("--settings=w9a8", "'w9a8' is none")):
-        done = subprocess.run([sys.executable, str(_TOOL), flag], capture_output=True, text=True, check=False)
+        done = run_tool(_TOOL, flag)
         assert done.returncode == 1 and message in done.stderr

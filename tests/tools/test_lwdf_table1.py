@@ -1,12 +1,11 @@
 """Tests of tools/reproduce_lwdf_table1.py: what its recipes differ in, and its figures on a tiny model."""
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from run_tool import run_tool
 from tiny_models import MODELS, build, random_inputs
 
 import tfdatafree
@@ -55,6 +54,6 @@ def test_figures_on_a_tiny_model():
 
 
 def test_what_is_wrong_is_told():
-    done = subprocess.run([sys.executable, str(_TOOL), "--bits=9"], capture_output=True, text=True, check=False)
+    done = run_tool(_TOOL, "--bits=9")
     assert done.returncode == 1 and "--bits=9: unknown 9; choose of 8, 7, 6, 5, 4" in done.stderr
     assert "relu6" in MODELS and tfdatafree.PRESETS.keys().isdisjoint(tool.METHODS[:1])

@@ -1,12 +1,11 @@
 """Tests of tools/od_correlation.py: its variants, its figures, its tables."""
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from run_tool import run_tool
 from tiny_models import build, random_inputs
 
 _TOOL = Path(__file__).resolve().parents[2] / "tools" / "od_correlation.py"
@@ -106,5 +105,5 @@ def test_figures_tables_and_plot_of_a_tiny_model(tmp_path):
 
 
 def test_what_is_wrong_is_told():
-    done = subprocess.run([sys.executable, str(_TOOL), "--zoo=nowhere"], capture_output=True, text=True, check=False)
+    done = run_tool(_TOOL, "--zoo=nowhere")
     assert done.returncode == 1 and "no folder 'nowhere'; give --zoo" in done.stderr
