@@ -150,9 +150,6 @@ def test_nothing_prints_and_nothing_draws_from_global_chance():
 
 # Names ----------------------------------------------------------------------------------------------------------------
 
-# Modules that still have such a name.
-STANDARD_NAMES_TO_REPLACE = {"tfdatafree.measuring.statistics"}
-
 
 def has_standard_name(module: str) -> bool:
     """Whether a module, or a folder, is called like a module of the standard library; `__main__` must be."""
@@ -161,7 +158,7 @@ def has_standard_name(module: str) -> bool:
 
 
 def test_no_module_is_called_like_one_of_the_standard_library():
-    assert [module for module in MODULES if has_standard_name(module)] == sorted(STANDARD_NAMES_TO_REPLACE)
+    assert [module for module in MODULES if has_standard_name(module)] == []
     assert has_standard_name("tfdatafree.cli.inspect") and not has_standard_name("tfdatafree.__main__")
 
 

@@ -12,7 +12,7 @@ from tfdatafree.inputs.given import MOST_INPUTS, take_inputs
 from tfdatafree.inputs.input_range import COMMON_RANGES, check_input_range, find_input_range
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.inputs.procedural import procedural_images
-from tfdatafree.measuring.statistics import SAMPLES, Statistics, collect
+from tfdatafree.measuring.tensor_statistics import SAMPLES, Statistics, collect
 from tfdatafree.measuring.walks import image_walk, normalized_walk, number_of_batches
 from tfdatafree.model import graph as graphs
 from tfdatafree.model.batchnorm import is_batchnorm, output_moments
@@ -65,7 +65,7 @@ def test_batches_one_by_one_leave_the_statistics_of_all(name, monkeypatch):
     graph = separated(name) if name == "static_batch" else folded(name)
     inputs = random_inputs(graph, 6)
     whole = collect(image_walk(graph, inputs))
-    monkeypatch.setattr(graphs, "_BATCH_BYTES", 2 * run.largest_activation(graph))
+    monkeypatch.setattr(graphs, "_BATCH_BYTES", 2 * graph.largest_activation())
     assert number_of_batches(graph, 6) == 3
     parts = collect(image_walk(graph, inputs), batches=3)
     assert list(parts) == list(whole) == [*graph.inputs, *(t for node in graph.nodes for t in node.outputs)]

@@ -11,7 +11,7 @@ from tfdatafree import Quantize, Recipe
 from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.canonical.separate import separate
 from tfdatafree.inputs.make import make_inputs
-from tfdatafree.measuring.statistics import channel_reaches
+from tfdatafree.measuring.tensor_statistics import channel_reaches
 from tfdatafree.measuring.walks import image_walk, normalized_walk
 from tfdatafree.model.graph import Graph
 from tfdatafree.preconditioning.level import level_channels

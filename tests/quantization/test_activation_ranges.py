@@ -7,7 +7,7 @@ from tiny_models import every_kind, folded, separated
 
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.measuring.gaussian import gaussian_walk
-from tfdatafree.measuring.statistics import collect
+from tfdatafree.measuring.tensor_statistics import collect
 from tfdatafree.measuring.walks import image_walk
 from tfdatafree.model.batchnorm import output_moments
 from tfdatafree.numerics.affine import activation_quantizer

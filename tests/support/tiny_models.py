@@ -24,7 +24,7 @@ from tfdatafree.export.build import Built, build_integer_file
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.measuring.gaussian import gaussian_walk
-from tfdatafree.measuring.statistics import collect
+from tfdatafree.measuring.tensor_statistics import collect
 from tfdatafree.measuring.walks import image_walk
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.network import InputRange, Network

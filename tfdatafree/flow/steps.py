@@ -15,7 +15,7 @@ from tfdatafree.inputs.given import Inputs, generated_inputs, given_inputs
 from tfdatafree.inputs.input_range import find_input_range
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.measuring.observe import Observed, observe, tensor_means
-from tfdatafree.measuring.statistics import channel_reaches
+from tfdatafree.measuring.tensor_statistics import channel_reaches
 from tfdatafree.measuring.walks import normalized_walk
 from tfdatafree.model.check import require_quantizable
 from tfdatafree.model.graph import Graph

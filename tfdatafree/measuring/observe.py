@@ -12,7 +12,7 @@ import numpy as np
 
 from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.measuring.patches import tap_covariances
-from tfdatafree.measuring.statistics import Statistics, collect
+from tfdatafree.measuring.tensor_statistics import Statistics, collect
 from tfdatafree.measuring.walks import image_walk, normalized_walk, number_of_batches
 from tfdatafree.model.graph import Graph
 

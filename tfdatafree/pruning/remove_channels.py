@@ -22,16 +22,14 @@ import keras
 import numpy as np
 
 from tfdatafree.canonical.separate import separate
-from tfdatafree.model.batchnorm import is_batchnorm, on_channels
-from tfdatafree.model.cap_layer import ChannelCap
-from tfdatafree.model.graph import Graph, Layer, Node, Ref, new_layer
+from tfdatafree.model.batchnorm import is_batchnorm
+from tfdatafree.model.graph import Graph, Layer, Node
 from tfdatafree.model.kernels import input_channels, kernel_of, layout_of
 from tfdatafree.model.operations import is_activation_layer, operation_of
+from tfdatafree.pruning.shrink_layers import CUTTABLE, shrink_constants, shrink_layer
 
 # Operations of keras.ops that compute one value from all values along some axes.
 _REDUCTIONS = ("Mean", "Sum", "Max", "Min", "Amax", "Amin")
-# Layers without a kernel that have weights, of which `_smaller` knows how to remove channels.
-_CUTTABLE = (keras.layers.BatchNormalization, keras.layers.PReLU)
 
 
 @dataclass(frozen=True)
@@ -137,9 +135,9 @@ def without_groups(graph: Graph, channels: Channels, removed: Collection[int]) -
         if not touched:
             continue
         if node.layer not in done:
-            graph.layers[node.layer] = _smaller(former, node, stay, graph)
+            graph.layers[node.layer] = shrink_layer(former, node, stay, graph)
             done.add(node.layer)
-        graph.nodes[at] = _with_smaller_constants(node, stay.get(node.output))
+        graph.nodes[at] = shrink_constants(node, stay.get(node.output))
     return graph
 
 
@@ -225,7 +223,7 @@ class _Finder:
         if layout_of(layer) is not None:
             return self.written_by_kernel(node, layer, source)
         width = _width(self.graph, node.output)
-        if width is None or (layer.weights and not isinstance(layer.operation, _CUTTABLE)):
+        if width is None or (layer.weights and not isinstance(layer.operation, CUTTABLE)):
             return unknown
         if operation_of(layer).channels == "joined":
             return self.joined(node, width)
@@ -325,85 +323,3 @@ def _leaves_channels(key: Any, rank: int) -> bool:
 
 
 # Taking them out ------------------------------------------------------------------------------------------------------
-
-
-def _smaller(graph: Graph, node: Node, stay: Mapping[str, np.ndarray], after: Graph) -> Layer:
-    """The layer of `node` with only the channels that stay. `after` is the graph with its new shapes."""
-    layer, operation = graph.layer_of(node), graph.operation_of(node)
-    inside = stay[node.inputs[0]]
-    outside = stay[node.output]
-    input_shape = after.specs[node.inputs[0]].shape
-    shape = after.specs[node.output].shape
-    if layout_of(layer) is not None:
-        return _smaller_kernel(layer, inside, outside, input_shape)
-    if is_batchnorm(layer) and on_channels(graph, node):
-        return _rebuilt(layer, input_shape, {}, lambda values: values[inside])
-    if isinstance(operation, keras.layers.PReLU):
-        return _rebuilt(layer, input_shape, {}, lambda values: _along_last(values, inside))
-    if isinstance(operation, keras.layers.Rescaling):
-        scale, offset = (_along_last(np.asarray(value), inside) for value in (operation.scale, operation.offset))
-        if np.ndim(scale) == 0 and np.ndim(offset) == 0:
-            return layer
-        return Layer(keras.layers.Rescaling(scale, offset, name=operation.name))
-    if isinstance(operation, ChannelCap):
-        return Layer(ChannelCap(_along_last(operation.caps, inside), name=operation.name))
-    if isinstance(operation, keras.layers.Reshape):
-        return Layer(keras.layers.Reshape(shape[1:], name=operation.name))
-    if layer.class_name == "Reshape":
-        return Layer(type(operation)((-1 if shape[0] is None else shape[0], *shape[1:])))
-    if layer.class_name == "Pad":
-        before, behind = operation.pad_width[-1]
-        last = (int(outside[:before].sum()), int(outside[len(outside) - behind :].sum()))
-        return Layer(type(operation)((*operation.pad_width[:-1], last), mode=operation.mode))
-    return layer
-
-
-def _smaller_kernel(layer: Layer, inside: np.ndarray, outside: np.ndarray, input_shape: tuple) -> Layer:
-    kernel, kind, config = kernel_of(layer), layout_of(layer).kind, {}
-    if kind == "depthwise":
-        kernel = kernel[..., inside, :]
-    elif kind == "transpose":
-        kernel = kernel[..., outside, :][..., inside]
-    else:
-        kernel = kernel[..., inside, :][..., outside]
-    if kind != "depthwise":
-        config = {"units" if kind == "dense" else "filters": int(outside.sum())}
-    bias = layer.weight("bias")
-    weights = {} if bias is None else {"bias": bias[outside]}
-    name = "kernel" if layer.weight("kernel") is not None else "depthwise_kernel"
-    return new_layer(
-        type(layer.operation), {**layer.operation.get_config(), **config}, input_shape, **weights, **{name: kernel}
-    )
-
-
-def _rebuilt(layer: Layer, input_shape: tuple, changed: Mapping[str, Any], cut) -> Layer:
-    """A layer of the same class for `input_shape`. `cut` takes the channels that stay out of each of its weights."""
-    built = new_layer(type(layer.operation), {**layer.operation.get_config(), **changed}, input_shape)
-    return Layer(built.operation, tuple(cut(values) for values in layer.weights))
-
-
-def _along_last(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The part of `values` where `mask` is true along the last axis; all of it where one value is for all channels."""
-    return values[..., mask] if np.ndim(values) and np.shape(values)[-1] == len(mask) else values
-
-
-def _with_smaller_constants(node: Node, mask: np.ndarray | None) -> Node:
-    """`node` with only the channels that stay in its array arguments."""
-    if mask is None:
-        return node
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, (list, tuple)) and any(isinstance(item, Ref) for item in value):
-            return type(value)(cut(item) for item in value)
-        plain = isinstance(value, (np.ndarray, list, tuple)) or hasattr(value, "numpy")
-        if not plain or isinstance(value, Ref) or np.asarray(value).dtype.kind not in "fiu":
-            return value
-        return _along_last(np.asarray(value), mask) if len(mask) > 1 else value
-
-    is_operation = any(isinstance(arg, (np.ndarray, list, tuple)) or hasattr(arg, "numpy") for arg in
-                       (*node.args, *node.kwargs.values()))  # fmt: skip
-    if not is_operation:
-        return node
-    return dataclasses.replace(
-        node, args=tuple(map(cut, node.args)), kwargs={key: cut(value) for key, value in node.kwargs.items()}
-    )

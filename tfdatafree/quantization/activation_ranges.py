@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 
 import numpy as np
 
-from tfdatafree.measuring.statistics import Statistics
+from tfdatafree.measuring.tensor_statistics import Statistics
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.cap_layer import ChannelCap
 from tfdatafree.model.graph import Graph

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfdatafree.export.build import Built
-from tfdatafree.measuring.statistics import Statistics
+from tfdatafree.measuring.tensor_statistics import Statistics
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.quantization.integer_kernel import IntegerKernel
 
