@@ -14,14 +14,14 @@ The tables have, for each figure:
 - Spearman's rho against top-1 and against agreement, over all variants and over the good ones. A good variant has a top-1
   within --good points of float: among these a user chooses.
 - Of all pairs of variants whose agreement differs by at least two points, the share that is ranked right.
-- How much better than Output Discrepancy it ranks the good variants, and the share of random draws of variants and
-  labelled images in which it is better.
+- How much better than Output Discrepancy it ranks the good variants. Variants and labelled images are drawn at random;
+  the table has the share of draws in which it is better.
 
 A distance to the float model cannot see where a variant corrects a mistake of that model. The row "agreement" shows how
 well the true agreement, on the labelled images themselves, ranks top-1.
 
 A limited number of labelled images tells variants apart only to a limited degree. The last row of the table has the
-largest rho that any figure can be expected to reach, the square root of
+largest rho that any figure can be expected to reach. It is the square root of
     r = 2 h / (1 + h),      h: mean rho between two random halves of these images
 r is the rho that another set of the same size would reach (Spearman and Brown). Variants with equal damage lower h without
 need. So variants differ in what decides their damage: the widths of weights and activations, or the zeros.
