@@ -191,7 +191,7 @@ def separated(name: str) -> Graph:
 @functools.cache
 def folded(name: str) -> Graph:
     """The separated graph of tiny model `name` with its BatchNorms folded; not to be edited."""
-    return fold(separated(name))[0]
+    return fold(separated(name)).graph
 
 
 @functools.cache
