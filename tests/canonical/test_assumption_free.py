@@ -15,9 +15,9 @@ from tfdatafree.canonical.assumption_free import (
 from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import (
+    find_layout,
     kernel_of,
     largest_between_channels,
-    layout_of,
     scale_inputs,
     scale_outputs,
     with_kernel,
@@ -54,7 +54,7 @@ def test_folded_buffers_give_back_every_layers_output(name):
     free = equalize_assumption_free(graph)
     inputs = random_inputs(graph)
     wanted, found = (tensors(g, inputs) for g in (graph, fold_buffers(free.graph, free.buffers)))
-    assert free.buffers.keys() == {key for key, layer in graph.layers.items() if layout_of(layer)}
+    assert free.buffers.keys() == {key for key, layer in graph.layers.items() if find_layout(layer)}
     for tensor, value in wanted.items():
         np.testing.assert_allclose(found[tensor], value, atol=2e-5 * max(np.abs(value).max(), 1e-6), err_msg=tensor)
 
@@ -170,7 +170,7 @@ def test_kernels_scale_along_both_sides(name):
     graph = folded(name)
     random = np.random.default_rng(0)
     for node in graph.nodes:
-        layer, layout = graph.layer_of(node), layout_of(graph.layer_of(node))
+        layer, layout = graph.layer_of(node), find_layout(graph.layer_of(node))
         if layout is None:
             continue
         if layer.weight("bias") is not None:

@@ -6,7 +6,7 @@ from tiny_models import build, every_model, random_inputs, relative_difference, 
 import tfdatafree
 from tfdatafree.canonical.separate import separate
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 
 
 @every_model
@@ -27,7 +27,7 @@ def test_one_operation_per_node(name):
     for node in graph.nodes:
         operation = graph.operation_of(node)
         activation = getattr(operation, "activation", None)
-        if layout_of(graph.layer_of(node)):
+        if find_layout(graph.layer_of(node)):
             assert activation in (None, keras.activations.linear), node.name
         assert activation is not keras.activations.silu, node.name
         assert not isinstance(operation, (keras.layers.Dropout, keras.layers.SpatialDropout2D)), node.name

@@ -21,7 +21,7 @@ from tfdatafree.flow.bit_search import require_size, with_policy
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.measuring.observe import observe
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 from tfdatafree.model.rule_match import apply_rules
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.quantization.bias import correct_biases
@@ -182,7 +182,7 @@ def test_rules_are_about_the_layers_that_they_name_and_no_others():
     x = L.GlobalAveragePooling2D()(x)
     source = Graph.from_keras(randomized(keras.Model(image, L.Dense(4, name="fc")(L.Dense(8, name="fc_1")(x)))))
     graph = separate(source).graph
-    keys = [key for key, layer in graph.layers.items() if layout_of(layer)]
+    keys = [key for key, layer in graph.layers.items() if find_layout(layer)]
     assert len(keys) == 6
     for narrow in ([], keys, *([key] for key in keys)):
         layers = {key: 4 if key in narrow else 8 for key in keys}

@@ -11,7 +11,7 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.measuring.patches import tap_shares
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import kernel_of, layout_of, with_kernel
+from tfdatafree.model.kernels import find_layout, kernel_of, layout_of, with_kernel
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.pruning.channel_budget import Kernel, choose_channel_counts
 from tfdatafree.pruning.channel_order import Reader, order_channels, output_energy, refit_without, shrink_correlations
@@ -38,7 +38,7 @@ def network(width: int = 16) -> Graph:
 
 
 def kernels_of(graph: Graph) -> int:
-    return sum(kernel_of(layer).size for layer in graph.layers.values() if layout_of(layer))
+    return sum(kernel_of(layer).size for layer in graph.layers.values() if find_layout(layer))
 
 
 # What removing costs, and what refitting saves ------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def with_dead_channels(name: str) -> Graph:
                     if layer.weight(key) is not None
                 }
             )
-        elif layout_of(layer) is not None:
+        elif find_layout(layer) is not None:
             shape = kernel_of(layer).shape
             if layout_of(layer).kind == "transpose":
                 kernel = kernel_of(layer) * ~mask[:, None]

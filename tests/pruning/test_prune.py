@@ -18,7 +18,7 @@ from tfdatafree.measuring.sensitivity import channel_sensitivities
 from tfdatafree.model.batchnorm import output_moments
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import kernel_of, layout_of, output_last
+from tfdatafree.model.kernels import find_layout, kernel_of, layout_of, output_last
 from tfdatafree.numerics.second_moment import output_variance
 from tfdatafree.pruning import problem as problem_module
 from tfdatafree.pruning.methods import METHODS
@@ -60,7 +60,7 @@ def pruned(name: str, **options):
 
 
 def prunable(graph: Graph) -> dict[str, np.ndarray]:
-    layouts = {key: layout_of(layer) for key, layer in graph.layers.items()}
+    layouts = {key: find_layout(layer) for key, layer in graph.layers.items()}
     return {
         key: output_last(kernel_of(graph.layers[key]), layout)
         for key, layout in layouts.items()
@@ -107,7 +107,7 @@ def test_every_layout_can_be_pruned(name, monkeypatch):
 def test_depthwise_kernels_stay_dense_with_a_reason_unless_the_option_is_set():
     result, reference = pruned("depthwise", sparsity=0.5, method="uniform"), graphs("depthwise")[1]
     dense = [
-        key for key, layer in reference.layers.items() if layout_of(layer) and layout_of(layer).kind == "depthwise"
+        key for key, layer in reference.layers.items() if find_layout(layer) and layout_of(layer).kind == "depthwise"
     ]
     assert dense and all("depthwise" in result.reasons[key] for key in dense)
     for key in dense:

@@ -5,7 +5,7 @@ from keras import layers as L
 from tiny_models import export, exported, image, randomized
 
 from tfdatafree.export.simulate import insert_quantizers
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 from tfdatafree.numerics.affine import activation_quantizer
 from tfdatafree.quantization.activation_shift import correct_activation_shifts, measure_shifts
 from tfdatafree.quantization.placement import simulated_grids
@@ -30,7 +30,7 @@ def test_means_are_restored_where_every_pixel_counts_alike(name):
     made = export(one_by_one()) if name == "one_by_one" else exported(name)
     reference = made.reference
     grids = simulated_grids(reference, made.ranges, 4)
-    readers = [node for node in reference.nodes if layout_of(reference.layer_of(node)) and node.inputs[0] in grids]
+    readers = [node for node in reference.nodes if find_layout(reference.layer_of(node)) and node.inputs[0] in grids]
     node = readers[0]
     tensor = node.inputs[0]
     assert tensor in reference.inputs

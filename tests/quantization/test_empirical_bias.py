@@ -4,7 +4,7 @@ from tiny_models import build, every_kind, folded, random_inputs
 import tfdatafree
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.kernels import find_layout, kernel_of
 from tfdatafree.quantization.empirical_bias import correct_biases_on_inputs
 from tfdatafree.quantization.rounding import Rounding, round_graph
 from tfdatafree.recipe.quantize import Quantize
@@ -15,7 +15,7 @@ def channel_means(graph: Graph, inputs) -> dict[str, np.ndarray]:
     """Mean per channel of the output of each layer with a kernel."""
     found = {}
     for node, live in graph.walk(inputs):
-        if layout_of(graph.layer_of(node)) is not None:
+        if find_layout(graph.layer_of(node)) is not None:
             value = np.asarray(live[node.output], np.float64)
             found[node.output] = value.reshape(-1, value.shape[-1]).mean(axis=0)
     return found
@@ -29,13 +29,13 @@ def test_every_layers_channels_get_the_float_networks_means(name):
     corrected, kept = correct_biases_on_inputs(rounded, reference, inputs)
     wanted, before, after = (channel_means(graph, inputs) for graph in (reference, rounded, corrected))
     calls = reference.calls()
-    assert set(kept) == {n.layer for n in reference.nodes if calls[n.layer] > 1 and layout_of(reference.layer_of(n))}
+    assert set(kept) == {n.layer for n in reference.nodes if calls[n.layer] > 1 and find_layout(reference.layer_of(n))}
     for node in reference.nodes:
         if node.output in wanted and node.layer not in kept:
             atol = 1e-4 * max(np.abs(wanted[node.output]).max(), np.abs(before[node.output]).max(), 1e-6)
             np.testing.assert_allclose(after[node.output], wanted[node.output], atol=atol, err_msg=node.name)
     for key, layer in corrected.layers.items():
-        if layout_of(layer) is not None:
+        if find_layout(layer) is not None:
             np.testing.assert_array_equal(kernel_of(layer), kernel_of(rounded.layers[key]))
     if kept.keys() < wanted.keys() and name != "zero_kernel":
         assert max(np.abs(before[tensor] - wanted[tensor]).max() for tensor in wanted) > 1e-3, "nothing to correct"

@@ -4,6 +4,7 @@ from tiny_models import build, every_kind, exported, folded
 
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import (
+    find_layout,
     from_output_last,
     kernel_of,
     layout_of,
@@ -21,7 +22,7 @@ from tfdatafree.quantization.rounding import Rounding, round_equalized, round_gr
 
 
 def kernels(graph: Graph):
-    return [(key, layer, layout_of(layer)) for key, layer in graph.layers.items() if layout_of(layer)]
+    return [(key, layer, layout_of(layer)) for key, layer in graph.layers.items() if find_layout(layer)]
 
 
 @every_kind
@@ -86,7 +87,7 @@ def test_each_column_of_the_turned_kernel_makes_one_output_channel(name):
     graph = folded(name)
     for node in graph.nodes:
         layer = graph.layer_of(node)
-        layout = layout_of(layer)
+        layout = find_layout(layer)
         if layout is None:
             continue
         x = np.random.default_rng(0).normal(size=(1, *graph.specs[node.inputs[0]].shape[1:])).astype(np.float32)
@@ -105,7 +106,7 @@ def test_each_column_of_the_turned_kernel_makes_one_output_channel(name):
 def test_scaled_inputs_are_a_scaled_kernel(name):
     graph = folded(name)
     for node in graph.nodes:
-        layer, layout = graph.layer_of(node), layout_of(graph.layer_of(node))
+        layer, layout = graph.layer_of(node), find_layout(graph.layer_of(node))
         if layout is None or getattr(layer.operation, "groups", 1) > 1:
             continue
         random = np.random.default_rng(0)
@@ -129,7 +130,7 @@ def test_corrected_biases_keep_every_channels_mean(name):
     calls, changed = graph.calls(), 0.0
     for node in graph.nodes:
         layer = graph.layer_of(node)
-        if layout_of(layer) is None:
+        if find_layout(layer) is None:
             continue
         if calls[node.layer] > 1:
             assert kept[node.layer] == "it is shared by several calls, whose inputs differ"
@@ -189,7 +190,7 @@ def test_rounding_between_buffers_keeps_the_function_and_loses_less(name):
         key,
         layer,
     ) in reference.layers.items():  # channels of very different size, for which one scale per tensor is bad
-        if layout_of(layer) is not None and kernel_of(layer).shape[-1] > 1:
+        if find_layout(layer) is not None and kernel_of(layer).shape[-1] > 1:
             scale = np.logspace(0, 2, kernel_of(layer).shape[-1])
             reference.layers[key] = with_kernel(layer, kernel_of(layer) * scale)
     wanted = reference.predict(made.inputs)

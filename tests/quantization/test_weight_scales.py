@@ -5,7 +5,7 @@ import pytest
 from tiny_models import every_kind, folded
 
 from tfdatafree.measuring.importance import channel_importance
-from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.kernels import find_layout, kernel_of, layout_of
 from tfdatafree.numerics.affine import weight_quantizer
 from tfdatafree.numerics.second_moment import ROUNDING_DAMPING as DAMPING
 from tfdatafree.numerics.second_moment import output_errors
@@ -67,7 +67,7 @@ def variances(graph):
 def test_importance_is_positive_and_of_the_tensors_channels(name):
     graph = folded(name)
     found = channel_importance(graph, variances(graph))
-    kernels = [node for node in graph.nodes if layout_of(graph.layer_of(node))]
+    kernels = [node for node in graph.nodes if find_layout(graph.layer_of(node))]
     mixing = [node for node in kernels if layout_of(graph.layer_of(node)).kind != "depthwise"]
     assert {node.inputs[0] for node in mixing} <= found.keys()
     for tensor, weights in found.items():
@@ -78,7 +78,7 @@ def test_importance_is_positive_and_of_the_tensors_channels(name):
 def test_importance_is_what_the_next_layer_makes_of_an_error():
     graph = folded("branch_add")
     found = channel_importance(graph, variances(graph))
-    node = [node for node in graph.nodes if layout_of(graph.layer_of(node))][-1]
+    node = [node for node in graph.nodes if find_layout(graph.layer_of(node))][-1]
     squares = np.square(kernel_of(graph.layer_of(node)))
     squares = squares.reshape(-1, *squares.shape[-2:]).sum(axis=0)
     expected = (squares / variances(graph)[node.output]).mean(axis=1)
@@ -110,7 +110,7 @@ def test_a_search_never_adds_to_the_expected_error_of_a_layer(per_channel):
     random = np.random.default_rng(0)
     covariances = {}
     for key, found in graph.layers.items():
-        layout = layout_of(found)
+        layout = find_layout(found)
         if layout is not None and layout.kind in ("conv", "dense"):
             inputs = int(np.prod(kernel_of(found).shape[:-1]))
             mixing = random.normal(size=(inputs, inputs))

@@ -23,7 +23,7 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.kernels import find_layout, kernel_of
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recovery import train as core
 from tfdatafree.recovery.blocks import cut_into_blocks
@@ -37,7 +37,7 @@ def kernels(model: keras.Model) -> dict[str, np.ndarray]:
     return {
         key: kernel_of(layer)
         for key, layer in separate(Graph.from_keras(model)).graph.layers.items()
-        if layout_of(layer)
+        if find_layout(layer)
     }
 
 

@@ -24,7 +24,7 @@ from tfdatafree import feature_regression as regression
 from tfdatafree.export.verify import compare_tensors
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.kernels import find_layout, kernel_of
 from tfdatafree.report.reproduce import python_text
 from tfdatafree.tflite.flatbuffer import File
 
@@ -73,7 +73,7 @@ def recovered(name: str, recipe: str = "int4", seed: int = 0):
 
 
 def kernels(graph: Graph) -> dict[str, np.ndarray]:
-    return {key: kernel_of(layer) for key, layer in graph.layers.items() if layout_of(layer)}
+    return {key: kernel_of(layer) for key, layer in graph.layers.items() if find_layout(layer)}
 
 
 @cases

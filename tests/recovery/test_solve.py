@@ -14,7 +14,7 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.measuring.patches import draw_patches
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import kernel_of, layout_of, output_last
+from tfdatafree.model.kernels import find_layout, kernel_of, layout_of, output_last
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recovery import solve as layer_by_layer
 from tfdatafree.recovery.features import feature_pairs, nonzero_masks
@@ -61,7 +61,7 @@ def test_pruned_models_come_closer_and_zeros_stay(name, folded):
     assert far(found, teacher) < 0.9 * output_discrepancy(student, teacher, OTHER)
     start = separate(Graph.from_keras(student)).graph
     for key, layer in start.layers.items():
-        if layout_of(layer):
+        if find_layout(layer):
             np.testing.assert_array_equal(kernel_of(layer) == 0, kernel_of(found.layers[key]) == 0)
 
 
@@ -155,7 +155,7 @@ def test_patches_times_kernel_are_the_outputs_at_their_places():
             values |= {tensor: np.asarray(live[tensor]) for tensor in node.outputs}
         for node in graph.nodes:
             layer = graph.layer_of(node)
-            if layout_of(layer) is None:
+            if find_layout(layer) is None:
                 continue
             patches, places = draw_patches(values[node.inputs[0]], layer, np.random.default_rng(0), 50)
             _, groups, inputs = patches.shape

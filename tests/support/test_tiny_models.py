@@ -5,7 +5,7 @@ import pytest
 from tiny_models import FIRST, KINDS, MODELS, build, changed_models, folded, fresh, state
 
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 
 # Options of an operation that its stages may treat differently.
 OPTIONS = ("padding", "strides", "dilation_rate", "groups", "depth_multiplier", "use_bias", "interpolation", "max_value",
@@ -28,7 +28,7 @@ def features(graph: Graph) -> set[tuple]:
         found.add((kind, "called", min(calls[node.layer], 2)))
         found.add((kind, "joins a tensor with itself", len(set(node.inputs)) < len(node.inputs)))
         found |= {(kind, option, str(getattr(operation, option, None))) for option in OPTIONS}
-        if layout_of(graph.layer_of(node)) is not None:
+        if find_layout(graph.layer_of(node)) is not None:
             found.add((kind, "reads an input", not set(node.inputs).isdisjoint(graph.inputs)))
             found.add((kind, "is an output", node.output in graph.outputs))
             found.add(("kernel is read", min(len(readers[node.output]), 2)))

@@ -24,6 +24,7 @@ import numpy as np
 
 from tfdatafree.model.graph import Graph, Layer, Node, Ref
 from tfdatafree.model.kernels import (
+    find_layout,
     input_channels,
     kernel_of,
     largest_between_channels,
@@ -89,7 +90,7 @@ class Buffered(Rewrite):
 def equalize_assumption_free(graph: Graph) -> Buffered:
     """Equalizes the kernels of a separated, folded graph."""
     pairs, kept = _find_pairs(graph)
-    weighted = {key: layer for key, layer in graph.layers.items() if layout_of(layer) is not None}
+    weighted = {key: layer for key, layer in graph.layers.items() if find_layout(layer) is not None}
     largest = {key: largest_between_channels(layer) for key, layer in weighted.items()}
     scales = {
         key: (np.ones(input_channels(layer)), np.ones(largest[key].shape[0] * largest[key].shape[2]))
@@ -190,7 +191,7 @@ def _find_pairs(graph: Graph) -> tuple[list[_Pair], dict[str, str]]:
     read: set[str] = set()
     for node in graph.nodes:
         layer = graph.layer_of(node)
-        if layout_of(layer) is None:
+        if find_layout(layer) is None:
             links.update({tensor: _pass_on(graph, node, tensor, links) for tensor in node.outputs})
             continue
         for link in links[node.inputs[0]]:

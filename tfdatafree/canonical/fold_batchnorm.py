@@ -21,6 +21,7 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, scale_and_shift, with_bias
 from tfdatafree.model.graph import Graph, Layer, Node, new_layer
 from tfdatafree.model.kernels import (
+    find_layout,
     from_output_last,
     kernel_of,
     layout_of,
@@ -81,7 +82,7 @@ def _refuse_before(graph: Graph, node: Node) -> str | None:
     if producer is None:
         return "it stands at the model's input"
     layer = graph.layer_of(producer)
-    if layout_of(layer) is None:
+    if find_layout(layer) is None:
         return f"'{producer.name}' ({layer.class_name}) before it has no weights to fold into"
     if not on_channels(graph, node):
         return "it normalizes another axis than the last"
@@ -103,7 +104,7 @@ def _refuse_after(graph: Graph, node: Node) -> str | None:
         return f"it feeds {len(consumers)} layers"
     consumer = consumers[0]
     layer = graph.layer_of(consumer)
-    layout = layout_of(layer)
+    layout = find_layout(layer)
     if layout is None:
         return f"'{consumer.name}' ({layer.class_name}) after it has no weights to fold into"
     if not on_channels(graph, node):

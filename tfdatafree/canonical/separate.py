@@ -14,7 +14,7 @@ import dataclasses
 import keras
 
 from tfdatafree.model.graph import Graph, Layer, Node, Ref, TensorSpec, new_layer, without_activation
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 from tfdatafree.model.operations import operation_of
 from tfdatafree.model.rewrite import Rewrite
 
@@ -54,7 +54,7 @@ def _joins_input_to_output(graph: Graph, node: Node) -> bool:
 def _split_activation(graph: Graph, node: Node) -> None:
     layer = graph.layer_of(node)
     activation = getattr(layer.operation, "activation", None)
-    if layout_of(layer) is None or activation in (None, keras.activations.linear):
+    if find_layout(layer) is None or activation in (None, keras.activations.linear):
         return
     label = getattr(activation, "__name__", None) or getattr(activation, "name", "activation")
     # A shared layer is split once. Its activation follows each of its calls.

@@ -27,7 +27,7 @@ from tfdatafree.flow.steps import (
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 from tfdatafree.progress import Progress
 from tfdatafree.quantization.placement import has_kernels, operator_layers
 from tfdatafree.recipe.quantize import Quantize
@@ -144,7 +144,7 @@ def _suspects(
     suspects = []
     for damage in sorted(damages, key=lambda damage: -damage.effect.error):
         layers = () if damage.node is None else layers_of[damage.node]
-        weighted = [layer for layer in layers if layout_of(graph.layers[layer])]
+        weighted = [layer for layer in layers if find_layout(graph.layers[layer])]
         suspect = Suspect(
             kind=damage.kind,
             name=damage.name,

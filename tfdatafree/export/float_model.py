@@ -23,7 +23,7 @@ from absl import logging as absl_logging
 
 from tfdatafree.errors import ExportError
 from tfdatafree.model.graph import Graph, Layer
-from tfdatafree.model.kernels import kernel_of, layout_of, to_tflite
+from tfdatafree.model.kernels import find_layout, kernel_of, layout_of, to_tflite
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS
 from tfdatafree.tflite.runtime import Runner
@@ -94,7 +94,7 @@ def float_file(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = Fal
 
 def _stand_ins(graph: Graph) -> dict[str, np.float32]:
     """A number for each layer with a kernel: one that no other weights have and that simplifies nothing (0, 1 ...)."""
-    keys = [key for key, layer in graph.layers.items() if layout_of(layer) is not None]
+    keys = [key for key, layer in graph.layers.items() if find_layout(layer) is not None]
     numbers = np.random.default_rng(0).uniform(1.01, 1.99, len(keys)).astype(np.float32)
     return dict(zip(keys, numbers, strict=True))
 
@@ -104,7 +104,7 @@ def _find_kernels(graph: Graph, file: File, stand_ins: Mapping[str, np.float32])
     key_of = {float(number): key for key, number in stand_ins.items()}
     real: dict[bytes, str] = {}
     for key, layer in graph.layers.items():
-        if layout_of(layer) is not None and key not in stand_ins:
+        if find_layout(layer) is not None and key not in stand_ins:
             real.setdefault(np.ascontiguousarray(_in_file_order(layer)).tobytes(), key)
     layer_of: dict[int, str] = {}
     for operator in file.operators:

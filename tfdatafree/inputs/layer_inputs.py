@@ -6,7 +6,7 @@ import numpy as np
 from tfdatafree.canonical.separate import separate
 from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 
 
 def layer_inputs(model: keras.Model, *, samples: int = 2000, seed: int = 0) -> dict[str, np.ndarray]:
@@ -24,7 +24,7 @@ def layer_inputs(model: keras.Model, *, samples: int = 2000, seed: int = 0) -> d
     graph = separate(Graph.from_keras(model)).graph
     keys: dict[str, list[str]] = {}
     for key, node in graph.first_calls().items():
-        if layout_of(graph.layers[key]):
+        if find_layout(graph.layers[key]):
             keys.setdefault(node.inputs[0], []).append(key)
     found = {}
     for tensor, values in gaussian_walk(graph, samples=samples, seed=seed):

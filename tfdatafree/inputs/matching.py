@@ -29,7 +29,7 @@ from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.model.batchnorm import is_batchnorm, scale_and_shift
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph, Layer, Node
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 
 # Bytes that the activations of one batch may take; gradients and workspace take about as much again.
 _BATCH_BYTES = 2**30
@@ -361,7 +361,7 @@ def _swung(graph: Graph, node: Node, live: Mapping[str, Any], seed) -> Mapping[s
     A strided convolution looks at some pixels less than at others, and pixels that it hardly looks at learn nothing.
     """
     layer = graph.layer_of(node)
-    layout = layout_of(layer)
+    layout = find_layout(layer)
     strides = getattr(layer.operation, "strides", ())
     if layout is None or layout.kind not in ("conv", "depthwise") or max(strides, default=1) == 1:
         return live

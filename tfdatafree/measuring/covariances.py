@@ -20,7 +20,7 @@ from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.measuring.patches import sample_patches
 from tfdatafree.measuring.walks import Draw, normalized_batch_size, normalized_walk
 from tfdatafree.model.graph import Graph, Layer
-from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.kernels import find_layout, kernel_of, layout_of
 from tfdatafree.model.operations import is_activation_layer, operation_of
 
 # Images in one batch: enough that its statistics may stand for those of the training data.
@@ -109,7 +109,7 @@ def _readers(graph: Graph) -> dict[str, str]:
     """Key of each layer with a kernel -> the tensor that its first call reads."""
     found: dict[str, str] = {}
     for node in graph.nodes:
-        if node.inputs and layout_of(graph.layer_of(node)):
+        if node.inputs and find_layout(graph.layer_of(node)):
             found.setdefault(node.layer, node.inputs[0])
     return found
 

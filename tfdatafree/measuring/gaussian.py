@@ -23,7 +23,7 @@ from scipy import stats
 
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, output_moments
 from tfdatafree.model.graph import Graph, Node
-from tfdatafree.model.kernels import kernel_of, layout_of, mean_response, variance_response
+from tfdatafree.model.kernels import find_layout, kernel_of, mean_response, variance_response
 from tfdatafree.model.operations import operation_of
 
 # Rows times columns of the largest tensor of samples; wider tensors (a flattened feature map) get fewer rows.
@@ -76,7 +76,7 @@ def gaussian_walk(
                 spread = np.sqrt(np.mean(np.square(sd)) + np.var(mean))
                 mean, sd = np.full(channels, mean.mean()), np.full(channels, spread)
             return (normal(mean, sd),)
-        if layout_of(layer) is not None:
+        if find_layout(layer) is not None:
             if unknown == "standard":
                 return (standard(node.output),)
             kernel, bias = kernel_of(layer), layer.weight("bias")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfdatafree.model.graph import Graph, Layer
-from tfdatafree.model.kernels import input_channels, kernel_of, layout_of
+from tfdatafree.model.kernels import find_layout, input_channels, kernel_of, layout_of
 
 # Outputs that vary less than this part of their tensor's mean variance are taken to vary by that much.
 _LEAST_VARIANCE = 1e-3
@@ -29,7 +29,7 @@ def channel_importance(graph: Graph, variances: Mapping[str, np.ndarray]) -> dic
     found: dict[str, np.ndarray] = {}
     for node in reversed(graph.nodes):
         layer = graph.layer_of(node)
-        layout, ahead = layout_of(layer), found.get(node.output)
+        layout, ahead = find_layout(layer), found.get(node.output)
         if layout is None:
             handed = dict.fromkeys(node.inputs, ahead)
         elif layout.kind == "depthwise":

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, MutableMapping
 import numpy as np
 
 from tfdatafree.model.graph import Graph, Layer
-from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.kernels import find_layout, kernel_of, layout_of
 from tfdatafree.numerics.second_moment import covariance_of, with_doubt
 
 # Patches per input of a kernel, and the fewest and most per layer; each is one output pixel's view of the input.
@@ -122,7 +122,7 @@ def tap_covariances(
     for tensor, array in values:
         for node in readers.get(tensor, ()):
             layer = graph.layer_of(node)
-            if node.layer in found or layout_of(layer) is None or node.inputs[0] != tensor:
+            if node.layer in found or find_layout(layer) is None or node.inputs[0] != tensor:
                 continue
             patches = sample_patches(array, layer, random)
             if patches is not None:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfdatafree.measuring.walks import Draw, normalized_batch_size, standardize
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph, Node
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 
 _IMAGES, _BATCH, _PROJECTIONS = 32, 2, 4
 
@@ -33,7 +33,7 @@ def channel_sensitivities(
         results: Tensors of both graphs to watch.
         draw: Makes the generated inputs, batch after batch.
     """
-    written = {node.output: node.layer for node in folded.nodes if layout_of(folded.layer_of(node))}
+    written = {node.output: node.layer for node in folded.nodes if find_layout(folded.layer_of(node))}
     graph = unfolded.up_to(results)
     random = np.random.default_rng(seed)
     # All activations stay in memory for the way back.

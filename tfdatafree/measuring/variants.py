@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph, Layer, Node
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 from tfdatafree.numerics.affine import Quantizer
 
 # Bytes that the largest tensor of one walk, with all its variants, may take.
@@ -162,7 +162,7 @@ def up_to_decisions(graph: Graph) -> Graph:
     graph.drop_unread()
     graph.layers = {
         key: Layer(layer.operation, tuple(map(tf.convert_to_tensor, layer.weights)))
-        if layout_of(layer) is not None
+        if find_layout(layer) is not None
         else layer
         for key, layer in graph.layers.items()
     }

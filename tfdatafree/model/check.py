@@ -4,12 +4,12 @@ import numpy as np
 
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 
 
 def require_quantizable(graph: Graph) -> None:
     """Raises UnsupportedModelError unless some layer has a kernel, and for weights that are not finite."""
-    if not any(layout_of(layer) for layer in graph.layers.values()):
+    if not any(find_layout(layer) for layer in graph.layers.values()):
         classes = ", ".join(sorted({layer.class_name for layer in graph.layers.values()})) or "none"
         raise UnsupportedModelError(
             f"'{graph.name}' has no layer with weights to compress (convolution or Dense); its layers are: {classes}."

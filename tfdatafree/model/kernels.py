@@ -35,9 +35,14 @@ LAYOUTS = {
 }
 
 
-def layout_of(layer: Layer) -> Layout | None:
-    """The kernel layout of `layer`; None if it has no kernel that this package compresses."""
+def find_layout(layer: Layer) -> Layout | None:
+    """The kernel layout of `layer`; None for a layer without a kernel that this package compresses."""
     return LAYOUTS.get(layer.class_name)
+
+
+def layout_of(layer: Layer) -> Layout:
+    """The kernel layout of a layer that has a kernel. Raises KeyError for any other."""
+    return LAYOUTS[layer.class_name]
 
 
 def kernel_of(layer: Layer) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recipe.rules import LayerRules, Rule, listed, match_rules
 
@@ -32,7 +32,7 @@ def apply_rules(rules: Sequence[Rule], source: Graph, folded: Graph) -> LayerRul
     for rule in matched.rules:
         for name in ("weight_bits", "sparsity"):
             layers = [layer for layer, other in matched.of.items() if other is rule]
-            if layers and name in rule.settings and not any(layout_of(folded.layers[layer]) for layer in layers):
+            if layers and name in rule.settings and not any(find_layout(folded.layers[layer]) for layer in layers):
                 raise ValueError(
                     f"rule {rule.pattern!r} sets {name}, but what it matches ({listed(layers)}) has no convolution or "
                     "dense kernel; name a layer that has one."

@@ -16,7 +16,7 @@ import numpy as np
 from tfdatafree.canonical.separate import separate
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, output_moments, with_bias
 from tfdatafree.model.graph import Graph, Node
-from tfdatafree.model.kernels import kernel_of, layout_of, mean_response
+from tfdatafree.model.kernels import find_layout, kernel_of, mean_response
 from tfdatafree.model.operations import RELU, rectifier_of
 from tfdatafree.model.rewrite import Rewrite
 
@@ -95,7 +95,7 @@ def _receivers(graph: Graph, node: Node) -> tuple[str | None, list[Node]]:
         return f"'{following[0].name}' is itself an output of the model", []
     for consumer in readers[activated]:
         layer = graph.layer_of(consumer)
-        layout = layout_of(layer)
+        layout = find_layout(layer)
         if layout is None or layout.kind == "transpose" or calls[consumer.layer] > 1:
             return f"'{consumer.name}' ({layer.class_name}) cannot take it over", []
         if layout.kind != "dense" and max(layer.operation.kernel_size) > 1 and layer.operation.padding != "valid":

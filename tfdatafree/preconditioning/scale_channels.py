@@ -18,7 +18,15 @@ import numpy as np
 from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph, Layer, Node, new_layer
-from tfdatafree.model.kernels import from_output_last, kernel_of, layout_of, output_last, scale_inputs, with_kernel
+from tfdatafree.model.kernels import (
+    find_layout,
+    from_output_last,
+    kernel_of,
+    layout_of,
+    output_last,
+    scale_inputs,
+    with_kernel,
+)
 from tfdatafree.model.operations import operation_of, rectifier_of
 from tfdatafree.model.rewrite import Rewrite, Scales
 from tfdatafree.preconditioning.caps import Caps, apply_scales, find_caps
@@ -59,7 +67,7 @@ def find_groups(graph: Graph, crossed: Caps | None = None) -> tuple[list[Group],
 
     for node in graph.nodes:
         layer = graph.layer_of(node)
-        if layout_of(layer) is not None:
+        if find_layout(layer) is not None:
             continue
         if node.name in crossed.bounds or _joins(graph, node):
             for tensor in node.inputs:
@@ -88,7 +96,7 @@ def _collect(graph: Graph, root, blocked: dict[str, str], crossed: Caps) -> tupl
         layer = graph.layer_of(node)
         if node.name in crossed.bounds:
             caps.setdefault(root(node.output), []).append(node)
-        if layout_of(layer) is None:
+        if find_layout(layer) is None:
             continue
         producers.setdefault(root(node.output), []).append(node)
         consumers.setdefault(root(node.inputs[0]), []).append(node)
@@ -199,7 +207,7 @@ def scale_caps(scaled: Rewrite, groups: Iterable[Group], mode: str) -> None:
 
 
 def _has_kernel(graph: Graph, node: Node) -> bool:
-    return node.layer in graph.layers and layout_of(graph.layers[node.layer]) is not None
+    return node.layer in graph.layers and find_layout(graph.layers[node.layer]) is not None
 
 
 def _reads_alike(unfolded: Graph, node: Node) -> bool:
@@ -216,7 +224,7 @@ def _writer(unfolded: Graph, node: Node) -> str | None:
     writer = unfolded.producers().get(node.output)
     if writer is None or not _has_kernel(unfolded, node) or unfolded.calls()[writer.layer] > 1:
         return None
-    is_scalable = layout_of(unfolded.layer_of(writer)) is not None or is_batchnorm(unfolded.layer_of(writer))
+    is_scalable = find_layout(unfolded.layer_of(writer)) is not None or is_batchnorm(unfolded.layer_of(writer))
     return writer.layer if is_scalable else None
 
 

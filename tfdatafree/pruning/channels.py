@@ -21,6 +21,7 @@ from tfdatafree.measuring.patches import tap_shares
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, scale_and_shift, with_bias
 from tfdatafree.model.graph import Graph, Layer, Node
 from tfdatafree.model.kernels import (
+    find_layout,
     from_output_last,
     kernel_of,
     layout_of,
@@ -114,7 +115,7 @@ def find_spaces(channels: Channels) -> list[np.ndarray]:
 
 
 def _count_weights(graph: Graph) -> dict[str, int]:
-    return {key: kernel_of(layer).size for key, layer in graph.layers.items() if layout_of(layer)}
+    return {key: kernel_of(layer).size for key, layer in graph.layers.items() if find_layout(layer)}
 
 
 def _describe_kernels(graph: Graph, channels: Channels, spaces: list[np.ndarray]) -> list[Kernel]:
@@ -122,7 +123,7 @@ def _describe_kernels(graph: Graph, channels: Channels, spaces: list[np.ndarray]
     space_of = {int(group): at for at, space in enumerate(spaces) for group in space}
     kernels = []
     for key, layer in graph.layers.items():
-        if layout_of(layer) is None:
+        if find_layout(layer) is None:
             continue
         kernel = kernel_of(layer)
         sides = []
@@ -149,7 +150,7 @@ def _measure_statistics(graph: Graph, seed: int) -> dict[str, tuple[np.ndarray, 
 
 def _first_calls(graph: Graph) -> dict[str, Node]:
     """Layer key -> first call of the layer, for layers with a kernel."""
-    return {key: node for key, node in graph.first_calls().items() if layout_of(graph.layers[key])}
+    return {key: node for key, node in graph.first_calls().items() if find_layout(graph.layers[key])}
 
 
 def _batchnorm_after(graph: Graph, node: Node) -> Node | None:

@@ -16,7 +16,7 @@ from tfdatafree.measuring.sensitivity import channel_sensitivities
 from tfdatafree.measuring.walks import Draw
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph, Layer
-from tfdatafree.model.kernels import kernel_of, layout_of, output_last
+from tfdatafree.model.kernels import find_layout, kernel_of, layout_of, output_last
 from tfdatafree.model.network import Network
 from tfdatafree.pruning.support import with_class_means
 from tfdatafree.recipe.pattern import Pattern, parse_pattern, refuse
@@ -126,7 +126,7 @@ def _select_kernels(
     matrices, reasons = {}, {}
     for key in graph.first_calls():
         layer = graph.layers[key]
-        layout = layout_of(layer)
+        layout = find_layout(layer)
         if layout is None:
             continue
         if fixed.get(key) == 0 and options.pattern is not None:
@@ -145,8 +145,10 @@ def _before_folding(unfolded: Graph, folded: Graph, matrices: Mapping[str, np.nd
     former_matrices = {}
     for key, matrix in matrices.items():
         former, layer = unfolded.layers.get(key), folded.layers[key]
-        layout = layout_of(layer)
-        same = former is not None and layout_of(former) == layout and kernel_of(former).shape == kernel_of(layer).shape
+        layout = find_layout(layer)
+        same = (
+            former is not None and find_layout(former) == layout and kernel_of(former).shape == kernel_of(layer).shape
+        )
         former_matrices[key] = output_last(kernel_of(former), layout) if same else matrix
     return former_matrices
 
@@ -184,4 +186,4 @@ def _classifiers(graph: Graph, results: Sequence[str]) -> set[str]:
     writers = {
         producers[tensor].layer for tensor in results if tensor in producers and graph.specs[tensor].shape[-1] > 2
     }
-    return {key for key in writers if layout_of(graph.layers[key])}
+    return {key for key in writers if find_layout(graph.layers[key])}

@@ -24,7 +24,7 @@ import numpy as np
 from tfdatafree.canonical.separate import separate
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph, Layer, Node
-from tfdatafree.model.kernels import input_channels, kernel_of, layout_of
+from tfdatafree.model.kernels import find_layout, input_channels, kernel_of, layout_of
 from tfdatafree.model.operations import is_activation_layer, operation_of
 from tfdatafree.pruning.shrink_layers import CUTTABLE, shrink_constants, shrink_layer
 
@@ -220,7 +220,7 @@ class _Finder:
         source = self.of[node.inputs[0]]
         if getattr(layer.operation, "data_format", None) == "channels_first":
             return f"'{node.name}' ({layer.class_name}) has channels first"
-        if layout_of(layer) is not None:
+        if find_layout(layer) is not None:
             return self.written_by_kernel(node, layer, source)
         width = _width(self.graph, node.output)
         if width is None or (layer.weights and not isinstance(layer.operation, CUTTABLE)):

@@ -10,7 +10,7 @@ import numpy as np
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels
 from tfdatafree.model.cap_layer import ChannelCap
 from tfdatafree.model.graph import Graph, Layer, Node, Ref, new_layer
-from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.kernels import find_layout, kernel_of, layout_of
 
 # Layers without a kernel that have weights, of which `shrink_layer` knows how to remove channels.
 CUTTABLE = (keras.layers.BatchNormalization, keras.layers.PReLU)
@@ -23,7 +23,7 @@ def shrink_layer(graph: Graph, node: Node, stay: Mapping[str, np.ndarray], after
     outside = stay[node.output]
     input_shape = after.specs[node.inputs[0]].shape
     shape = after.specs[node.output].shape
-    if layout_of(layer) is not None:
+    if find_layout(layer) is not None:
         return _smaller_kernel(layer, inside, outside, input_shape)
     if is_batchnorm(layer) and on_channels(graph, node):
         return _rebuilt(layer, input_shape, {}, lambda values: values[inside])

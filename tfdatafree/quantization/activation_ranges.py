@@ -10,7 +10,7 @@ from tfdatafree.measuring.tensor_statistics import Statistics
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.cap_layer import ChannelCap
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 from tfdatafree.model.operations import operation_of
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.ranges import aciq, k_sigma, min_max, percentile, search_range
@@ -107,7 +107,7 @@ def _k_sigma_ranges(graph: Graph, statistics: Mapping[str, Statistics]) -> dict[
         node = producers.get(tensor)
         normal = k_sigma(s.mean, np.sqrt(s.variance))
         bounded = Range(max(normal.low, min(s.low, 0.0)), min(normal.high, max(s.high, 0.0)))
-        if node is None or is_batchnorm(graph.layer_of(node)) or layout_of(graph.layer_of(node)) is not None:
+        if node is None or is_batchnorm(graph.layer_of(node)) or find_layout(graph.layer_of(node)) is not None:
             ranges[tensor] = normal
         elif len(node.inputs) == 1 and node.inputs[0] in ranges:
             ranges[tensor] = _through(graph, node, ranges[node.inputs[0]], bounded)

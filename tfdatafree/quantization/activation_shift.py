@@ -14,7 +14,7 @@ import numpy as np
 
 from tfdatafree.model.batchnorm import with_bias
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import kernel_of, layout_of, mean_response
+from tfdatafree.model.kernels import find_layout, kernel_of, mean_response
 from tfdatafree.numerics.affine import Quantizer
 
 # Rows on which the shift of a channel is measured.
@@ -38,7 +38,7 @@ def correct_activation_shifts(graph: Graph, shifts: Mapping[str, np.ndarray]) ->
     calls = graph.calls()
     for node in graph.nodes:
         layer = graph.layer_of(node)
-        if layout_of(layer) is None or node.inputs[0] not in shifts:
+        if find_layout(layer) is None or node.inputs[0] not in shifts:
             continue
         if calls[node.layer] > 1:
             reasons[node.layer] = "it is shared by several calls, whose inputs differ"

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfdatafree.model.batchnorm import with_bias
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import kernel_of, layout_of, mean_response
+from tfdatafree.model.kernels import find_layout, kernel_of, mean_response
 
 
 def correct_biases(graph: Graph, reference: Graph, means: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
@@ -28,7 +28,7 @@ def correct_biases(graph: Graph, reference: Graph, means: Mapping[str, np.ndarra
     calls = graph.calls()
     for node in graph.nodes:
         layer = graph.layer_of(node)
-        if layout_of(layer) is None:
+        if find_layout(layer) is None:
             continue
         mean = means.get(node.inputs[0])
         if calls[node.layer] > 1:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfdatafree.measuring.walks import one_batch
 from tfdatafree.model.batchnorm import with_bias
 from tfdatafree.model.graph import Graph, Node
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 
 
 def correct_biases_on_inputs(
@@ -44,7 +44,7 @@ def correct_biases_on_inputs(
         outputs = graph.call(node, live)
         _, reference_live = next(reference_walk)
         layer = graph.layer_of(node)
-        if layout_of(layer) is None:
+        if find_layout(layer) is None:
             return outputs
         if calls[node.layer] > 1:
             reasons[node.layer] = "it is shared by several calls, whose inputs differ"

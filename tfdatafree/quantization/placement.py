@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import keras
 
 from tfdatafree.model.graph import Graph, Node
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 from tfdatafree.model.operations import operation_of, rectifier_of
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer
 from tfdatafree.numerics.range import Range, with_room
@@ -193,7 +193,7 @@ class _Placement:
             if producer is None or self.readers[source] > 1:
                 continue
             layer = self.graph.layer_of(producer)
-            if layout_of(layer) is not None or (operation_of(layer).takes_relu and not scales):
+            if find_layout(layer) is not None or (operation_of(layer).takes_relu and not scales):
                 found.add(source)
         return found
 

@@ -17,7 +17,7 @@ from tfdatafree.activity import report_layer
 from tfdatafree.canonical.assumption_free import equalize_assumption_free, fold_buffers
 from tfdatafree.measuring.importance import channel_importance
 from tfdatafree.model.graph import Graph, Layer
-from tfdatafree.model.kernels import kernel_of, layout_of, output_last, with_kernel
+from tfdatafree.model.kernels import find_layout, kernel_of, layout_of, output_last, with_kernel
 from tfdatafree.numerics.affine import asymmetric_weight_quantizer, weight_quantizer
 from tfdatafree.numerics.second_moment import covariance_of_scaled
 from tfdatafree.quantization.adaround import round_adaptively
@@ -89,7 +89,7 @@ def round_graph(graph: Graph, rounding: Rounding) -> Rounded:
         importance = channel_importance(graph, rounding.variances)
     first, graph, kernels = graph.first_calls(), graph.copy(), {}
     for at, (key, layer) in enumerate(graph.layers.items()):
-        if layout_of(layer) is None or key in rounding.in_float:
+        if find_layout(layer) is None or key in rounding.in_float:
             continue
         report_layer(key, at / len(graph.layers))
         kernels[key] = round_kernel(key, layer, rounding, importance.get(first[key].output))

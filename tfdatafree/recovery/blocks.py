@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 
 
 def cut_into_blocks(student: Graph, teacher: Graph, pairs: Mapping[str, tuple[str, str]]) -> list[tuple[Graph, Graph]]:
@@ -61,7 +61,7 @@ def _is_same(tensor: str, student: Graph, teacher: Graph, counterparts: Mapping[
     """
     if tensor not in teacher.specs or teacher.specs[tensor].shape[1:] != student.specs[tensor].shape[1:]:
         return False
-    has_kernel = layout_of(student.layer_of(student.producers()[tensor])) is not None
+    has_kernel = find_layout(student.layer_of(student.producers()[tensor])) is not None
     return counterparts.get(tensor) == tensor if has_kernel else True
 
 

@@ -7,14 +7,14 @@ import numpy as np
 
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import kernel_of, layout_of
+from tfdatafree.model.kernels import find_layout, kernel_of
 
 
 def feature_tensors(graph: Graph) -> dict[str, str]:
     """Node of each convolution or dense layer -> the tensor that it writes, or that of the BatchNorm right after it."""
     consumers, features = graph.consumers(), {}
     for node in graph.nodes:
-        if layout_of(graph.layer_of(node)) is None:
+        if find_layout(graph.layer_of(node)) is None:
             continue
         readers = consumers[node.output]
         normalized = len(readers) == 1 and is_batchnorm(graph.layer_of(readers[0])) and node.output not in graph.outputs
@@ -42,4 +42,4 @@ def feature_pairs(student: Graph, teacher: Graph) -> tuple[dict[str, tuple[str, 
 
 def nonzero_masks(graph: Graph) -> dict[str, np.ndarray]:
     """Layer -> mask of its kernel's weights that are not zero."""
-    return {key: kernel_of(layer) != 0 for key, layer in graph.layers.items() if layout_of(layer)}
+    return {key: kernel_of(layer) != 0 for key, layer in graph.layers.items() if find_layout(layer)}

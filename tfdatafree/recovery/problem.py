@@ -15,7 +15,7 @@ from tfdatafree.compressed import Compressed
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.given import take_inputs
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.kernels import from_output_last, kernel_of, layout_of, output_last
+from tfdatafree.model.kernels import find_layout, from_output_last, kernel_of, layout_of, output_last
 from tfdatafree.model.load import load
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.metrics import output_discrepancy
@@ -144,7 +144,7 @@ def kernels_before_rounding(student: Graph, teacher: Graph, grids: Mapping[str, 
     """
     folded, kernels = fold(teacher).graph, {}
     for key, grid in grids.items():
-        if key not in folded.layers or layout_of(folded.layers[key]) is None:
+        if key not in folded.layers or find_layout(folded.layers[key]) is None:
             continue
         layout = layout_of(student.layers[key])
         rounded, former = (kernel_of(graph.layers[key]) for graph in (student, folded))

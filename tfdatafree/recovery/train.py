@@ -32,7 +32,7 @@ import tensorflow as tf
 
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph, Layer, Node
-from tfdatafree.model.kernels import layout_of
+from tfdatafree.model.kernels import find_layout
 from tfdatafree.model.quantizer_layer import Quantization
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recovery.features import feature_pairs
@@ -181,7 +181,7 @@ class _Trainer:
             if not is_trained(key):
                 continue
             for at, variable in enumerate(layer.operation.weights if layer.weights else ()):
-                if variable.name not in _TRAINED or (layout_of(layer) is None and not is_batchnorm(layer)):
+                if variable.name not in _TRAINED or (find_layout(layer) is None and not is_batchnorm(layer)):
                     continue
                 values = layer.weights[at]
                 if "kernel" in variable.name and key in masks:
@@ -359,7 +359,7 @@ def _channels_rms(feature: np.ndarray, axis: int) -> np.ndarray:
 
 def _within_channel(layer: Layer, values: np.ndarray) -> tuple[int, ...]:
     """Axes of a kernel along which the output channel is the same; () for a vector over channels."""
-    layout = layout_of(layer)
+    layout = find_layout(layer)
     if layout is None or values.ndim == 1:
         return ()
     last = {"depthwise": (-2, -1), "transpose": (-2,)}.get(layout.kind, (-1,))
