@@ -17,7 +17,7 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import layout_of
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.numerics.range import Range
-from tfdatafree.quantization.placement import simulated_grids
+from tfdatafree.quantization.placement import Placement
 from tfdatafree.quantization.rounding import Rounding, round_graph
 
 SOME = ["plain", "branch_add", "shared_layer_with_activation", "two_inputs", "two_outputs", "poolings", "softmax",
@@ -86,7 +86,7 @@ def test_what_is_no_number_counts_as_ruin():
 def test_each_effect_is_that_of_a_network_with_this_quantizer_alone(name):
     made = exported(name)
     teacher, student = made.reference, made.rounded
-    grids = simulated_grids(teacher, made.ranges, 6)
+    grids = Placement(teacher).grids(made.ranges, 6)
     bits = {key: kernel.grid.bits for key, kernel in made.kernels.items()}
     damages, together = measure_damage(teacher, student, bits, grids, made.inputs)
     assert {d.name for d in damages if d.kind == "weights"} == bits.keys()
@@ -109,7 +109,7 @@ def test_each_effect_is_that_of_a_network_with_this_quantizer_alone(name):
 
 def test_a_tensor_whose_values_only_moved_is_not_measured_twice():
     teacher = exported("poolings").reference
-    grids = simulated_grids(teacher, exported("poolings").ranges, 8)
+    grids = Placement(teacher).grids(exported("poolings").ranges, 8)
     damages, _ = measure_damage(teacher, exported("poolings").rounded, {}, grids, exported("poolings").inputs)
     kinds = {d.name: type(teacher.operation_of(teacher.node(d.node))).__name__ for d in damages if d.node}
     assert "MaxPooling2D" not in kinds.values() and "AveragePooling2D" in kinds.values()
@@ -118,14 +118,14 @@ def test_a_tensor_whose_values_only_moved_is_not_measured_twice():
 def test_clipping_and_rounding_are_told_apart():
     made = exported("plain")
     low = {tensor: Range(0.3 * r.low, 0.3 * r.high) for tensor, r in made.ranges.items()}
-    grids = simulated_grids(made.reference, low, 8)
+    grids = Placement(made.reference).grids(low, 8)
     damages, _ = measure_damage(made.reference, made.rounded, {}, grids, made.inputs)
     found = {(d.kind, d.name): d for d in damages}
     clipped = [name for kind, name in found if kind == "range"]
     assert clipped and all(0 < found["range", name].clipped < 1 for name in clipped)
     assert all(found["range", name].effect.error > 2 * found["values", name].effect.error for name in clipped)
     fine = measure_damage(
-        made.reference, made.rounded, {}, simulated_grids(made.reference, made.ranges, 8), made.inputs
+        made.reference, made.rounded, {}, Placement(made.reference).grids(made.ranges, 8), made.inputs
     )[0]
     assert "range" not in {d.kind for d in fine}, "these ranges come from these inputs"
 
@@ -133,7 +133,7 @@ def test_clipping_and_rounding_are_told_apart():
 @pytest.mark.parametrize("name", ["two_outputs", "shared_layer_with_activation"])
 def test_few_examples_and_few_quantizers_at_once_find_the_same(monkeypatch, name):
     made = exported(name)
-    grids = simulated_grids(made.reference, made.ranges, 6)
+    grids = Placement(made.reference).grids(made.ranges, 6)
     bits = dict.fromkeys(made.kernels, 8)
     whole, together = measure_damage(made.reference, made.rounded, bits, grids, made.inputs)
     monkeypatch.setattr(variants, "_WALK_BYTES", 1)

@@ -8,7 +8,7 @@ from tfdatafree.export.simulate import insert_quantizers
 from tfdatafree.model.kernels import find_layout
 from tfdatafree.numerics.affine import activation_quantizer
 from tfdatafree.quantization.activation_shift import correct_activation_shifts, measure_shifts
-from tfdatafree.quantization.placement import simulated_grids
+from tfdatafree.quantization.placement import Placement
 
 
 def one_by_one() -> keras.Model:
@@ -29,7 +29,7 @@ def test_a_shift_is_what_the_grid_does_to_the_mean():
 def test_means_are_restored_where_every_pixel_counts_alike(name):
     made = export(one_by_one()) if name == "one_by_one" else exported(name)
     reference = made.reference
-    grids = simulated_grids(reference, made.ranges, 4)
+    grids = Placement(reference).grids(made.ranges, 4)
     readers = [node for node in reference.nodes if find_layout(reference.layer_of(node)) and node.inputs[0] in grids]
     node = readers[0]
     tensor = node.inputs[0]

@@ -19,7 +19,7 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.model.rule_match import apply_rules
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.pruning.sparsity import share_rest
-from tfdatafree.quantization.placement import layers_in_float, simulated_grids
+from tfdatafree.quantization.placement import Placement
 from tfdatafree.quantization.rounding import Rounding, round_graph
 from tfdatafree.recipe.rules import LayerRules, match_rules
 from tfdatafree.tflite.flatbuffer import File
@@ -153,7 +153,7 @@ def ruled(name: str, seed: int) -> tuple[Exported, LayerRules, Built | str]:
         elif chance < 0.47:
             rules.append(Rule(key, keep_float=True))
     matched = match_rules(rules, {key: [key] for key in made.reference.layers})
-    rounded = round_graph(made.reference, Rounding(in_float=layers_in_float(made.reference, matched)))
+    rounded = round_graph(made.reference, Rounding(in_float=Placement(made.reference, matched).float_layers))
     decision = dataclasses.replace(made.decision, graph=rounded.graph, kernels=rounded.kernels, rules=matched)
     try:
         built = build_integer_file(decision, made.inputs)
@@ -180,7 +180,7 @@ def test_a_file_of_mixed_widths_computes_what_is_simulated(name):
         return
     file = File.parse(built.content)
     assert all(file.dtype(index) == "int8" for index in (*file.inputs, *file.outputs))
-    wanted = simulated_grids(built.graph, made.ranges, 8, rules)
+    wanted = Placement(built.graph, rules).grids(made.ranges, 8)
     for tensor, grid in built.grids.items():
         if tensor in wanted and name not in ("uint8_input", "hard_swish", "ops_activation", "ops_nodes"):
             assert grid.bits == wanted[tensor].bits, tensor

@@ -29,7 +29,7 @@ from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import find_layout
 from tfdatafree.progress import Progress
-from tfdatafree.quantization.placement import has_kernels, operator_layers
+from tfdatafree.quantization.placement import Placement, has_kernels
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.targets.target import Target
@@ -140,7 +140,7 @@ def _suspects(
     graph: Graph, damages: list[Damage], options: Quantize, target: Target, caps: dict[str, str], *, real_inputs: bool
 ) -> tuple[Suspect, ...]:
     total = sum(damage.effect.error**2 for damage in damages)
-    layers_of = operator_layers(graph)
+    layers_of = Placement(graph).operator_layers
     suspects = []
     for damage in sorted(damages, key=lambda damage: -damage.effect.error):
         layers = () if damage.node is None else layers_of[damage.node]

@@ -19,8 +19,7 @@ from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.headroom import widen_decisions
 from tfdatafree.quantization.integer_kernel import IntegerKernel
-from tfdatafree.quantization.placement import float_nodes, ruled_bits
-from tfdatafree.recipe.rules import LayerRules
+from tfdatafree.quantization.placement import Placement
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS
 from tfdatafree.tflite.runtime import Runner
@@ -159,7 +158,7 @@ def measure_storage(decision: Decision, inputs: Sequence[np.ndarray]) -> Storage
 
 def _spec(decision: Decision, float_model: FloatModel, file: File, inputs: Sequence[np.ndarray]) -> Spec:
     """How to quantize the float file of the graph."""
-    graph, options, rules = decision.graph, decision.options, decision.rules
+    graph, options = decision.graph, decision.options
     known = decision.file_ranges or {}
     ranges = {index: known[name] for index in range(len(file.tensors)) if (name := file.name(index)) in known}
     ranges |= {
@@ -170,8 +169,8 @@ def _spec(decision: Decision, float_model: FloatModel, file: File, inputs: Seque
         _file_kernels(file, float_model.layer_of, decision.kernels),
         {index: tensor for tensor, index in float_model.tensor_of.items()},
         activation_bits=options.activation_bits,
-        tensor_bits=_ruled_bits(graph, float_model, rules),
-        float_rules=_float_rules(graph, float_model, file, rules),
+        tensor_bits=_ruled_bits(decision.placement, float_model),
+        float_rules=_float_rules(decision.placement, float_model, file),
         kernel_bits=options.weight_bits,
         per_channel=options.one_step_per_channel(dense=False),
         dense_per_channel=options.one_step_per_channel(dense=True),
@@ -200,19 +199,19 @@ def _kernel_of(layer: Layer, constant: Constant) -> IntegerKernel:
     return IntegerKernel.from_tflite(layer, constant.values, constant.quantizer)
 
 
-def _ruled_bits(graph: Graph, float_model: FloatModel, rules: LayerRules) -> dict[int, int]:
+def _ruled_bits(placement: Placement, float_model: FloatModel) -> dict[int, int]:
     """{tensor of the file: bits that a rule gives it}."""
-    bits_of, outputs = ruled_bits(graph, rules), {node.name: node.outputs for node in graph.nodes}
+    bits_of, outputs = placement.ruled_bits, {node.name: node.outputs for node in placement.graph.nodes}
     inside = {
         index: bits_of[outputs[name][0]] for index, name in float_model.node_of.items() if outputs[name][0] in bits_of
     }
     return inside | {float_model.tensor_of[t]: bits for t, bits in bits_of.items() if t in float_model.tensor_of}
 
 
-def _float_rules(graph: Graph, float_model: FloatModel, file: File, rules: LayerRules) -> dict[int, str]:
+def _float_rules(placement: Placement, float_model: FloatModel, file: File) -> dict[int, str]:
     """{tensor of the file: why a rule keeps the operator that writes it in float}."""
-    by_node, reasons = float_nodes(graph, rules), {}
-    by_layer = {node.layer: by_node[node.name] for node in graph.nodes if node.name in by_node}
+    by_node, reasons = placement.float_nodes, {}
+    by_layer = {node.layer: by_node[node.name] for node in placement.graph.nodes if node.name in by_node}
     for operator in file.operators if by_node else ():
         rule = OPERATORS.get(file.operator_name(operator))
         kernel = None if rule is None or rule.kernel is None else int(operator.inputs[rule.kernel])

@@ -13,7 +13,6 @@ from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.headroom import widen_decisions
-from tfdatafree.quantization.placement import float_nodes, simulated_grids
 
 
 def insert_quantizers(graph: Graph, grids: Mapping[str, Quantizer]) -> Graph:
@@ -46,14 +45,14 @@ def simulate(decision: Decision, inputs: Sequence[np.ndarray], *, probes: int = 
     graph, reference, ranges = decision.graph, decision.reference, decision.ranges
     bits, rules = decision.options.activation_bits, decision.rules
     probe_inputs = [array[:probes] for array in inputs]
-    grids = simulated_grids(graph, ranges, bits, rules)
+    grids = decision.placement.grids(ranges, bits)
     checks = compare_simulation(graph, reference, grids, probe_inputs)
     widened: Mapping[str, Range] = {}
     if decision.file_ranges is None:
         widened = widen_decisions(graph, ranges, {tensor: check.noise for tensor, check in checks.items()}, grids)
     ranges = {**ranges, **widened}
     if widened:
-        grids = simulated_grids(graph, ranges, bits, rules)
+        grids = decision.placement.grids(ranges, bits)
         checks = compare_simulation(graph, reference, grids, probe_inputs)
     return Built(
         content=None,
@@ -61,7 +60,7 @@ def simulate(decision: Decision, inputs: Sequence[np.ndarray], *, probes: int = 
         grids=grids,
         checks=checks,
         kernels=decision.kernels,
-        float_reasons=float_nodes(graph, rules),
+        float_reasons=decision.placement.float_nodes,
         ranges=ranges,
     )
 

@@ -1,6 +1,7 @@
 """All that was decided about an integer network: files, simulations and estimates of size are made from it."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.integer_kernel import IntegerKernel
+from tfdatafree.quantization.placement import Placement
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.rules import NO_RULES, LayerRules
 from tfdatafree.targets.registry import GENERIC
@@ -40,6 +42,11 @@ class Decision:
     target: Target = GENERIC
     file_ranges: Mapping[str, Range] | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def placement(self) -> Placement:
+        """Which tensors of the graph are rounded, and which share a grid."""
+        return Placement(self.graph, self.rules)
 
     def with_weights(self, graph: Graph, grids: Mapping[str, Quantizer | None]) -> "Decision":
         """The same decision for other weights.

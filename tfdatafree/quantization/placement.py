@@ -10,7 +10,9 @@ so that a network simulated at any number of bits is rounded where the file of t
                        `export/grids.py` reads the grids of a file)
 """
 
+import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import keras
 
@@ -19,135 +21,139 @@ from tfdatafree.model.kernels import find_layout
 from tfdatafree.model.operations import operation_of, rectifier_of
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer
 from tfdatafree.numerics.range import Range, with_room
-from tfdatafree.recipe.rules import NO_RULES, LayerRules
+from tfdatafree.recipe.rules import NO_RULES, LayerRules, Rule
 from tfdatafree.tflite.operators import OPERATORS, Operator
 
 
-def place_grids(graph: Graph) -> dict[str, str]:
-    """{tensor: the tensor that its group is named after}. A group has one grid. Tensors that are never rounded are absent.
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where a graph is rounded under some rules; each part is computed once, when it is first asked for.
 
-    Args:
+    Attributes:
         graph: A separated, folded graph.
+        rules: What single layers get instead of the recipe's options.
     """
-    return _Placement(graph).groups()
 
+    graph: Graph
+    rules: LayerRules = NO_RULES
 
-def simulated_grids(
-    graph: Graph, ranges: Mapping[str, Range], bits: int, rules: LayerRules = NO_RULES
-) -> dict[str, Quantizer]:
-    """{tensor: its grid} for every tensor that is rounded and whose range, or built-in grid, is known.
+    @functools.cached_property
+    def groups(self) -> dict[str, str]:
+        """{tensor: the tensor that its group is named after}. A group has one grid. Tensors that are never rounded are absent."""
+        return _Grouping(self.graph).groups()
 
-    The grid of a group spans the ranges of all its tensors, and has the most bits that a rule gives to one of them. Grids of
-    16 bits are symmetric, as in a file. Built-in grids (softmax, sigmoid, tanh) cover the same reals at any number of bits.
-    Tensors that only layers in float read and write are not rounded.
-    """
-    placed, spans, built_in = place_grids(graph), {}, {}
-    producers, ruled = graph.producers(), ruled_bits(graph, rules)
-    width: dict[str, int] = {}
-    for tensor, group in placed.items():
-        width[group] = max(width.get(group, 0), ruled.get(tensor, bits))
-    width |= {placed[tensor]: bits for tensor in graph.inputs if tensor in placed}
-    for tensor, group in placed.items():
-        rule = _rule(graph, producers[tensor]) if tensor in producers else None
-        if rule is not None and rule.fixed:
-            built_in[group] = _built_in(rule, width[group])
-        if tensor in ranges:
-            known, given = spans.get(group, ranges[tensor]), ranges[tensor]
-            spans[group] = Range(min(known.low, given.low), max(known.high, given.high))
-    spans = {group: span if width[group] <= bits else with_room(span) for group, span in spans.items()}
-    grids = {
-        group: activation_quantizer(span.low, span.high, width[group], symmetric=width[group] == 16)
-        for group, span in spans.items()
-    } | built_in
-    apart = _between_floats(graph, float_nodes(graph, rules))
-    return {tensor: grids[group] for tensor, group in placed.items() if group in grids and tensor not in apart}
+    @functools.cached_property
+    def operator_layers(self) -> dict[str, tuple[str, ...]]:
+        """{node: its layer and those that the file computes in one operator with it}."""
+        fused, producers = _Grouping(self.graph).fused(), self.graph.producers()
+        found: dict[str, tuple[str, ...]] = {}
+        for node in self.graph.nodes:
+            chain = [node]
+            while chain[0].inputs and chain[0].inputs[0] in fused and chain[0].inputs[0] in producers:
+                chain.insert(0, producers[chain[0].inputs[0]])
+            layers = tuple(part.layer for part in chain)
+            found.update((part.name, layers) for part in chain)
+        return found
 
+    @functools.cached_property
+    def rule_of(self) -> dict[str, Rule]:
+        """{node: the rule that decides for it}."""
+        if not self.rules.rules:
+            return {}
+        chosen = {node.name: self.rules.first(self.operator_layers[node.name]) for node in self.graph.nodes}
+        return {name: rule for name, rule in chosen.items() if rule is not None}
 
-def operator_layers(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """{node: its layer and those that the file computes in one operator with it}."""
-    fused, producers = _Placement(graph).fused(), graph.producers()
-    found: dict[str, tuple[str, ...]] = {}
-    for node in graph.nodes:
-        chain = [node]
-        while chain[0].inputs and chain[0].inputs[0] in fused and chain[0].inputs[0] in producers:
-            chain.insert(0, producers[chain[0].inputs[0]])
-        layers = tuple(part.layer for part in chain)
-        found.update((part.name, layers) for part in chain)
-    return found
-
-
-def ruled_bits(graph: Graph, rules: LayerRules) -> dict[str, int]:
-    """{tensor: bits that a rule gives it}."""
-    found: dict[str, int] = {}
-    if rules.rules:
-        layers_of = operator_layers(graph)
-        for node in graph.nodes:
-            rule = rules.first(layers_of[node.name])
+    @functools.cached_property
+    def ruled_bits(self) -> dict[str, int]:
+        """{tensor: bits that a rule gives it}."""
+        found: dict[str, int] = {}
+        for node in self.graph.nodes:
+            rule = self.rule_of.get(node.name)
             if rule is not None and rule.activation_bits is not None:
                 found |= dict.fromkeys(node.outputs, rule.activation_bits)
-    return found
+        return found
 
+    @functools.cached_property
+    def float_nodes(self) -> dict[str, str]:
+        """{node that a rule keeps in float: why}."""
+        return {
+            name: f"kept in float by rule {rule.pattern!r}" for name, rule in self.rule_of.items() if rule.keep_float
+        }
 
-def float_nodes(graph: Graph, rules: LayerRules) -> dict[str, str]:
-    """{node that a rule keeps in float: why}."""
-    if not rules.rules:
-        return {}
-    layers_of = operator_layers(graph)
-    chosen = {node.name: rules.first(layers_of[node.name]) for node in graph.nodes}
-    return {
-        name: f"kept in float by rule {rule.pattern!r}"
-        for name, rule in chosen.items()
-        if rule is not None and rule.keep_float
-    }
+    @property
+    def float_layers(self) -> set[str]:
+        """Layers that compute in float only. A shared layer keeps its integer weights while one of its calls needs them."""
+        nodes = self.graph.nodes
+        return {node.layer for node in nodes if node.name in self.float_nodes} - {
+            node.layer for node in nodes if node.name not in self.float_nodes
+        }
 
+    def grids(self, ranges: Mapping[str, Range], bits: int) -> dict[str, Quantizer]:
+        """{tensor: its grid} for every tensor that is rounded and whose range, or built-in grid, is known.
 
-def layers_in_float(graph: Graph, rules: LayerRules) -> set[str]:
-    """Layers that compute in float only. A shared layer keeps its integer weights while one of its calls needs them."""
-    floats = float_nodes(graph, rules)
-    return {node.layer for node in graph.nodes if node.name in floats} - {
-        node.layer for node in graph.nodes if node.name not in floats
-    }
+        The grid of a group spans the ranges of all its tensors, and has the most bits that a rule gives to one of them. Grids
+        of 16 bits are symmetric, as in a file. Built-in grids (softmax, sigmoid, tanh) cover the same real values at any
+        number of bits. Tensors that only layers in float read and write are not rounded.
+        """
+        graph, spans, built_in = self.graph, dict[str, Range](), dict[str, Quantizer]()
+        producers, width = graph.producers(), dict[str, int]()
+        for tensor, group in self.groups.items():
+            width[group] = max(width.get(group, 0), self.ruled_bits.get(tensor, bits))
+        width |= {self.groups[tensor]: bits for tensor in graph.inputs if tensor in self.groups}
+        for tensor, group in self.groups.items():
+            row = _row(graph, producers[tensor]) if tensor in producers else None
+            if row is not None and row.fixed:
+                built_in[group] = _built_in(row, width[group])
+            if tensor in ranges:
+                span, range_ = spans.get(group, ranges[tensor]), ranges[tensor]
+                spans[group] = Range(min(span.low, range_.low), max(span.high, range_.high))
+        spans = {group: span if width[group] <= bits else with_room(span) for group, span in spans.items()}
+        grids = {
+            group: activation_quantizer(span.low, span.high, width[group], symmetric=width[group] == 16)
+            for group, span in spans.items()
+        } | built_in
+        in_float = self._between_floats()
+        return {t: grids[group] for t, group in self.groups.items() if group in grids and t not in in_float}
+
+    def _between_floats(self) -> set[str]:
+        """Tensors that are written and read in float only."""
+        consumers = self.graph.consumers()
+        return {
+            tensor
+            for node in self.graph.nodes
+            if node.name in self.float_nodes
+            for tensor in node.outputs
+            if tensor not in self.graph.outputs and all(reader.name in self.float_nodes for reader in consumers[tensor])
+        }
 
 
 def only_moved(graph: Graph) -> set[str]:
     """Tensors whose values are all values of another tensor with the same grid, so that rounding does not change them."""
-    placed, found = place_grids(graph), set()
+    groups, found = Placement(graph).groups, set()
     for node in graph.nodes:
         if operation_of(graph.layer_of(node)).values is not None and node.inputs:
-            group = placed.get(node.inputs[0])
-            found.update(tensor for tensor in node.outputs if group is not None and placed.get(tensor) == group)
+            group = groups.get(node.inputs[0])
+            found.update(tensor for tensor in node.outputs if group is not None and groups.get(tensor) == group)
     return found
 
 
 def has_kernels(graph: Graph, tensor: str, bits: int) -> bool:
     """Whether the operators that write and read the tensor have kernels for that many bits, as far as the table tells."""
     touching = [node for node in graph.nodes if tensor in (*node.inputs, *node.outputs)]
-    rows = (_rule(graph, node) for node in touching)
+    rows = (_row(graph, node) for node in touching)
     return all(row is None or bits in row.versions for row in rows)
 
 
-def _between_floats(graph: Graph, floats: Mapping[str, str]) -> set[str]:
-    """Tensors that are written and read in float only."""
-    consumers = graph.consumers()
-    return {
-        tensor
-        for node in graph.nodes
-        if node.name in floats
-        for tensor in node.outputs
-        if tensor not in graph.outputs and all(reader.name in floats for reader in consumers[tensor])
-    }
-
-
-def _built_in(rule: Operator, bits: int) -> Quantizer:
-    if bits in rule.fixed:
-        return Quantizer(rule.fixed[bits].scale, rule.fixed[bits].zero_point, bits)
-    whole = Quantizer(rule.fixed[8].scale, rule.fixed[8].zero_point, 8)
+def _built_in(row: Operator, bits: int) -> Quantizer:
+    if bits in row.fixed:
+        return Quantizer(row.fixed[bits].scale, row.fixed[bits].zero_point, bits)
+    whole = Quantizer(row.fixed[8].scale, row.fixed[8].zero_point, 8)
     scale = whole.scale * 2.0 ** (8 - bits)
     lowest = -(2 ** (bits - 1))
     return Quantizer(scale, min(round(lowest - whole.low / scale), -lowest - 1), bits)
 
 
-def _rule(graph: Graph, node: Node) -> Operator | None:
+def _row(graph: Graph, node: Node) -> Operator | None:
     """What the operator that the converter writes for the node asks of its tensors; None for operators with free grids."""
     name = operation_of(graph.layer_of(node), by_name=True).operator
     return None if name is None else OPERATORS[name]
@@ -158,7 +164,7 @@ def _is_fusable_relu(graph: Graph, node: Node) -> bool:
     return rectifier is not None and rectifier.is_clip and rectifier.cap in (None, 6)
 
 
-class _Placement:
+class _Grouping:
     def __init__(self, graph: Graph):
         self.graph = graph
         self.readers = {tensor: len(nodes) for tensor, nodes in graph.consumers().items()}
@@ -176,7 +182,7 @@ class _Placement:
             for tensor in node.outputs:
                 if tensor not in fused:
                     self.add(tensor)
-            rule = _rule(self.graph, node)
+            rule = _row(self.graph, node)
             if rule is not None and node.output in self.group_of:
                 self.share(node, rule)
         return self.group_of

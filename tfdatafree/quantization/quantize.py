@@ -17,7 +17,7 @@ from tfdatafree.quantization.activation_shift import correct_activation_shifts, 
 from tfdatafree.quantization.bias import correct_biases
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.empirical_bias import correct_biases_on_inputs
-from tfdatafree.quantization.placement import layers_in_float, simulated_grids
+from tfdatafree.quantization.placement import Placement
 from tfdatafree.quantization.ranges import range_of_levels
 from tfdatafree.quantization.rounding import Rounded, Rounding, round_equalized, round_graph
 from tfdatafree.recipe.quantize import Quantize
@@ -53,7 +53,7 @@ def quantize(
         reasons |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
     ranges = choose_tensor_ranges(current, observed, options, executor) | dict(known_ranges)
     if options.activation_correction:
-        grids = simulated_grids(graph, ranges, options.activation_bits, rules)
+        grids = Placement(graph, rules).grids(ranges, options.activation_bits)
         shifts = measure_shifts(normalized_walk(network.unfolded, inputs), grids)
         graph, uncorrected = correct_activation_shifts(graph, shifts)
         reasons |= {key: f"activation shift not corrected: {reason}" for key, reason in uncorrected.items()}
@@ -85,7 +85,7 @@ def round_weights(network: Network, observed: Observed, options: Quantize) -> Ro
         adaptive=options.rounding == "adaround",
         search=options.weight_ranges == "search",
         layer_bits=rules.setting("weight_bits"),
-        in_float=layers_in_float(graph, rules),
+        in_float=Placement(graph, rules).float_layers,
         masks=network.masks,
         covariances={} if options.rounding == "nearest" else observed.covariances,
         variances=observed.variances,
