@@ -43,7 +43,7 @@ def simulate(decision: Decision, inputs: Sequence[np.ndarray], *, probes: int = 
     file stores them with 32 bits.
     """
     graph, reference, ranges = decision.graph, decision.reference, decision.ranges
-    bits, rules = decision.options.activation_bits, decision.rules
+    bits = decision.options.activation_bits
     probe_inputs = [array[:probes] for array in inputs]
     grids = decision.placement.grids(ranges, bits)
     checks = compare_simulation(graph, reference, grids, probe_inputs)
