@@ -11,10 +11,11 @@ from tiny_models import KINDS, Exported, build, each, every_kind, export, export
 from tfdatafree.canonical.separate import separate
 from tfdatafree.compress import compress
 from tfdatafree.errors import ExportError
-from tfdatafree.export.build import _resize_lsb
+from tfdatafree.export import build as build_module
+from tfdatafree.export.build import _measure, _resize_lsb
 from tfdatafree.export.emit import IntegerModel, quantize_file
 from tfdatafree.export.float_model import convert
-from tfdatafree.export.plan import Spec
+from tfdatafree.export.plan import Spec, tensors_without_grid
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, verify_content
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
@@ -544,3 +545,52 @@ def test_weights_too_large_for_cpu_runtimes_are_refused_before_they_are_run():
         compress(model, input_range=(-1, 1), verbose=0)
     conv.kernel.assign(np.asarray(conv.kernel) * 1e-4)
     assert compress(model, input_range=(-1, 1), verbose=0).tflite
+
+
+# Ranges that nobody chose ---------------------------------------------------------------------------------------------
+
+
+def float_file(name: str):
+    found = exported(name)
+    model = convert(found.rounded, [array[:1] for array in found.inputs])
+    file = File.parse(model.content)
+    ranges = {index: found.ranges[tensor] for tensor, index in model.tensor_of.items() if tensor in found.ranges}
+    return model, file, Spec(ranges)
+
+
+@every_model
+def test_tensors_on_the_grid_of_a_known_tensor_are_never_measured(name):
+    _, file, spec = float_file(name)
+    missing = tensors_without_grid(file, spec)
+    for operator in file.operators:
+        rule = OPERATORS.get(file.operator_name(operator))
+        if rule is None or rule.fixed or (rule.grid != "own" and operator.inputs[0] in spec.ranges):
+            assert not set(operator.outputs) & set(missing)
+    # And what is not known otherwise is measured: with it nothing is left to find.
+    measured = dict.fromkeys(missing, Range(-1, 1))
+    assert not tensors_without_grid(file, Spec({**spec.ranges, **measured}))
+    quantize_file(float_file(name)[0].content, Spec({**spec.ranges, **measured}))
+
+
+def test_upsampling_is_several_operators_none_of_which_is_measured():
+    _, file, spec = float_file("upsampling_nearest")
+    unknown = {index for operator in file.operators for index in operator.outputs} - spec.ranges.keys()
+    assert unknown and not tensors_without_grid(file, spec)
+
+
+@pytest.mark.parametrize("bytes_at_once", [1, 2**27])
+def test_measured_ranges_are_the_extremes_over_all_inputs(bytes_at_once, monkeypatch):
+    model, file, spec = float_file("normalization")
+    tensors = sorted({index for operator in file.operators[:-2] for index in operator.outputs})
+    monkeypatch.setattr(build_module, "_MEASURED_BYTES", bytes_at_once)
+    inputs = exported("normalization").inputs
+    found = _measure(model.content, tensors, inputs)
+    runner = Runner(model.content, keep_all=True)
+    seen = {index: [] for index in tensors}
+    for at in range(len(inputs[0])):
+        runner.run([array[at : at + 1] for array in inputs])
+        for index in tensors:
+            seen[index].append(runner.value(index))
+    assert len(tensors) > 1
+    for index, values in seen.items():
+        assert found[index] == Range(np.min(values), np.max(values))

@@ -74,3 +74,19 @@ def test_means_alone_are_those_of_the_whole_observation():
     assert found.keys() == wanted.keys()
     for tensor, mean in wanted.items():
         np.testing.assert_allclose(found[tensor], mean, atol=1e-6)
+
+
+def test_without_moments_everything_else_is_the_same():
+    unfolded = separate(Graph.from_keras(block()))
+    folded, _ = fold(unfolded)
+    inputs = make_inputs(folded, 4, (-1, 1))
+    whole, less = (observe(unfolded, folded, inputs, samples=200, moments=moments) for moments in (True, False))
+    assert whole.variances.keys() == whole.normalized.keys() and less.variances.keys() == set(folded.inputs)
+    for view in ("images", "normalized"):
+        wanted, found = getattr(whole, view), getattr(less, view)
+        assert wanted.keys() == found.keys()
+        for tensor, s in wanted.items():
+            assert (found[tensor].low, found[tensor].high) == (s.low, s.high)
+            np.testing.assert_array_equal(found[tensor].samples, s.samples)
+    for tensor, mean in whole.means.items():
+        np.testing.assert_array_equal(less.means[tensor], mean)

@@ -40,7 +40,7 @@ class Observed:
 
     @property
     def variances(self) -> dict[str, np.ndarray]:
-        """Tensor -> variance per channel on the inputs put right; {} where moments were not asked for."""
+        """Tensor -> variance per channel on the inputs put right, of those tensors whose moments were asked for."""
         return {tensor: s.variance for tensor, s in self.normalized.items() if s.moments is not None}
 
 
@@ -62,8 +62,8 @@ def observe(
         inputs: Generated (or representative) inputs, one array per graph input.
         samples: Rows of the layer-wise samples.
         standard: Layer-wise samples from N(0, 1) in place of BatchNorm statistics, and no covariances: an ablation.
-        moments: Whether `images` and `normalized` know the channels' moments: they take longer than all the rest, and
-            only ranges by "k_sigma" and searched steps of weights need them.
+        moments: Whether `images` and `normalized` know the channels' moments of all tensors, not of the inputs alone. These
+            take longer than everything else; only ranges by "k_sigma" and searched steps of weights need them.
     """
     batches = number_of_batches(folded, len(inputs[0]))
     wanted = None if moments else folded.inputs
