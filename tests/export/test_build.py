@@ -558,7 +558,7 @@ def float_file(name: str):
     return model, file, Spec(ranges)
 
 
-@every_model
+@every_kind
 def test_tensors_on_the_grid_of_a_known_tensor_are_never_measured(name):
     _, file, spec = float_file(name)
     missing = tensors_without_grid(file, spec)
