@@ -20,7 +20,7 @@ from tfdatafree.model.operations import operation_of, rectifier_of
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer
 from tfdatafree.numerics.range import Range, with_room
 from tfdatafree.recipe.rules import NO_RULES, LayerRules
-from tfdatafree.tflite.operators import OPERATORS, Operator
+from tfdatafree.tflite.operators import OPERATORS, Fixed, Operator
 
 
 def place_grids(graph: Graph) -> dict[str, str]:
@@ -50,7 +50,7 @@ def simulated_grids(
     for tensor, group in placed.items():
         rule = _rule(graph, producers[tensor]) if tensor in producers else None
         if rule is not None and rule.fixed:
-            built_in[group] = _built_in(rule, width[group])
+            built_in[group] = _built_in(rule.fixed, width[group])
         if tensor in ranges:
             known, given = spans.get(group, ranges[tensor]), ranges[tensor]
             spans[group] = Range(min(known.low, given.low), max(known.high, given.high))
@@ -138,10 +138,10 @@ def _between_floats(graph: Graph, floats: Mapping[str, str]) -> set[str]:
     }
 
 
-def _built_in(rule: Operator, bits: int) -> Quantizer:
-    if bits in rule.fixed:
-        return Quantizer(rule.fixed[bits].scale, rule.fixed[bits].zero_point, bits)
-    whole = Quantizer(rule.fixed[8].scale, rule.fixed[8].zero_point, 8)
+def _built_in(fixed: Mapping[int, Fixed], bits: int) -> Quantizer:
+    if bits in fixed:
+        return Quantizer(fixed[bits].scale, fixed[bits].zero_point, bits)
+    whole = Quantizer(fixed[8].scale, fixed[8].zero_point, 8)
     scale = whole.scale * 2.0 ** (8 - bits)
     lowest = -(2 ** (bits - 1))
     return Quantizer(scale, min(round(lowest - whole.low / scale), -lowest - 1), bits)
