@@ -157,7 +157,7 @@ def _assemble(
     if decision is not None:
         network = network.logged(reasons=decision.reasons)
         weight_grids = kernel_grids(built.graph, {**decision.kernels, **built.kernels})
-        requested = task.user_recipe.quantize
+        requested = task.user_recipe.quantization
         if decision.options.one_step_per_channel(dense=True) != requested.one_step_per_channel(dense=True):
             notes["dense layers"] = f"one weight scale per tensor, as {task.target.title} requires"
     policy, replay = (None, task.user_recipe) if bits is None else (bits.policy, bits.replay)

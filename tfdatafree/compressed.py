@@ -65,7 +65,7 @@ class Compressed:
         """The file. Raises ExportError if there is none."""
         if self.built.content is None:
             raise ExportError(
-                f"there is no integer file: {self.recipe.quantize.simulated}. Use .model or .predict(x), which simulate "
+                f"there is no integer file: {self.recipe.quantization.simulated}. Use .model or .predict(x), which simulate "
                 "it, or a recipe with activation_bits=8 or 16 and symmetric_weights=True."
             )
         return self.built.content
@@ -97,7 +97,7 @@ class Compressed:
             ExportError: The file would not be what was decided.
             ValueError: The network is in float.
         """
-        if self.decision is None:
+        if self.decision is None or self.probes is None:
             raise ValueError("this network is in float; only integer networks can be written with other weights.")
         inputs = self.probes.first(COMPARED_OUTPUTS, self.decision.reference)
         decision = self.decision.with_weights(weights, grids)

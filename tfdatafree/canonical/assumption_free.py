@@ -202,7 +202,7 @@ def _find_pairs(graph: Graph) -> tuple[list[_Pair], dict[str, str]]:
                 key = (link.writer, node.layer, link.channels.tobytes())
                 pairs[key] = _Pair(link.writer, node.layer, link.channels)
         writers.append(node.layer)
-        links[node.output] = [_Link(node.layer, np.arange(graph.specs[node.output].shape[-1]))]
+        links[node.output] = [_Link(node.layer, np.arange(graph.specs[node.output].size(-1)))]
     kept |= {writer: "no layer with weights reads it" for writer in writers if writer not in read}
     return list(pairs.values()), kept
 

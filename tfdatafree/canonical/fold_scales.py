@@ -27,7 +27,7 @@ def fold_scales(graph: Graph) -> Rewrite:
         spec = next(graph.specs[node.inputs[0]] for node in graph.nodes if node.layer == key)
         channels = spec.shape[-1] if len(spec.shape) > 1 else None
         affine = _scale_and_shift(layer, channels) if channels else None
-        if affine is not None:
+        if channels is not None and affine is not None:
             g, t = (np.broadcast_to(np.asarray(values, np.float64), (channels,)) for values in affine)
             ones, zeros = np.ones(channels), np.zeros(channels)
             graph.layers[key] = new_layer(

@@ -90,12 +90,12 @@ def _split_separable(graph: Graph, node: Node) -> Node:
         depthwise_class,
         {**shared, "kernel_size": config["kernel_size"], "use_bias": False, "name": f"{node.layer}_depthwise"},
         input_shape,
-        kernel=layer.weight("depthwise_kernel"),
+        kernel=layer.required_weight("depthwise_kernel"),
     )
     middle_shape = tuple(depthwise.operation.compute_output_shape(input_shape))
-    pointwise_weights = {"kernel": layer.weight("pointwise_kernel")}
+    pointwise_weights = {"kernel": layer.required_weight("pointwise_kernel")}
     if config["use_bias"]:
-        pointwise_weights["bias"] = layer.weight("bias")
+        pointwise_weights["bias"] = layer.required_weight("bias")
     pointwise = new_layer(
         pointwise_class,
         {

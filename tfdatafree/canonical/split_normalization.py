@@ -35,7 +35,7 @@ def _elementary(layer: Layer, spec: TensorSpec) -> keras.Model:
     centred = keras.layers.Subtract()([x, keras.ops.mean(x, axis=axes, keepdims=True)])
     variance = keras.ops.mean(keras.layers.Multiply()([centred, centred]), axis=axes, keepdims=True)
     y = keras.layers.Multiply()([centred, keras.ops.rsqrt(variance + layer.operation.epsilon)])
-    shape = [size if axis in axes else 1 for axis, size in enumerate(spec.shape)][min(axes) :]
+    shape = [spec.size(axis) if axis in axes else 1 for axis in range(min(axes), rank)]
     gamma, beta = (layer.weight(key) for key in ("gamma", "beta"))
     scale = np.ones(shape, np.float32) if gamma is None else gamma.reshape(shape)
     offset = np.zeros(shape, np.float32) if beta is None else beta.reshape(shape)

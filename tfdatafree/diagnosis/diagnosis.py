@@ -92,10 +92,12 @@ class Diagnosis:
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ValueError(f"count is {count!r}; give the number of suspects to help, at least 1.")
         settings: dict[str, dict] = {}
-        helped = [suspect for suspect in self.suspects if suspect.remedy and suspect.layer is not None][:count]
-        for suspect in helped:
-            in_recipe = self.given[suspect.layer].settings if suspect.layer in self.given else {}
-            settings[suspect.layer] = {**in_recipe, **settings.get(suspect.layer, {}), **suspect.remedy}
+        helped = [
+            (suspect.layer, suspect.remedy) for suspect in self.suspects if suspect.remedy and suspect.layer is not None
+        ]
+        for layer, remedy in helped[:count]:
+            in_recipe = self.given[layer].settings if layer in self.given else {}
+            settings[layer] = {**in_recipe, **settings.get(layer, {}), **remedy}
         for options in settings.values():
             if options.get("keep_float"):
                 options.pop("weight_bits", None)

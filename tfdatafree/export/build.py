@@ -160,6 +160,7 @@ def _spec(decision: Decision, float_model: FloatModel, file: File, inputs: Seque
     """How to quantize the float file of the graph."""
     graph, options = decision.graph, decision.options
     known = decision.file_ranges or {}
+    assert options.edge_dtype is not None, "Quantize sets it where the user does not"
     ranges = {index: known[name] for index in range(len(file.tensors)) if (name := file.name(index)) in known}
     ranges |= {
         index: decision.ranges[tensor] for tensor, index in float_model.tensor_of.items() if tensor in decision.ranges
@@ -189,7 +190,7 @@ def _file_kernels(
 ) -> dict[int, Constant]:
     """Weight tensor of the file -> its integers in `kernels`, in the file's order of axes."""
     return {
-        index: Constant(*kernels[key].tflite(file.constant(index).shape))
+        index: Constant(*kernels[key].tflite(file.known_constant(index).shape))
         for index, key in layers_of.items()
         if key in kernels
     }
@@ -215,10 +216,9 @@ def _float_rules(placement: Placement, float_model: FloatModel, file: File) -> d
     for operator in file.operators if by_node else ():
         rule = OPERATORS.get(file.operator_name(operator))
         kernel = None if rule is None or rule.kernel is None else int(operator.inputs[rule.kernel])
+        layer = "" if kernel is None else float_model.layer_of.get(kernel, "")
         for index in operator.outputs:
-            reason = by_node.get(float_model.node_of.get(index, "")) or by_layer.get(
-                float_model.layer_of.get(kernel, "")
-            )
+            reason = by_node.get(float_model.node_of.get(index, "")) or by_layer.get(layer)
             if reason is not None:
                 reasons[index] = reason
     return reasons
@@ -278,7 +278,7 @@ def _as_written(graph: Graph, float_file: File, result: IntegerModel, layers_of:
         if rule is None or rule.kernel is None:
             continue
         old = next((o for o, new in result.index_of_kernel.items() if new == operator.inputs[rule.kernel]), None)
-        if old not in layers_of:
+        if old is None or old not in layers_of:
             continue
         key = layers_of[old]
         layer = graph.layers[key]
@@ -294,6 +294,7 @@ def _biases(file: File) -> dict[int, np.ndarray]:
         rule = OPERATORS.get(file.operator_name(operator))
         if (
             rule is not None
+            and rule.kernel is not None
             and rule.bias is not None
             and len(operator.inputs) > rule.bias
             and operator.inputs[rule.bias] >= 0
@@ -308,12 +309,13 @@ def _with_file_values(
     layer: Layer, kernel: Constant, file: File, operator, rule, float_bias: np.ndarray | None
 ) -> Layer:
     layer = with_kernel(layer, _kernel_of(layer, kernel).float_kernel)
-    if float_bias is not None and layer.weight("bias") is not None:
+    bias = layer.weight("bias")
+    if float_bias is not None and bias is not None:
         index = operator.inputs[rule.bias]
         scale = np.asarray(file.tensors[index].quantization.scale, np.float64)
         # Only the rounding error is added, because the converter may have merged a constant that the graph adds later.
-        rounding = file.constant(index) * scale - float_bias
-        layer = layer.with_weights(bias=(layer.weight("bias") + rounding).astype(np.float32))
+        rounding = file.known_constant(index) * scale - float_bias
+        layer = layer.with_weights(bias=(bias + rounding).astype(np.float32))
     return layer
 
 
@@ -342,8 +344,9 @@ def _table_lsb(float_model: FloatModel, file: File, grids: Mapping[str, Quantize
     for operator in file.operators:
         name = file.operator_name(operator)
         rule = OPERATORS.get(name)
-        for index in operator.outputs if rule is not None else ():
-            if index in names and (lsb := rule.table_lsb.get(grids[names[index]].bits)) is not None:
+        tables = {} if rule is None else rule.table_lsb
+        for index in operator.outputs:
+            if index in names and (lsb := tables.get(grids[names[index]].bits)) is not None:
                 bounds[names[index]] = lsb
         if name == "RESIZE_BILINEAR" and operator.outputs[0] in names:
             before, after = (file.shape(index)[1:3] for index in (operator.inputs[0], operator.outputs[0]))

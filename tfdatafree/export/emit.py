@@ -206,9 +206,9 @@ class _Emitter:
                 )
                 inputs[position] = self.integer_form(index, shared)
         if row.kernel is not None:
-            source = self.plan.grid_at(operator.inputs[row.operands[0]], bits)
+            source = self.plan.grid_at(operator.inputs[row.source], bits)
             inputs[row.kernel], bias = self.kernel(operator, row, source)
-            if bias is not None:
+            if bias is not None and row.bias is not None:
                 inputs[row.bias] = bias
         operator.inputs = inputs
         for index in outputs:
@@ -233,7 +233,7 @@ class _Emitter:
         return activation_quantizer(float(own.low), float(own.high), bits, symmetric=True)
 
     def constant_operand(self, index: int, grid: Quantizer | None, bits: int) -> int:
-        value = self.file.constant(index)
+        value = self.file.known_constant(index)
         if grid is None:
             grid = activation_quantizer(value.min(), value.max(), bits, symmetric=bits == 16)
         new = self.file.add_tensor(self.file.name(index), index)

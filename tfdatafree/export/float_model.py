@@ -115,12 +115,12 @@ def _find_kernels(graph: Graph, file: File, stand_ins: Mapping[str, np.float32])
         constant = file.constant(index)
         if constant is None or constant.dtype != np.float32 or index in layer_of:
             continue
-        key = key_of.get(float(constant.flat[0])) if stand_ins else None
-        if key is not None and (constant == constant.flat[0]).all():
-            file.set_constant(index, _in_file_order(graph.layers[key]).reshape(constant.shape))
-            layer_of[index] = key
-        elif real and (key := real.get(constant.tobytes())) is not None:
-            layer_of[index] = key
+        found = key_of.get(float(constant.flat[0])) if stand_ins else None
+        if found is not None and (constant == constant.flat[0]).all():
+            file.set_constant(index, _in_file_order(graph.layers[found]).reshape(constant.shape))
+            layer_of[index] = found
+        elif real and (found := real.get(constant.tobytes())) is not None:
+            layer_of[index] = found
     file.drop_unused_buffers()
     return layer_of
 

@@ -207,6 +207,7 @@ class _Planner:
         if reason:
             self.float_reasons[f"{name} {self.name(operator.outputs[0])}"] = reason
             return None
+        assert row is not None, "an operator without a row has a reason to stay in float"
         return dataclasses.replace(row, grid="input") if name in self.spec.input_grid else row
 
     def name(self, index: int) -> str:
@@ -307,7 +308,7 @@ class _Planner:
         scales: dict[int, float] = {}
         for operator, row, bits in zip(self.file.operators, self.rows, self.widths, strict=True):
             if row is not None and row.kernel is not None:
-                source = self.grid_at(operator.inputs[row.operands[0]], bits)
+                source = self.grid_at(operator.inputs[row.source], bits)
                 kernel, scale = int(operator.inputs[row.kernel]), float(source.scale)
                 scales[kernel] = min(scale, scales.get(kernel, scale))
         return scales
@@ -319,6 +320,6 @@ class _Planner:
         return widen_grid(own) if own.bits < bits else self.plain_grids[index]
 
     def nearest_kernel(self, index: int, axis: int | None) -> Constant:
-        value = self.file.constant(index)
+        value = self.file.known_constant(index)
         quantizer = weight_quantizer(value, self.spec.kernel_bits, axis)
         return Constant(quantizer.quantize(value), quantizer)

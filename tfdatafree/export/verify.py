@@ -56,7 +56,8 @@ def verify_content(result: IntegerModel, spec: Spec) -> None:
 
 
 def _check_constant(file: File, index: int, decided: Constant) -> None:
-    if not np.array_equal(file.constant(index), decided.values):
+    integers = file.constant(index)
+    if integers is None or not np.array_equal(integers, decided.values):
         raise ExportError(f"the integers of '{file.name(index)}' are not those that were chosen.")
     written = file.tensors[index].quantization
     for values, chosen in ((written.scale, decided.quantizer.scale), (written.zeroPoint, decided.quantizer.zero_point)):
@@ -97,11 +98,12 @@ def _check_products(file: File) -> None:
         if rule is None or rule.kernel is None:
             continue
         output = operator.outputs[0]
-        grids = [file.quantizer(i) for i in (operator.inputs[rule.operands[0]], operator.inputs[rule.kernel], output)]
-        if None in grids or grids[-1].bits != 8:
+        source, kernel, target = (
+            file.quantizer(i) for i in (operator.inputs[rule.source], operator.inputs[rule.kernel], output)
+        )
+        if source is None or kernel is None or target is None or target.bits != 8:
             continue
-        source, kernel, target = (float(np.max(grid.scale)) for grid in grids)
-        ratio = source * kernel / target
+        ratio = float(np.max(source.scale)) * float(np.max(kernel.scale)) / float(np.max(target.scale))
         if ratio >= _LARGEST_SCALE_RATIO:
             raise ExportError(
                 f"at '{file.name(output)}' the input scale times the weight scale is {ratio:,.0f} times the output scale, but "
@@ -157,7 +159,7 @@ def compare_tensors(
         file_input = []
         for tensor, array in zip(written.inputs, one_input, strict=True):
             grid = grids.get(tensor)
-            file_input.append(array if grid is None else grid.dequantize(runner.value(index_of[tensor])))
+            file_input.append(array if grid is None else grid.dequantize(runner.kept_value(index_of[tensor])))
             if grid is not None:
                 note_difference(checks, tensor, 0, array, file_input[-1])
         walks = zip(written.walk(file_input), reference.walk(one_input), strict=True)
@@ -165,7 +167,7 @@ def compare_tensors(
             for tensor in node.outputs:
                 if tensor not in grids:
                     continue
-                grid, integers = grids[tensor], runner.value(index_of[tensor])
+                grid, integers = grids[tensor], runner.kept_value(index_of[tensor])
                 simulated = grid.quantize(np.asarray(live[tensor])).astype(np.int64)
                 lsb = int(np.abs(simulated - integers).max(initial=0))
                 live[tensor] = grid.dequantize(integers)

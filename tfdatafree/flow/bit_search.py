@@ -71,7 +71,8 @@ def find_bits(
     Raises:
         ValueError: The size cannot be reached; says the smallest possible one.
     """
-    options = pack_by_default(recipe.quantize)
+    assert recipe.policy is not None, "choose_bits() calls this for recipes with a policy"
+    options = pack_by_default(recipe.quantization)
     policy = search_bits(network, observed, inputs, options, recipe.policy)
     replay = with_policy(user_recipe, policy, network.rules, network.current, int4=options.int4)
     rules = apply_rules(replay.rules, network.source, network.reference)
@@ -173,7 +174,8 @@ def with_policy(recipe: Recipe, policy: Policy, rules: LayerRules, graph: Graph,
         copies = added.pop(rule, ())
         followers = {key for key, own in rules.of.items() if own is rule}
         ordered += copies if followers and followers <= policy.damages.keys() else (*copies, rule)
-    quantize = dataclasses.replace(recipe.quantize, int4=recipe.quantize.int4 if int4 is None else int4)
+    options = recipe.quantization
+    quantize = dataclasses.replace(options, int4=options.int4 if int4 is None else int4)
     return dataclasses.replace(recipe, policy=None, quantize=quantize, rules=(*ordered, *added.pop(None, ())))
 
 

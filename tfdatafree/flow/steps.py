@@ -31,6 +31,7 @@ from tfdatafree.pruning.channels import prune_channels
 from tfdatafree.pruning.prune import prune
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.quantize import choose_input_ranges, needs_moments, quantize
+from tfdatafree.recipe.prune import Prune
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.task import Task
 
@@ -120,7 +121,7 @@ def prune_network(network: Network, task: Task, inputs: Inputs, progress: Progre
         return network
     if options.method == "channel":
         with progress.stage("remove channels"):
-            return _remove_channels(network, task, inputs)
+            return _remove_channels(network, options, task, inputs)
     with progress.stage("prune"):
         means = tensor_means(
             network.unfolded,
@@ -132,8 +133,8 @@ def prune_network(network: Network, task: Task, inputs: Inputs, progress: Progre
         return prune(network, options, means=means, seed=task.seed)
 
 
-def _remove_channels(network: Network, task: Task, inputs: Inputs) -> Network:
-    pruned = prune_channels(network.unfolded, task.recipe.prune, input_range=network.input_range.ends, seed=task.seed)
+def _remove_channels(network: Network, options: Prune, task: Task, inputs: Inputs) -> Network:
+    pruned = prune_channels(network.unfolded, options, input_range=network.input_range.ends, seed=task.seed)
     folded = fold_scales(fold(pruned.graph).graph).graph
     change = moved_results(network.reference, folded, inputs.arrays)
     network = dataclasses.replace(
@@ -178,7 +179,7 @@ def pass_inputs(network: Network, task: Task, inputs: Inputs, progress: Progress
             inputs.arrays,
             samples=task.recipe.generate.samples,
             standard=_standard(task.recipe),
-            moments=needs_moments(task.recipe.quantize),
+            moments=needs_moments(task.recipe.quantization),
             seed=task.seed,
         )
     return network, observed
@@ -187,7 +188,7 @@ def pass_inputs(network: Network, task: Task, inputs: Inputs, progress: Progress
 def choose_bits(network: Network, task: Task, observed: Observed, inputs: Inputs, progress: Progress) -> Bits:
     """The bits of the recipe, or those that a search finds if the recipe has a policy."""
     if task.recipe.policy is None:
-        return Bits(options=task.recipe.quantize, rules=network.rules, policy=None, replay=task.user_recipe)
+        return Bits(options=task.recipe.quantization, rules=network.rules, policy=None, replay=task.user_recipe)
     with progress.stage("search bits"):
         return find_bits(network, task.recipe, task.user_recipe, observed, inputs.arrays)
 
@@ -232,7 +233,7 @@ def write_integers(decision: Decision, bits: Bits, inputs: Inputs, progress: Pro
     """
     with progress.stage(FILE_STEP):
         built = write(decision, inputs.arrays)
-        if bits.policy is not None and bits.options.int4:
+        if built.content is not None and bits.policy is not None and bits.options.int4:
             require_size(built.content, bits.policy)
         return built
 

@@ -26,4 +26,4 @@ def require_recoverable(source: Graph, graph: Graph, options: Recover) -> None:
         )
     specs = input_specs(graph, options.image_size)
     if options.image_size is not None:
-        resize(graph, specs[0].shape[1:])
+        resize(graph, specs[0].example_shape)

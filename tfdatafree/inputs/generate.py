@@ -109,7 +109,7 @@ def generate_images(
     matcher = Matcher(
         graph,
         options,
-        shapes=[spec.shape[1:] for spec in specs],
+        shapes=[spec.example_shape for spec in specs],
         ranges=[ends] * len(specs),
         targets=targets,
         seed=seed,

@@ -60,7 +60,7 @@ def given_inputs(data: Any, graph: Graph, input_range: tuple[float, float]) -> I
             f"'{data}' is a folder of images, but the model has the inputs {', '.join(graph.inputs)}; give an .npz file "
             "with an array for each."
         )
-    shape = graph.specs[graph.inputs[0]].shape[1:]
+    shape = graph.specs[graph.inputs[0]].example_shape
     images = read_images(Path(data), shape, *input_range, MOST_INPUTS)
     low, high = input_range
     described = (

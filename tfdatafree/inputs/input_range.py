@@ -53,7 +53,7 @@ def find_input_range(graph: Graph, seed: int = 0) -> InputRange:
     if min(divergence.values()) > _FITS:
         others = [ends for end in _OTHER_ENDS.tolist() for ends in ((-end, end), (0.0, end))]
         divergence |= {ends: _divergence(graph, batchnorm, ends, seed) for ends in others}
-    low, high = min(divergence, key=divergence.get)
+    low, high = min(divergence, key=divergence.__getitem__)
     return InputRange(
         low, high, f"estimated from the statistics of '{batchnorm.name}'; pass input_range if you know it"
     )
@@ -74,14 +74,14 @@ def _first_batchnorm(graph: Graph):
 def _divergence(graph: Graph, batchnorm, ends: tuple[float, float], seed: int) -> float:
     """Mean KL(N(measured) || N(stored)) over the channels that enter `batchnorm`."""
     spec = graph.specs[graph.inputs[0]]
-    images = procedural_images(_IMAGES, spec.shape[1:], *ends, seed=seed)
+    images = procedural_images(_IMAGES, spec.example_shape, *ends, seed=seed)
     live = {graph.inputs[0]: images}
     for node in graph.nodes:
         if node is batchnorm:
             break
         if live.keys() >= set(node.inputs):
             live.update(zip(node.outputs, graph.call(node, live), strict=True))
-    x = np.asarray(live[batchnorm.inputs[0]]).reshape(-1, graph.specs[batchnorm.inputs[0]].shape[-1])
+    x = np.asarray(live[batchnorm.inputs[0]]).reshape(-1, graph.specs[batchnorm.inputs[0]].size(-1))
     layer = graph.layer_of(batchnorm)
     stored_mean, stored_variance = layer.weight("moving_mean"), layer.weight("moving_variance")
     floor = layer.operation.epsilon

@@ -18,6 +18,6 @@ def make_inputs(graph: Graph, n: int, input_range: tuple[float, float], *, seed:
     inputs = []
     for at, tensor in enumerate(graph.inputs):
         spec = graph.specs[tensor]
-        values = procedural_images(n, spec.shape[1:], *input_range, seed=seed + at)
+        values = procedural_images(n, spec.example_shape, *input_range, seed=seed + at)
         inputs.append(np.round(values).astype(spec.dtype) if "int" in spec.dtype else values)
     return inputs

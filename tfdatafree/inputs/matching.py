@@ -117,7 +117,7 @@ class Matcher:
     def batch_size(self, n: int) -> int:
         """The size of equal batches, as few as memory allows, that hold at least n images."""
         ratio = max(
-            np.prod(shape) / np.prod(self._graph.specs[tensor].shape[1:])
+            np.prod(shape) / np.prod(self._graph.specs[tensor].example_shape)
             for shape, tensor in zip(self.shapes, self._graph.inputs, strict=True)
         )
         elements = sum(np.prod([size or 1 for size in spec.shape[1:]]) for spec in self._graph.specs.values())
@@ -299,11 +299,11 @@ class _Stored:
                 f"'{graph.name}' has no BatchNormalization, whose statistics images could be matched to. Use images made "
                 f"without a model: tfdatafree.inputs.procedural.{low_high}."
             )
-        sizes = [len(layer.weight("moving_mean")) for layer in self._layers.values()]
+        sizes = [len(layer.required_weight("moving_mean")) for layer in self._layers.values()]
         self.channels = sum(sizes)
         self._ends = np.cumsum(sizes)[:-1]
         epsilon = np.repeat([layer.operation.epsilon for layer in self._layers.values()], sizes)
-        variance = np.concatenate([layer.weight("moving_variance") for layer in self._layers.values()])
+        variance = np.concatenate([layer.required_weight("moving_variance") for layer in self._layers.values()])
         self._epsilon, self._variance = (array.astype(np.float32) for array in (epsilon, variance))
         self._weights = np.repeat(1 / np.array(sizes), sizes).astype(np.float32)
 
@@ -311,7 +311,7 @@ class _Stored:
         """(mean - m*, variance + (mean - m*)^2) of x, (2, channels): these can be averaged over batches and calls."""
         axis = self._layers[key].operation.axis % len(x.shape)
         mean, variance = tf.nn.moments(x, [other for other in range(len(x.shape)) if other != axis])
-        offset = mean - self._layers[key].weight("moving_mean").astype(np.float32)
+        offset = mean - self._layers[key].required_weight("moving_mean").astype(np.float32)
         return tf.stack([offset, variance + tf.square(offset)])
 
     def normalize(self, key: str, x: tf.Tensor) -> tf.Tensor:

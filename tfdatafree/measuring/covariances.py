@@ -62,7 +62,7 @@ def input_covariances(
         before = {key: _before_pooling(unfolded, key, tensor) for key, tensor in same.items()}
         return _from_images(unfolded, before, draw, images, seed)
     if inputs == "standard":
-        ones = {key: np.ones(unfolded.specs[tensor].shape[-1]) for key, tensor in same.items()}
+        ones = {key: np.ones(unfolded.specs[tensor].size(-1)) for key, tensor in same.items()}
         return {key: _independent(unfolded, key, one) for key, one in ones.items() if _fits(unfolded, key)}
     graph = unfolded if activations else _without_activations(unfolded)
     variances = {tensor: values.var(axis=0, dtype=np.float64) for tensor, values in gaussian_walk(graph, seed=seed)}
@@ -125,7 +125,7 @@ def _before_pooling(graph: Graph, key: str, tensor: str) -> str:
         if isinstance(operation, _POOLINGS) and graph.specs[node.inputs[0]].shape[-1] == channels:
             return node.inputs[0]
         moves = operation_of(graph.layer_of(node)).values == "same"
-        if not moves or math.prod(graph.specs[node.inputs[0]].shape[1:]) != channels:
+        if not moves or math.prod(graph.specs[node.inputs[0]].example_shape) != channels:
             break
         at = node.inputs[0]
     return tensor

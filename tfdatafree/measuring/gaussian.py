@@ -65,14 +65,14 @@ def gaussian_walk(
 
     def call(node: Node, live: Mapping[str, Any]) -> tuple:
         layer = graph.layer_of(node)
-        source = live[node.inputs[0]] if node.inputs else None
+        source = live[node.inputs[0]]
         if is_batchnorm(layer):
             if not batchnorm:
                 return (standard(node.output),)
             mean, sd = output_moments(layer)
             if not on_channels(graph, node):
                 # Along another axis every channel sees the mixture of all the normal distributions.
-                channels = graph.specs[node.output].shape[-1]
+                channels = graph.specs[node.output].size(-1)
                 spread = np.sqrt(np.mean(np.square(sd)) + np.var(mean))
                 mean, sd = np.full(channels, mean.mean()), np.full(channels, spread)
             return (normal(mean, sd),)
@@ -86,7 +86,7 @@ def gaussian_walk(
         if operation_of(layer).spatial:
             return (source,)  # what these do to the distribution is left out, as in the paper
         if isinstance(layer.operation, keras.layers.Flatten):
-            columns = graph.specs[node.output].shape[-1] // source.shape[-1]
+            columns = graph.specs[node.output].size(-1) // source.shape[-1]
             return (random.permuted(np.tile(source, (1, columns)), axis=0),)
         return _on_one_pixel(graph, node, live, standard)
 

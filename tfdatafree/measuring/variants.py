@@ -94,10 +94,11 @@ class _Walk:
     def __init__(self, graph: Graph, variants: Sequence[Variant], count: int, report: Callable[[str, float], None]):
         self.graph, self.count, self.report = graph, count, report
         self.layers = {variant.name: variant.layer for variant in variants if variant.layer is not None}
-        self.tensors: dict[str, list[Variant]] = {}
+        self.tensors: dict[str, list[tuple[Callable[[np.ndarray, Quantizer], np.ndarray], Quantizer]]] = {}
         for variant in variants:
             if variant.layer is None:
-                self.tensors.setdefault(variant.name, []).append(variant)
+                assert variant.change is not None and variant.grid is not None, "a variant changes a layer or a tensor"
+                self.tensors.setdefault(variant.name, []).append((variant.change, variant.grid))
         self.student = graph.copy()
         self.student.layers |= self.layers
         self.joined = 0
@@ -136,8 +137,8 @@ class _Walk:
 
     def with_changes(self, tensor: str, values: tf.Tensor) -> tf.Tensor:
         """The tensor with the rows of its own variants, which join here."""
-        for variant in self.tensors.get(tensor, ()):
-            changed = variant.change(np.asarray(values[: self.count]), variant.grid)
+        for change, grid in self.tensors.get(tensor, ()):
+            changed = change(np.asarray(values[: self.count]), grid)
             self.joined += 1
             values = self.put(values, tf.cast(changed, values.dtype), self.joined, self.variants[tensor])
             self.variants[tensor] = self.joined

@@ -13,7 +13,7 @@ def is_batchnorm(layer: Layer) -> bool:
 
 def scale_and_shift(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """(g, t), float64, shape (channels,), such that bn(x) == g * x + t."""
-    mean, variance = layer.weight("moving_mean"), layer.weight("moving_variance")
+    mean, variance = layer.required_weight("moving_mean"), layer.required_weight("moving_variance")
     g = 1.0 / np.sqrt(variance.astype(np.float64) + layer.operation.epsilon)
     if layer.weight("gamma") is not None:
         g = g * layer.weight("gamma")
@@ -28,7 +28,7 @@ def output_moments(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
 
     mean = beta,  sd = |gamma| sqrt(v / (v + eps)),  which is less than |gamma| where the variance v is not large beside eps.
     """
-    variance = layer.weight("moving_variance").astype(np.float64)
+    variance = layer.required_weight("moving_variance").astype(np.float64)
     gamma, beta = layer.weight("gamma"), layer.weight("beta")
     sd = np.sqrt(variance / (variance + layer.operation.epsilon))
     sd = sd if gamma is None else sd * np.abs(gamma)

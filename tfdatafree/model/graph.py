@@ -38,6 +38,21 @@ class TensorSpec:
     shape: tuple[int | None, ...]
     dtype: str
 
+    def size(self, axis: int) -> int:
+        """The size of one axis. Raises UnsupportedModelError if it is unknown."""
+        size = self.shape[axis]
+        if size is None:
+            raise UnsupportedModelError(
+                f"a tensor has the shape {self.shape}, and the size of its axis {axis} is not known; build the model on "
+                "inputs of fixed sizes."
+            )
+        return size
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """The shape of one example, without the batch. Raises UnsupportedModelError if a size is unknown."""
+        return tuple(self.size(axis) for axis in range(1, len(self.shape)))
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -61,6 +76,12 @@ class Layer:
             if variable.name == name:
                 return value
         return None
+
+    def required_weight(self, name: str) -> np.ndarray:
+        """The weight of this name, which every layer of this class has."""
+        value = self.weight(name)
+        assert value is not None, f"{self.class_name} has a weight of the name {name!r}"
+        return value
 
     def with_weights(self, **named: np.ndarray) -> "Layer":
         """This layer with the named weights replaced. Raises ValueError where a shape differs."""

@@ -48,7 +48,7 @@ def layout_of(layer: Layer) -> Layout:
 def kernel_of(layer: Layer) -> np.ndarray:
     """The kernel as Keras stores it."""
     kernel = layer.weight("kernel")
-    return layer.weight("depthwise_kernel") if kernel is None else kernel
+    return layer.required_weight("depthwise_kernel") if kernel is None else kernel
 
 
 def with_kernel(layer: Layer, kernel: np.ndarray) -> Layer:

@@ -36,7 +36,7 @@ def freeze_constant_channels(graph: Graph) -> Rewrite:
     for name, channels in constant.items():
         key = graph.node(name).layer
         layer = graph.layers[key]
-        frozen.layers[key] = layer.with_weights(gamma=np.where(channels, 0, layer.weight("gamma")))
+        frozen.layers[key] = layer.with_weights(gamma=np.where(channels, 0, layer.required_weight("gamma")))
     return Rewrite(graph=frozen, notes={name: _note(channels) for name, channels in constant.items()})
 
 
@@ -85,7 +85,7 @@ def _constant_channels(graph: Graph) -> dict[str, np.ndarray]:
 def _harmless(damages: Mapping[str, float]) -> set[str]:
     """As many layers as may change together, those with the smallest damage first."""
     total, found = 0.0, set()
-    for key in sorted(damages, key=damages.get):
+    for key in sorted(damages, key=damages.__getitem__):
         total += damages[key]
         if total <= _HARMLESS:
             found.add(key)

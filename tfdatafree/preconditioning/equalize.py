@@ -117,6 +117,7 @@ def equalize_graph(
     if not 0 < power <= 1:
         raise ValueError(f"power is {power}; choose a number above 0 and at most 1.")
     groups, kept = find_groups(graph, crossed)
+    bounds = {} if crossed is None else crossed.bounds
     graph = graph.copy()
     scales: dict[str, np.ndarray] = {}
     # With a smaller power there is one round only: many rounds, each going a part of the way, would go all the way.
@@ -127,7 +128,7 @@ def equalize_graph(
             before = scales.get(group.name, 1.0)
             after = before * _scale(graph, group, power)
             for cap in group.caps:
-                after = np.clip(after, *crossed.bounds[cap.name])
+                after = np.clip(after, *bounds[cap.name])
             scales[group.name] = after
             scale_group(graph, group, after / before)
             means.append((after / before).mean())

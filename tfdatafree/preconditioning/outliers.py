@@ -62,11 +62,13 @@ def scale_outlier_channels(unfolded: Graph, inputs: Sequence[np.ndarray], *, bit
         if not seen or cap.output not in importance:
             kept[writer.name] = "inputs of it or of its reader were not seen, or no later layer tells what errors cost"
             continue
+        limit = cap_of(folded.operation_of(cap))
+        assert limit is not None, "the groups have caps"
         scale = outlier_scales(
             side(writer),
             side(reader),
             values[cap.inputs[0]],
-            cap_of(folded.operation_of(cap)),
+            limit,
             importance[cap.output],
             bits=bits,
         )
@@ -114,4 +116,5 @@ def _pairs(folded: Graph) -> tuple[list[Group], dict[str, str]]:
 def _pixels(graph: Graph, tensor: str) -> int | None:
     """Values per channel of one example; None if that depends on the input size."""
     sizes = graph.specs[tensor].shape[1:-1]
-    return None if None in sizes else math.prod(sizes)
+    known = [size for size in sizes if size is not None]
+    return math.prod(known) if len(known) == len(sizes) else None

@@ -112,9 +112,9 @@ def _collect(graph: Graph, root, blocked: dict[str, str], crossed: Caps) -> tupl
             reasons.setdefault(root(node.inputs[0]), refused)
     groups, kept = [], {}
     for name, writers in producers.items():
-        reason = reasons.get(name) or (None if name in consumers else "no layer with weights reads it")
-        if reason:
-            kept.update((node.name, reason) for node in writers)
+        refusal = reasons.get(name) or (None if name in consumers else "no layer with weights reads it")
+        if refusal:
+            kept.update((node.name, refusal) for node in writers)
         else:
             groups.append(Group(tuple(writers), tuple(consumers[name]), tuple(caps.get(name, ()))))
     return groups, kept
@@ -165,8 +165,9 @@ def scale_unfolded(unfolded: Graph, groups: Iterable[Group], scales: Scales) -> 
     graph, done, kept = unfolded.copy(), {}, {}
     for group in groups:
         scale = scales[group.name]
-        writers = [_writer(graph, node) for node in group.producers]
-        if None in writers or not all(_reads_alike(unfolded, node) for node in group.consumers):
+        found = [_writer(graph, node) for node in group.producers]
+        writers = [key for key in found if key is not None]
+        if len(writers) < len(found) or not all(_reads_alike(unfolded, node) for node in group.consumers):
             reason = "between its layers stands a BatchNorm that does not fold into the layer before it"
             kept.update((node.name, reason) for node in group.producers)
             continue
@@ -236,7 +237,7 @@ def _divide_inputs(layer: Layer, scale: np.ndarray) -> Layer:
 def _scale_outputs(layer: Layer, scale: np.ndarray, rank: int) -> Layer:
     """The layer with the channels of its output, of rank `rank`, multiplied by `scale`."""
     if is_batchnorm(layer):
-        named = {variable: layer.weight(variable) for variable in ("moving_mean", "moving_variance")}
+        named = {variable: layer.required_weight(variable) for variable in ("moving_mean", "moving_variance")}
         gamma, beta = layer.weight("gamma"), layer.weight("beta")
         named["gamma"] = scale if gamma is None else gamma * scale
         named["beta"] = np.zeros_like(scale) if beta is None else beta * scale

@@ -77,13 +77,13 @@ def choose_channel_counts(
     steps = {space: next_step(space) for space in range(len(counts))}
     while removed < target:
         prices = {space: price(space) for space in steps}
-        chosen = min(prices, key=prices.get, default=None)
+        chosen = min(prices, key=prices.__getitem__, default=None)
         if chosen is None or prices[chosen] == np.inf:
             break
         if removed + steps[chosen][1] > target:
             # The last step is the one that comes nearest to the target.
             distances = {space: abs(removed + weights - target) for space, (_, weights) in steps.items() if weights}
-            chosen = min(distances, key=distances.get)
+            chosen = min(distances, key=distances.__getitem__)
             if distances[chosen] >= target - removed:
                 break
         counts[chosen] = steps[chosen][0]

@@ -87,7 +87,7 @@ def prune_channels(
         ]  # fmt: skip
         orders.append(order_channels(readers) if readers else (np.arange(len(space)), np.zeros(len(space))))
     losses = [values for _, values in orders]
-    counts = choose_channel_counts(losses, kernels, options.sparsity, multiple=options.multiple)
+    counts = choose_channel_counts(losses, kernels, options.zeros, multiple=options.multiple)
     removed: set[int] = set()
     for space, (order, _), count in zip(spaces, orders, counts, strict=True):
         removed.update(space[order[: len(space) - count]].tolist())

@@ -86,6 +86,7 @@ def _str(problem: Problem) -> dict[str, np.ndarray]:
         if covariance is None:
             weights[key] = matrix * by_magnitude[key] if key in counts else matrix
         elif key not in counts:
+            assert options.strength is not None, "without a strength all layers have counts"
             weights[key] = train_with_strength(matrix, covariance, options.strength)
         else:
             weights[key] = train_to_count(matrix, covariance, counts[key])
@@ -129,7 +130,7 @@ def _highest(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[str, np
 
 def _balance_counts(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Weights that stay per layer, so that the next weight costs the results about the same in every layer."""
-    counts, sparsity = share_rest(problem.sizes, problem.options.sparsity, problem.fixed)
+    counts, sparsity = share_rest(problem.sizes, problem.options.zeros, problem.fixed)
     free = {key: values for key, values in scores.items() if key not in counts}
     decided = problem.pattern is not None and problem.pattern.sparsity is not None
     if len(free) < 2 or decided or problem.options.inputs != "normalized":
@@ -151,7 +152,7 @@ def _measure_damages(problem: Problem, masks: Mapping[str, np.ndarray]) -> dict[
 
 def _highest_of_all(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Masks by one threshold on the scores of all layers, and of its highest scores where a layer's sparsity is fixed."""
-    counts, sparsity = share_rest(problem.sizes, problem.options.sparsity, problem.fixed)
+    counts, sparsity = share_rest(problem.sizes, problem.options.zeros, problem.fixed)
     free = {key: values for key, values in scores.items() if key not in counts}
     masks = largest_of_all(free, sparsity) if free else {}
     masks |= largest_of_each({key: scores[key] for key in counts}, counts)
@@ -160,7 +161,7 @@ def _highest_of_all(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[
 
 def _share_out(problem: Problem, sizes: Mapping, policy: Callable[[Mapping, float], dict[str, int]]) -> dict[str, int]:
     """Weights that stay per layer: as rules fix them, and for all other layers as the policy makes of their `sizes`."""
-    counts, sparsity = share_rest(problem.sizes, problem.options.sparsity, problem.fixed)
+    counts, sparsity = share_rest(problem.sizes, problem.options.zeros, problem.fixed)
     free = {key: value for key, value in sizes.items() if key not in counts}
     return counts | (policy(free, sparsity) if free else {})
 

@@ -26,6 +26,7 @@ def mask_of(scores: np.ndarray, pattern: Pattern, count: int | None = None) -> n
         mask = np.zeros(blocks.shape, bool)
         np.put_along_axis(mask, order[..., : pattern.kept, :, :], True, axis=-3)
         return mask.reshape(scores.shape)
+    assert count is not None, "a pattern of blocks needs the number of weights that stay"
     sums = blocks.sum(axis=(-3, -1), dtype=np.float64, keepdims=True)
     chosen_blocks = int(np.clip(round(count / (pattern.inputs * pattern.outputs)), 1, sums.size))
     chosen = np.zeros(sums.size, bool)

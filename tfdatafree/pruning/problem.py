@@ -145,11 +145,10 @@ def _before_folding(unfolded: Graph, folded: Graph, matrices: Mapping[str, np.nd
     former_matrices = {}
     for key, matrix in matrices.items():
         former, layer = unfolded.layers.get(key), folded.layers[key]
-        layout = find_layout(layer)
-        same = (
-            former is not None and find_layout(former) == layout and kernel_of(former).shape == kernel_of(layer).shape
-        )
-        former_matrices[key] = output_last(kernel_of(former), layout) if same else matrix
+        layout, shape = layout_of(layer), kernel_of(layer).shape
+        former_matrices[key] = matrix
+        if former is not None and find_layout(former) == layout and kernel_of(former).shape == shape:
+            former_matrices[key] = output_last(kernel_of(former), layout)
     return former_matrices
 
 
@@ -184,6 +183,6 @@ def _classifiers(graph: Graph, results: Sequence[str]) -> set[str]:
     """Layers with a kernel that write one of `results`, in more than two channels."""
     producers = graph.producers()
     writers = {
-        producers[tensor].layer for tensor in results if tensor in producers and graph.specs[tensor].shape[-1] > 2
+        producers[tensor].layer for tensor in results if tensor in producers and graph.specs[tensor].size(-1) > 2
     }
     return {key for key in writers if find_layout(graph.layers[key])}

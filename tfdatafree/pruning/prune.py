@@ -76,6 +76,7 @@ def prune(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], 
             discrepancies[name] = judge(graph)
         if best is None or discrepancies[name] < discrepancies[best[0]]:
             best = name, graph, reasons
+    assert best is not None, "there is at least one method"
     method, graph, uncorrected = best
     masks = {key: output_last(kernel_of(graph.layers[key]), layout_of(graph.layers[key])) != 0 for key in problem.sizes}
     reasons = {key: f"bias not corrected after pruning: {why}" for key, why in uncorrected.items() if key in masks}

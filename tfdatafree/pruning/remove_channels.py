@@ -253,11 +253,11 @@ class _Finder:
         known = self.read.setdefault(node.layer, source)
         if known is not source:
             self.tie(known, source)  # a shared layer has one kernel for all its calls
+        ids = self.written.get(node.layer)
         if layout_of(layer).kind == "depthwise":
             ids = np.repeat(source, kernel_of(layer).shape[-1])
-        else:
-            ids = self.written.get(node.layer)
-            ids = self.fresh(_width(self.graph, node.output)) if ids is None else ids
+        elif ids is None:
+            ids = self.fresh(self.graph.specs[node.output].size(-1))
         self.written[node.layer] = ids
         return ids
 

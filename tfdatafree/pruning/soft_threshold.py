@@ -124,7 +124,7 @@ def _train(
     threshold = 0.0
     rate = _SCHEDULED_RATE if scheduled else _RATE
     for step in range(0, _STEPS, _STEPS_PER_CALL):
-        if scheduled and step < _SCHEDULED_PART * _STEPS:
+        if count is not None and step < _SCHEDULED_PART * _STEPS:
             progress = (step + _STEPS_PER_CALL) / (_SCHEDULED_PART * _STEPS)
             dropped = int((matrix.size - count) * (1 - (1 - min(progress, 1.0)) ** 3))
             threshold = float(np.partition(np.abs(weights.numpy()).reshape(-1), dropped)[dropped])

@@ -74,8 +74,8 @@ class IntegerKernel:
     def tflite(self, shape: tuple[int, ...]) -> tuple[np.ndarray, Quantizer]:
         """(integers in the file's `shape`, grid along the file's axis); symmetric, as TFLite requires."""
         values = to_tflite(self.keras, self.layout).reshape(shape)
-        axis = len(shape) - 1 if self.layout.kind == "depthwise" else 0
-        axis = None if self.grid.channel_axis is None else axis
+        outputs = len(shape) - 1 if self.layout.kind == "depthwise" else 0
+        axis = None if self.grid.channel_axis is None else outputs
         return values, Quantizer(self.grid.scale, 0, self.grid.bits, axis, narrow_range=True)
 
 

@@ -22,7 +22,7 @@ from tfdatafree.model.operations import operation_of, rectifier_of
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer
 from tfdatafree.numerics.range import Range, with_room
 from tfdatafree.recipe.rules import NO_RULES, LayerRules, Rule
-from tfdatafree.tflite.operators import OPERATORS, Operator
+from tfdatafree.tflite.operators import OPERATORS, Fixed, Operator
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class Placement:
         for tensor, group in self.groups.items():
             row = _row(graph, producers[tensor]) if tensor in producers else None
             if row is not None and row.fixed:
-                built_in[group] = _built_in(row, width[group])
+                built_in[group] = _built_in(row.fixed, width[group])
             if tensor in ranges:
                 span, range_ = spans.get(group, ranges[tensor]), ranges[tensor]
                 spans[group] = Range(min(span.low, range_.low), max(span.high, range_.high))
@@ -144,10 +144,10 @@ def has_kernels(graph: Graph, tensor: str, bits: int) -> bool:
     return all(row is None or bits in row.versions for row in rows)
 
 
-def _built_in(row: Operator, bits: int) -> Quantizer:
-    if bits in row.fixed:
-        return Quantizer(row.fixed[bits].scale, row.fixed[bits].zero_point, bits)
-    whole = Quantizer(row.fixed[8].scale, row.fixed[8].zero_point, 8)
+def _built_in(fixed: Mapping[int, Fixed], bits: int) -> Quantizer:
+    if bits in fixed:
+        return Quantizer(fixed[bits].scale, fixed[bits].zero_point, bits)
+    whole = Quantizer(fixed[8].scale, fixed[8].zero_point, 8)
     scale = whole.scale * 2.0 ** (8 - bits)
     lowest = -(2 ** (bits - 1))
     return Quantizer(scale, min(round(lowest - whole.low / scale), -lowest - 1), bits)

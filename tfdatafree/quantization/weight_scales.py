@@ -38,4 +38,5 @@ def search_scale(
         better = True if best is None else errors < best
         best = errors if best is None else np.where(better, errors, best)
         chosen = scale if chosen is None else np.where(better, scale, chosen)
+    assert chosen is not None, "there are fractions to choose from"
     return dataclasses.replace(quantizer, scale=chosen)

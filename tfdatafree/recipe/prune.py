@@ -98,6 +98,12 @@ class Prune:
         if not isinstance(self.images, int) or self.images < 1:
             raise ValueError(f"images is {self.images!r}; give a whole number of at least 1.")
 
+    @property
+    def zeros(self) -> float:
+        """The sparsity, for methods that are not given a strength."""
+        assert self.sparsity is not None, "without a strength there is a sparsity"
+        return self.sparsity
+
     def _check_pattern(self) -> None:
         if self.pattern is None:
             return

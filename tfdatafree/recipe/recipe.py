@@ -153,6 +153,12 @@ class Recipe:
         if not (is_number(self.equalize_power) and 0 < self.equalize_power <= 1):
             raise ValueError(f"equalize_power is {self.equalize_power!r}; choose a number above 0 and at most 1.")
 
+    @property
+    def quantization(self) -> Quantize:
+        """The options of a recipe that quantizes."""
+        assert self.quantize is not None, "only a recipe that quantizes is asked for these options"
+        return self.quantize
+
     def _check_policy(self) -> None:
         if self.quantize is None or self.quantize.simulated:
             why = "the recipe does not quantize" if self.quantize is None else self.quantize.simulated

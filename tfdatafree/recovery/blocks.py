@@ -20,7 +20,8 @@ def cut_into_blocks(student: Graph, teacher: Graph, pairs: Mapping[str, tuple[st
     teacher_bottlenecks = set(_bottlenecks(teacher))
     blocks, first, inputs = [], 0, student.inputs
     teacher_first, teacher_inputs = 0, teacher.inputs
-    for tensor in [cut for cut in cuts if cut in teacher_bottlenecks] + [None]:
+    ends: list[str | None] = [*(cut for cut in cuts if cut in teacher_bottlenecks), None]
+    for tensor in ends:
         end, teacher_end = (
             len(graph.nodes)
             if tensor is None
@@ -37,7 +38,8 @@ def cut_into_blocks(student: Graph, teacher: Graph, pairs: Mapping[str, tuple[st
             )
         )
         first, teacher_first = end, teacher_end
-        inputs = teacher_inputs = [tensor]
+        if tensor is not None:
+            inputs = teacher_inputs = [tensor]
     return blocks
 
 

@@ -27,6 +27,7 @@ def recover(compressed: Compressed, task: Task, input_range: tuple[float, float]
     Guarantees that the Output Discrepancy on the held-out images is not larger than before.
     """
     options = task.recipe.recover
+    assert options is not None, "compress() calls this for recipes that recover"
     if all(grid is None for grid in compressed.weight_grids.values()):
         return _with_note(compressed, "no layer has integer weights with scales along a single axis")
     model = load(task.model, unsafe=task.unsafe_load, input_shape=task.input_shape)

@@ -126,7 +126,7 @@ def solve_in_order(
             x = np.asarray(live[node.inputs[0]])
             result = _solve_layer(key, layer, batchnorm, x, target_of(node.name, live), constraints, random)
             solved.layers[key] = result.layer
-            if reader is not None:
+            if reader is not None and result.batchnorm is not None:
                 solved.layers[reader] = result.batchnorm
             if result.grid is not None:
                 grids[key] = result.grid
@@ -241,7 +241,8 @@ def _solve_layer(
     shift = moments.target_mean - response
     if bias is not None:
         return _SolvedLayer(layer.with_weights(bias=np.where(on, shift, bias)), batchnorm, grid)
-    moving_mean = batchnorm.weight("moving_mean") - np.where(on, shift, 0.0)
+    assert batchnorm is not None, "a layer that can shift its output has a bias or a BatchNorm"
+    moving_mean = batchnorm.required_weight("moving_mean") - np.where(on, shift, 0.0)
     return _SolvedLayer(layer, batchnorm.with_weights(moving_mean=moving_mean), grid)
 
 
@@ -293,13 +294,13 @@ def _measure_moments(
     scale, shift = scale_and_shift
     shape = target.shape[:-1]
     groups, inputs = patches_at(x, layer, tuple(np.zeros((len(shape), 1), np.intp))).shape[1:]
-    origin: tuple | None = None
+    origin: tuple[Any, ...] = (0.0, 0.0)
     sums: list[Any] = [0.0] * 4
     count = 0
     for places in _draw_places(shape, groups, inputs, random):
         patches, outputs = patches_at(x, layer, places), (target[places] - shift) / scale
-        if origin is None:  # sums around a value near the mean keep their precision
-            origin = tuple(a.mean(axis=0, dtype=np.float64) for a in (patches, outputs)) if centred else (0.0, 0.0)
+        if centred and count == 0:  # sums around a value near the mean keep their precision
+            origin = tuple(a.mean(axis=0, dtype=np.float64) for a in (patches, outputs))
         rows = np.swapaxes(patches - origin[0], 0, 1).astype(np.float32)
         columns = (outputs - origin[1]).astype(np.float32)
         by_rows = np.swapaxes(columns.reshape(len(columns), groups, -1), 0, 1)

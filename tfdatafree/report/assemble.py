@@ -56,7 +56,7 @@ def make_report(
     return Report(
         model=source.name,
         recipe=recipe.name,
-        simulated=recipe.quantize.simulated if quantized else None,
+        simulated=None if recipe.quantize is None else recipe.quantize.simulated,
         input_range=f"[{low:g}, {high:g}], {network.input_range.origin}",
         generated=inputs.described if quantized else _float_source(recipe),
         float_bytes=sum(values.nbytes for values in weights),
@@ -164,19 +164,16 @@ def _rows(built: Built, evidence: Evidence) -> Iterable[LayerRow]:
 
 def _label(graph: Graph, node) -> str:
     layer = graph.layer_of(node)
-    activation = getattr(layer.operation, "activation", None)
-    return (
-        activation.__name__
-        if layer.class_name == "Activation" and hasattr(activation, "__name__")
-        else layer.class_name
-    )
+    name = getattr(getattr(layer.operation, "activation", None), "__name__", None)
+    return name if layer.class_name == "Activation" and name is not None else layer.class_name
 
 
 def _row(
     built: Built, evidence: Evidence, tensor: str, operation: str, layer: str | None, reads: tuple[str, ...]
 ) -> LayerRow:
     grid, check = built.grids[tensor], built.checks[tensor]
-    kernel, weights, values = built.kernels.get(layer), evidence.kernels.get(layer), evidence.values.get(tensor)
+    kernel, weights = (None, None) if layer is None else (built.kernels.get(layer), evidence.kernels.get(layer))
+    values = evidence.values.get(tensor)
     return LayerRow(
         name=tensor,
         operation=operation,

@@ -122,7 +122,7 @@ class Report:
         lines = [f"{self.model}: recipe {self.recipe}", ""]
         lines += [
             f"  size        {self.float_bytes:,} bytes in float -> {self._size()}",
-            *([] if self.zeros is None else [f"  packed      {self._packed()}"]),
+            *([] if self.zeros is None else [f"  packed      {self._packed(self.zeros)}"]),
             f"  operators   {self._operators()}",
             *([] if self.on_target is None else [f"  target      {self.on_target}"]),
             *([] if self.npu_bytes is None else [f"  compiled    {self.npu_bytes:,} bytes for the NPU"]),
@@ -132,7 +132,7 @@ class Report:
             *(f"  output      {line}" for line in self.fidelity()),
         ]
         if self.policy is not None:
-            lines += [f"  bits        {self._bits()}"]
+            lines += [f"  bits        {self._bits(self.policy)}"]
         if self.pruning is not None:
             part = f"{100 * self.pruning.sparsity:.1f} % of the weights"
             removed = self.pruning.method == "channel"
@@ -176,8 +176,7 @@ class Report:
             return f"simulated only, no file: {self.simulated}"
         return f"{self.bytes:,} bytes ({self.float_bytes / max(self.bytes, 1):.2f}x smaller)"
 
-    def _bits(self) -> str:
-        policy = self.policy
+    def _bits(self, policy: Policy) -> str:
         counts = {bits: list(policy.layers.values()).count(bits) for bits in sorted(set(policy.layers.values()))}
         layers = ", ".join(f"{count} layers in {bits}" for bits, count in counts.items())
         weights = 100 * policy.weight_bytes / max(policy.int8_weight_bytes, 1)
@@ -188,8 +187,8 @@ class Report:
             f"({100 * policy.size:g} % requested), {weights:.1f} % of its weights' bytes"
         )
 
-    def _packed(self) -> str:
-        return f"{self.gzip_bytes:,} bytes with gzip; {100 * self.zeros:.1f} % of the kernels' weights are zero"
+    def _packed(self, zeros: float) -> str:
+        return f"{self.gzip_bytes:,} bytes with gzip; {100 * zeros:.1f} % of the kernels' weights are zero"
 
     def _operators(self) -> str:
         if not self.layers:
@@ -216,7 +215,7 @@ class Report:
             ("operators", self._operators()),
             *([] if self.on_target is None else [("target", str(self.on_target))]),
             *(("output", line) for line in self.fidelity()),
-            *([] if self.policy is None else [("bits", self._bits())]),
+            *([] if self.policy is None else [("bits", self._bits(self.policy))]),
             ("made from", self.generated),
             ("time", f"{self.seconds:.1f} s"),
         ]

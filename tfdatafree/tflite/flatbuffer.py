@@ -121,6 +121,13 @@ class File:
             return unpack(np.frombuffer(content, np.uint8), math.prod(shape)).reshape(shape)
         return np.frombuffer(content, DTYPE_OF_TYPE[tensor.type]).reshape(self.shape(index))
 
+    def known_constant(self, index: int) -> np.ndarray:
+        """Value of a tensor that is known to be constant. Raises ValueError if it is not."""
+        value = self.constant(index)
+        if value is None:
+            raise ValueError(f"tensor '{self.name(index)}' is not constant.")
+        return value
+
     def bias(self, operator: Any, position: int | None) -> np.ndarray | None:
         """Constant bias that the operator reads at `position`; None without one."""
         if position is None or len(operator.inputs) <= position or operator.inputs[position] < 0:

@@ -44,6 +44,12 @@ class Operator:
     int4: dict[int, int] = dataclasses.field(default_factory=dict)
     table_lsb: dict[int, int] = dataclasses.field(default_factory=dict)
 
+    @property
+    def source(self) -> int:
+        """Position of the input that an operator with weights multiplies by them."""
+        assert self.operands is not None, "the row of an operator with weights lists its operands"
+        return self.operands[0]
+
 
 def _versions(int8: int, int16: int | None = None) -> dict[int, int]:
     return {8: int8} if int16 is None else {8: int8, 16: int16}

@@ -59,6 +59,13 @@ class Runner:
         except ValueError:
             return None
 
+    def kept_value(self, index: int) -> np.ndarray:
+        """Content of tensor `index` after a run that kept it. Raises ValueError if the runtime kept nothing there."""
+        value = self.value(index)
+        if value is None:
+            raise ValueError(f"the runtime did not keep tensor {index}.")
+        return value
+
 
 def _quantize_edge(x: np.ndarray, detail: dict) -> np.ndarray:
     scale, zero_point = detail["quantization"]

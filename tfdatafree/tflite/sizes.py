@@ -77,7 +77,7 @@ def macs(content: bytes) -> int:
         kernel = file.shape(int(operator.inputs[rules.kernel]))
         # Each output value takes as many multiplications as the kernel has weights for one output channel. In a transposed
         # convolution each input value takes as many as there are weights for one input channel.
-        tensor = int(operator.inputs[rules.operands[0]]) if name == "TRANSPOSE_CONV" else int(operator.outputs[0])
+        tensor = int(operator.inputs[rules.source]) if name == "TRANSPOSE_CONV" else int(operator.outputs[0])
         channels = kernel[rules.kernel_axis] if name != "TRANSPOSE_CONV" else kernel[-1]
         total += math.prod(file.shape(tensor)) * math.prod(kernel) // channels
     return total
