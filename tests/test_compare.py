@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from tiny_models import build, image, random_inputs, randomized
+from tiny_models import build, fresh, image, random_inputs, randomized
 
 import tfdatafree
 from tfdatafree import Quantize, Recipe, generate_images, output_discrepancy, response_discrepancy
@@ -13,7 +13,7 @@ from tfdatafree.numerics import metrics
 
 @pytest.fixture(scope="module")
 def model():
-    return build("plain")
+    return fresh("plain")
 
 
 @pytest.fixture(scope="module")

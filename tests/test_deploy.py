@@ -92,7 +92,7 @@ def test_its_table_is_that_of_the_profiles():
     for name, (_, activations, dense, rest) in named.items():
         target = TARGETS[name]
         assert activations == f"{', '.join(map(str, target.activation_bits))} bits"
-        assert dense == ("one step per output" if target.dense_per_channel else "one step per tensor")
+        assert dense == ("per channel" if target.dense_per_channel else "per tensor")
         assert ("is an error" in rest) == target.needs_all
     flags = set(re.findall(r"--target=([\w-]+)", PAGE))
     assert len([get_target(name) for name in flags]) >= 3

@@ -104,12 +104,14 @@ def on_a_terminal(folder: Path, environment: dict[str, str], *arguments: str) ->
 
 
 @linux_only
-def test_on_a_terminal_there_is_one_bar_and_nothing_of_tensorflows(programs):
+def test_on_a_terminal_there_is_one_bar_and_nothing_of_tensorflows(programs, folder):
     code, out, shown = programs["terminal"].result()
     assert code == 0 and out.endswith("wrote shown.tflite\n")
     texts = {frame["text"].split(":")[0].strip() for frame in frames(shown)}
     assert {"load", "round weights, choose ranges", "export and verify"} <= texts
     assert any(": " in frame["text"].strip() for frame in frames(shown)), "layers are named"
+    again = compress(MODEL_PATH, verbose=0)
+    assert (folder / "shown.tflite").read_bytes() == again.tflite, "another process, the same bytes"
 
 
 @linux_only
@@ -122,8 +124,7 @@ def test_what_a_user_should_know_reaches_stderr_and_nothing_else(programs, folde
     done = programs["noted"].result()
     assert done.returncode == 0 and "wrote out.tflite" in done.stdout
     assert re.fullmatch(r"note: 'open' is not built.*random.*\n", done.stderr), done.stderr
-    again = compress(folder / "open.keras", input_shape=(8, 8, 1), verbose=0)
-    assert (folder / "out.tflite").read_bytes() == again.tflite, "another process, the same bytes"
+    assert (folder / "out.tflite").stat().st_size > 1000
 
 
 def test_an_error_is_one_line(programs):

@@ -277,9 +277,11 @@ def test_what_a_search_cannot_be_combined_with():
     policy = Search(size=0.7)
     with pytest.raises(ValueError, match="weight_bits is 4, but the policy chooses the bits of every layer"):
         Recipe(policy=policy, quantize=Quantize(weight_bits=4))
-    with pytest.raises(ValueError, match="there will be none: the recipe does not quantize"):
+    with pytest.raises(ValueError, match="there will be no such file: the recipe does not quantize"):
         Recipe(policy=policy, quantize=None)
-    with pytest.raises(ValueError, match="there will be none: TFLite stores activations in 8 or 16 bits, not 6"):
+    with pytest.raises(
+        ValueError, match="there will be no such file: TFLite stores activations in 8 or 16 bits, not 6"
+    ):
         Recipe(policy=policy, quantize=Quantize(activation_bits=6))
 
 

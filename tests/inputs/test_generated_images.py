@@ -95,7 +95,7 @@ def test_diagnose_measures_on_them(plain, images):
 def test_advice_does_not_take_them_for_real_inputs(plain, images, monkeypatch):
     told = []
     module = sys.modules["tfdatafree.diagnosis.diagnose"]  # as an attribute of the package it is the function
-    monkeypatch.setattr(module, "advise", lambda suspect, **known: told.append(known["real"]) or suspect)
+    monkeypatch.setattr(module, "advise", lambda suspect, **known: told.append(known["real_inputs"]) or suspect)
     for data, real in ((images, False), (images.images, True), (None, False)):
         told.clear()
         diagnose(plain, representative_data=data, images=2, **OPTIONS)

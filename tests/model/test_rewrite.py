@@ -68,15 +68,24 @@ def test_a_pass_leaves_the_graph_that_it_is_given_alone(name, apply):
 @pytest.mark.parametrize("name", ["plain", "ops_nodes", "swish", "separable", "merges", "dropouts_in_a_row"])
 def test_the_canonical_form_keeps_the_function_and_stays_as_it_is(name):
     source = graph_of(name)
-    form = canonical_form(source, get_target("generic")).graph
+    form = canonical_form(source).graph
     inputs = random_inputs(source)
     assert relative_difference(form.predict(inputs), source.predict(inputs)) < 1e-5
-    assert canonical_form(form, get_target("generic")).graph.nodes == form.nodes
+    assert canonical_form(form).graph.nodes == form.nodes
+
+
+def form_for(target: str) -> Graph:
+    return canonical_form(graph_of("ops_nodes"), pooled_slices=get_target(target).pooled_slices).graph
 
 
 def test_a_target_decides_about_slices():
     classes = [
-        {layer.class_name for layer in canonical_form(graph_of("ops_nodes"), get_target(name)).graph.layers.values()}
+        {
+            layer.class_name
+            for layer in canonical_form(
+                graph_of("ops_nodes"), pooled_slices=get_target(name).pooled_slices
+            ).graph.layers.values()
+        }
         for name in ("generic", "edgetpu")
     ]
     assert "GetItem" in classes[0] and "GetItem" not in classes[1]

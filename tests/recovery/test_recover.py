@@ -236,7 +236,7 @@ def test_a_recipe_file_and_the_program_on_the_page_ask_for_it(tmp_path):
         assert read_recipe(path) == SMALL
     assert Recipe.from_dict({"base": "int8", "recover": {"steps": 5}}).recover == Recover(steps=5)
     assert Recipe().recover is None and Recipe.from_dict({"recover": None}) == Recipe()
-    result = compressed(dataclasses.replace(W4, recover=Recover(images=8, image_size=4)))
+    result = compressed(dataclasses.replace(W4, generate=Generate(), recover=Recover(images=8, image_size=4)))
     program = python_text(result.recipe, result.report.call)
     assert program.startswith("from tfdatafree import compress, Quantize, Recipe, Recover\n")
     assert "recover=Recover(images=8, image_size=4)" in program and "feature_regression" not in program
@@ -265,8 +265,8 @@ def test_the_command_line_asks_for_it(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--recover=many"], "recover is 'many'; give numbers"),
-        (["--recover=64,128"], "recover is '64,128'; give one number of images"),
+        (["--recover=many"], "recover is 'many'; give one number"),
+        (["--recover=64,128"], "recover is '64,128'; give one number"),
         (["--recover=1"], "images is 1; give a whole number of at least 2"),
         (["--recover=8", "--recipe=float16"], "recover works on integers"),
     ],

@@ -34,6 +34,9 @@ def run_tool(path: Path, *arguments: str) -> Done:
             code = 0
         except SystemExit as stop:
             code = stop.code or 0
+            if isinstance(code, str):  # Python prints such a text and ends with 1
+                err.write(f"{code}\n")
+                code = 1
         finally:  # the next program has flags of the same names
             for name in set(flags.FLAGS) - known:
                 delattr(flags.FLAGS, name)

@@ -110,7 +110,8 @@ def compile_for_npu(content: bytes, *, accelerator: str = _ACCELERATOR) -> NpuSi
         tables = sorted((folder / "out").glob("*_summary_*.csv"))
         compiled = sorted((folder / "out").glob("*_vela.tflite"))
         if done.returncode or not tables or not compiled:
-            said = (done.stderr or done.stdout).strip()[-400:]
+            # The last line of a traceback says what was wrong.
+            said = (done.stderr or done.stdout).strip().rpartition("\n")[2][:400]
             raise ExportError(f"Vela did not compile the file for {accelerator}; it said: {said}")
         with tables[0].open(newline="") as file:
             (row,) = csv.DictReader(file)
