@@ -77,8 +77,8 @@ def test_means_alone_are_those_of_the_whole_observation():
 
 
 def test_without_moments_everything_else_is_the_same():
-    unfolded = separate(Graph.from_keras(block()))
-    folded, _ = fold(unfolded)
+    unfolded = separate(Graph.from_keras(block())).graph
+    folded = fold(unfolded).graph
     inputs = make_inputs(folded, 4, (-1, 1))
     whole, less = (observe(unfolded, folded, inputs, samples=200, moments=moments) for moments in (True, False))
     assert whole.variances.keys() == whole.normalized.keys() and less.variances.keys() == set(folded.inputs)
