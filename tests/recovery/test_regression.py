@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as L
-from tiny_models import QUICK, block, build, each, head, image, outputs_of, random_inputs, randomized
+from tiny_models import QUICK, block, build, each, head, image, outputs_of, random_inputs, randomized, traced_if
 
 from tfdatafree import (
     Prune,
@@ -31,6 +31,7 @@ from tfdatafree.recovery.features import feature_pairs, feature_tensors
 from tfdatafree.recovery.reestimate_batchnorm import reestimate_batchnorm
 
 IMAGES = procedural_images(48, (8, 8, 3), -1, 1, seed=3)
+STEPS = 60
 
 
 def kernels(model: keras.Model) -> dict[str, np.ndarray]:
@@ -52,8 +53,9 @@ def pruned(model: keras.Model, part: float = 0.5) -> keras.Model:
     return student
 
 
-def regressed(student, teacher, images=IMAGES, **options):
-    return feature_regression(student, teacher, images, **{"steps": 60, "verbose": 0, **options})
+def regressed(student, teacher, images=IMAGES, *, steps=STEPS, **options):
+    with traced_if(steps):
+        return feature_regression(student, teacher, images, steps=steps, verbose=0, **options)
 
 
 # What comes back ------------------------------------------------------------------------------------------------------
@@ -70,7 +72,7 @@ def test_a_pruned_model_comes_closer_on_inputs_that_it_did_not_learn_from(name, 
     result = regressed(student, teacher, mode=mode)
     other = procedural_images(32, (8, 8, 3), -1, 1, seed=77)
     assert output_discrepancy(result.model, teacher, other) < 0.75 * output_discrepancy(student, teacher, other)
-    assert result.after < result.before and len(result.loss) == 60 * len(result.steps)
+    assert result.after < result.before and len(result.loss) == STEPS * len(result.steps)
     for key, kernel in kernels(result.model).items():
         np.testing.assert_array_equal(kernel == 0, kernels(student)[key] == 0, err_msg=key)
     assert [w.shape for w in result.model.get_weights()] == [w.shape for w in student.get_weights()]
@@ -94,7 +96,12 @@ def test_every_kind_of_kernel_can_be_trained(name):
     images = random_inputs(teacher, 8)
     student = keras.models.clone_model(teacher)
     student.set_weights([w * 1.2 for w in teacher.get_weights()])
-    result = regressed(student, teacher, images, steps=3)
+    # TensorFlow has the gradient of a grouped convolution on CPUs for traced functions only.
+    result = (
+        feature_regression(student, teacher, images, steps=3, verbose=0)
+        if name == "grouped"
+        else regressed(student, teacher, images, steps=3)
+    )
     assert result.after <= result.before
     assert all(np.isfinite(y).all() for y in outputs_of(result.model, images))
 

@@ -878,6 +878,11 @@ def functional(model: keras.Model) -> keras.Model:
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
+def traced_if(steps: int) -> contextlib.AbstractContextManager[None]:
+    """`untraced` for a few steps, nothing for many."""
+    return contextlib.nullcontext() if steps > _FEW_STEPS else untraced()
+
+
 @contextlib.contextmanager
 def untraced() -> Iterator[None]:
     """Within it no tf.function is traced: for the few steps of some tests, that would take longer than the steps."""
@@ -888,6 +893,7 @@ def untraced() -> Iterator[None]:
         tf.config.run_functions_eagerly(False)
 
 
+_FEW_STEPS = 8
 QUICK = Generate(images=4, samples=200)
 
 

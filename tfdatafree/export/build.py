@@ -11,7 +11,8 @@ from tfdatafree.export.constants import Constant
 from tfdatafree.export.emit import IntegerModel, quantize_file
 from tfdatafree.export.float_model import FloatModel, convert
 from tfdatafree.export.plan import Spec, tensors_without_grid
-from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, verify_content
+from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, output_noise, verify_content
+from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.kernels import with_kernel
 from tfdatafree.numerics.affine import Quantizer
@@ -72,20 +73,45 @@ def build_integer_file(decision: Decision, inputs: Sequence[np.ndarray], *, prob
     spec = _spec(decision, float_model, file, inputs)
     exempt = _exempt(graph, float_model, file, float_model.layer_of)
     probe_inputs = [array[:probes] for array in inputs]
-    written = _write(decision, float_model, file, spec, exempt, probe_inputs)
     widened: Mapping[str, Range] = {}
     if decision.file_ranges is None:
-        noise = {tensor: check.noise for tensor, check in written.checks.items()}
-        widened = widen_decisions(graph, decision.ranges, noise, written.grids)
-    if widened:
+        widened = _widened(decision, float_model, spec, probe_inputs)
         by_index = {float_model.tensor_of[tensor]: range_ for tensor, range_ in widened.items()}
         spec = dataclasses.replace(spec, ranges={**spec.ranges, **by_index})
-        written = _write(decision, float_model, file, spec, exempt, probe_inputs)
+    written = _write(decision, float_model, file, spec, exempt, probe_inputs)
     return dataclasses.replace(
         written,
         ranges={**decision.ranges, **widened},
         file_ranges={file.name(index): range_ for index, range_ in spec.ranges.items()},
     )
+
+
+def _widened(
+    decision: Decision, float_model: FloatModel, spec: Spec, probes: Sequence[np.ndarray]
+) -> Mapping[str, Range]:
+    """Ranges of the decision tensors with headroom, from their noise in the file of `spec`."""
+    found = [tensor for tensor in decision_tensors(decision.graph) if tensor in float_model.tensor_of]
+    if not found:
+        return {}
+    result = quantize_file(float_model.content, spec)
+    verify_content(result, spec)
+    grids, index_of = _in_graph(float_model, result)
+    found = [tensor for tensor in found if tensor in grids]
+    noise = output_noise(
+        result.content,
+        decision.reference.up_to(found),
+        {tensor: grids[tensor] for tensor in found},
+        index_of,
+        probes,
+    )
+    return widen_decisions(decision.graph, decision.ranges, noise, grids)
+
+
+def _in_graph(float_model: FloatModel, result: IntegerModel) -> tuple[dict[str, Quantizer], dict[str, int]]:
+    """Graph tensor -> its grid, and its index in the integer file."""
+    float_index = {tensor: old for tensor, old in float_model.tensor_of.items() if old in result.index_of}
+    grids = {tensor: result.grids[old] for tensor, old in float_index.items()}
+    return grids, {tensor: result.index_of[old] for tensor, old in float_index.items()}
 
 
 def _write(
@@ -98,12 +124,10 @@ def _write(
 ) -> Built:
     """Writes the file of `spec`, reads it back and compares it on `probes`. The result lacks its ranges."""
     result = quantize_file(float_model.content, spec)
-    verify_content(result, spec)
+    written = verify_content(result, spec)
     layers_of = float_model.layer_of
-    graph = _as_written(decision.graph, file, result, layers_of)
-    float_index = {tensor: old for tensor, old in float_model.tensor_of.items() if old in result.index_of}
-    grids = {tensor: result.grids[old] for tensor, old in float_index.items()}
-    index_of = {tensor: result.index_of[old] for tensor, old in float_index.items()}
+    graph = _as_written(decision.graph, file, written, result, layers_of)
+    grids, index_of = _in_graph(float_model, result)
     checks = compare_tensors(result.content, graph, decision.reference, grids, index_of, probes)
     check_parity(checks, grids, exempt, _table_lsb(float_model, file, grids))
     imprecise = {tensor: reason for tensor, reason in exempt.items() if tensor in checks and checks[tensor].lsb > 1}
@@ -227,7 +251,7 @@ def _float_rules(placement: Placement, float_model: FloatModel, file: File) -> d
 def _measure(content: bytes, tensors: Sequence[int], inputs: Sequence[np.ndarray]) -> dict[int, Range]:
     """Ranges of tensors inside Keras operations that became several operators, by running the float file."""
     found: dict[int, Range] = {}
-    for part in _parts(content, tensors):
+    for part in _parts(content, tensors) if tensors else ():
         # LiteRT's own kernels, as where the file's tensors are compared: the runtime's faster ones round otherwise.
         runner = Runner(_ending_at(content, part), delegate=False)
         for at in range(len(inputs[0])):
@@ -267,10 +291,11 @@ def _ending_at(content: bytes, tensors: Sequence[int]) -> bytes:
     return file.serialize()
 
 
-def _as_written(graph: Graph, float_file: File, result: IntegerModel, layers_of: Mapping[int, str]) -> Graph:
-    """`graph` with each kernel and bias replaced by the float values of the file's integers."""
+def _as_written(
+    graph: Graph, float_file: File, file: File, result: IntegerModel, layers_of: Mapping[int, str]
+) -> Graph:
+    """`graph` with each kernel and bias replaced by the float values of the integers in `file`, that of `result`."""
     graph = graph.copy()
-    file = File.parse(result.content)
     calls = graph.calls()
     float_biases = _biases(float_file)
     for operator in file.operators:

@@ -69,6 +69,7 @@ def compare_simulation(
     rounded: Graph, reference: Graph, grids: Mapping[str, Quantizer], inputs: Sequence[np.ndarray]
 ) -> dict[str, TensorCheck]:
     """Compares `rounded`, with its tensors on `grids`, with the float `reference`, one input at a time."""
+    rounded, reference = rounded.with_tensors(), reference.with_tensors()
     checks: dict[str, TensorCheck] = {}
     for at in range(len(inputs[0])):
         one_input = [array[at : at + 1] for array in inputs]

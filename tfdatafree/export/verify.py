@@ -24,8 +24,8 @@ PARITY_BOUND_LSB_16 = 4
 _LARGEST_SCALE_RATIO = 256
 
 
-def verify_content(result: IntegerModel, spec: Spec) -> None:
-    """Compares types, grids, integers and biases of the file with the decision.
+def verify_content(result: IntegerModel, spec: Spec) -> File:
+    """Compares types, grids, integers and biases of the file with the decision; returns the file as it was read back.
 
     Raises:
         ExportError: A tensor is not as decided; names the first one.
@@ -53,6 +53,7 @@ def verify_content(result: IntegerModel, spec: Spec) -> None:
         shape = file.shape(index)
         if any(size < 1 for size in shape):
             raise ExportError(f"edge '{file.name(index)}' has the dynamic shape {shape}.")
+    return file
 
 
 def _check_constant(file: File, index: int, decided: Constant) -> None:
@@ -151,7 +152,7 @@ def compare_tensors(
         reference: The float graph with the same tensors.
         grids, index_of: Graph tensor -> its grid, and its index in the file.
     """
-    runner = Runner(content, keep_all=True)
+    runner, written, reference = Runner(content, keep_all=True), written.with_tensors(), reference.with_tensors()
     checks: dict[str, TensorCheck] = {}
     for at in range(len(inputs[0])):
         one_input = [array[at : at + 1] for array in inputs]
@@ -173,6 +174,29 @@ def compare_tensors(
                 live[tensor] = grid.dequantize(integers)
                 note_difference(checks, tensor, lsb, np.asarray(reference_live[tensor]), live[tensor])
     return checks
+
+
+def output_noise(
+    content: bytes,
+    reference: Graph,
+    grids: Mapping[str, Quantizer],
+    index_of: Mapping[str, int],
+    inputs: Sequence[np.ndarray],
+) -> dict[str, float]:
+    """Output of `reference` -> mean square error of the file there, as `compare_tensors` has it, without a simulation.
+
+    Args:
+        reference: The float graph. It ends at the tensors of interest, which have grids in the file.
+    """
+    runner, reference = Runner(content, keep_all=True), reference.with_tensors()
+    checks: dict[str, TensorCheck] = {}
+    for at in range(len(inputs[0])):
+        one_input = [array[at : at + 1] for array in inputs]
+        runner.predict(one_input)
+        for tensor, expected in zip(reference.outputs, reference.predict(one_input), strict=True):
+            value = grids[tensor].dequantize(runner.kept_value(index_of[tensor]))
+            note_difference(checks, tensor, 0, expected, value)
+    return {tensor: check.noise for tensor, check in checks.items()}
 
 
 def note_difference(

@@ -15,6 +15,8 @@ import numpy as np
 _LEAVES = 220
 # Radii as parts of the image's longer side; their density falls as r**-3: the scene looks alike at all scales.
 _SMALLEST_LEAF, _LARGEST_LEAF = 0.03, 0.6
+# Pixels that are compared with their leaves in one go. It bounds memory; larger parts are not faster.
+_PIXELS_AT_ONCE = 2**16
 
 
 def procedural_images(
@@ -100,7 +102,6 @@ def _dead_leaves(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndar
 
 def _leaf_map(random: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Which leaf is seen at each pixel, (H, W) of 0 (background) to _LEAVES."""
-    label = np.zeros((height, width), np.intp)
     size = max(height, width)
     # The inverse of the radii's distribution function.
     u = random.random(_LEAVES)
@@ -109,22 +110,38 @@ def _leaf_map(random: np.random.Generator, height: int, width: int) -> np.ndarra
     corners = random.integers(2, 7, _LEAVES)  # 2 stands for an ellipse
     angles = random.random(_LEAVES) * 2 * np.pi
     aspects = random.uniform(0.4, 1.0, _LEAVES)
-    for leaf in range(_LEAVES):
-        radius, (cy, cx), angle = radii[leaf], centres[leaf], angles[leaf]
-        top, left = max(int(cy - radius), 0), max(int(cx - radius), 0)
-        y = np.arange(top, min(int(cy + radius) + 1, height), dtype=np.float32)[:, None] + 0.5 - cy
-        x = np.arange(left, min(int(cx + radius) + 1, width), dtype=np.float32) + 0.5 - cx
-        along = np.cos(angle) * x + np.sin(angle) * y
-        across = (np.cos(angle) * y - np.sin(angle) * x) / aspects[leaf]
-        if corners[leaf] == 2:
-            inside = along**2 + across**2 < radius**2
-        else:
-            # A regular polygon, squeezed: all its sides lie at the distance `apothem` from the centre.
-            apothem = radius * np.cos(np.pi / corners[leaf])
-            turns = np.arange(corners[leaf]) * 2 * np.pi / corners[leaf]
-            inside = np.logical_and.reduce([np.cos(t) * along + np.sin(t) * across < apothem for t in turns])
-        label[top : top + len(y), left : left + len(x)][inside] = leaf + 1
-    return label
+    cos, sin = np.cos(angles), np.sin(angles)
+    # A regular polygon, squeezed: all its sides lie at the distance `apothem` from the centre, in the directions `turns`.
+    turns = np.arange(corners.max())[:, None] % corners * 2 * np.pi / corners
+    side_cos, side_sin = np.cos(turns), np.sin(turns)
+    apothem = np.where(corners == 2, np.inf, radii * np.cos(np.pi / corners))
+
+    label = np.zeros(height * width, np.intp)
+    first = np.maximum((centres - radii[:, None]).astype(int), 0)
+    sizes = np.minimum((centres + radii[:, None]).astype(int) + 1, (height, width)) - first
+    part = np.cumsum(sizes.prod(axis=1)) // _PIXELS_AT_ONCE
+    for some in np.split(np.arange(_LEAVES), np.flatnonzero(np.diff(part)) + 1):
+        leaf, y, x = _pixels_of(some, first, sizes)
+        dy, dx = y + 0.5 - centres[leaf, 0], x + 0.5 - centres[leaf, 1]
+        along = cos[leaf] * dx + sin[leaf] * dy
+        across = (cos[leaf] * dy - sin[leaf] * dx) / aspects[leaf]
+        inside = np.flatnonzero(along**2 + across**2 < radii[leaf] ** 2)
+        for cos_turn, sin_turn in zip(side_cos, side_sin, strict=True):
+            of = leaf[inside]
+            distance = cos_turn[of] * along[inside] + sin_turn[of] * across[inside]
+            inside = inside[distance < apothem[of]]
+        # The last leaf hides those before it: where an index comes several times, NumPy keeps the last value.
+        label[y[inside] * width + x[inside]] = leaf[inside] + 1
+    return label.reshape(height, width)
+
+
+def _pixels_of(leaves: np.ndarray, first: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Leaf, y and x of every pixel in the leaves' boxes, leaf after leaf, (3, pixels). Boxes start at `first` (leaves, 2)."""
+    counts = sizes[leaves].prod(axis=1)
+    leaf = np.repeat(leaves, counts)
+    at = np.arange(len(leaf)) - np.repeat(np.cumsum(counts) - counts, counts)
+    y, x = np.divmod(at, sizes[leaf, 1])
+    return np.stack([leaf, first[leaf, 0] + y, first[leaf, 1] + x])
 
 
 def _blurred(scene: np.ndarray) -> np.ndarray:

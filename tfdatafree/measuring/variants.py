@@ -1,6 +1,5 @@
 """A network and many variants of it, each with one part changed, in one walk."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,6 @@ import tensorflow as tf
 
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph, Layer, Node
-from tfdatafree.model.kernels import find_layout
 from tfdatafree.numerics.affine import Quantizer
 
 # Bytes that the largest tensor of one walk, with all its variants, may take.
@@ -158,13 +156,5 @@ class _Walk:
 
 
 def up_to_decisions(graph: Graph) -> Graph:
-    """The graph up to its results before softmax; kernels as tensors, which are otherwise made of arrays at each call."""
-    graph = dataclasses.replace(graph.copy(), outputs=decision_tensors(graph) or list(graph.outputs))
-    graph.drop_unread()
-    graph.layers = {
-        key: Layer(layer.operation, tuple(map(tf.convert_to_tensor, layer.weights)))
-        if find_layout(layer) is not None
-        else layer
-        for key, layer in graph.layers.items()
-    }
-    return graph
+    """The graph up to its results before softmax, with weights as tensors."""
+    return graph.up_to(decision_tensors(graph) or graph.outputs).with_tensors()

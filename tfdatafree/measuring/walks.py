@@ -20,7 +20,7 @@ Draw = Callable[[int, int], list[np.ndarray]]
 
 def image_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (tensor, values) for every tensor of the graph, batch after batch; only live tensors are in memory."""
-    step = graph.batch_size()
+    step, graph = graph.batch_size(), graph.with_tensors()
     for start in range(0, len(inputs[0]), step):
         batch = [tf.convert_to_tensor(array[start : start + step]) for array in inputs]
         yield from ((tensor, np.asarray(value)) for tensor, value in zip(graph.inputs, batch, strict=True))

@@ -197,6 +197,15 @@ class Graph:
         graph.drop_unread()
         return graph
 
+    def with_tensors(self) -> "Graph":
+        """This graph with weights as tensors: where it is executed many times, arrays are not converted each time."""
+        graph = self.copy()
+        graph.layers = {
+            key: Layer(layer.operation, tuple(map(keras.ops.convert_to_tensor, layer.weights)))
+            for key, layer in graph.layers.items()
+        }
+        return graph
+
     # Editing ----------------------------------------------------------------------------------------------------------
 
     def fresh_name(self, stem: str) -> str:
@@ -311,8 +320,9 @@ class Graph:
     def run_in_batches(self, inputs: Sequence[np.ndarray], size: int | None = None) -> list[np.ndarray]:
         """The outputs (n, ...) for inputs (n, ...), `size` examples at a time (None: `batch_size`)."""
         size = size or self.batch_size()
+        graph = self.with_tensors() if size < len(inputs[0]) else self
         parts = [
-            self.predict([keras.ops.convert_to_tensor(array[at : at + size]) for array in inputs])
+            graph.predict([keras.ops.convert_to_tensor(array[at : at + size]) for array in inputs])
             for at in range(0, len(inputs[0]), size)
         ]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
@@ -380,6 +390,8 @@ def _map_refs(structure: Any, function: Callable[[Ref], Any]) -> Any:
     """`structure` with `function` applied to each Ref in nested lists, tuples and mappings."""
     if isinstance(structure, Ref):
         return function(structure)
+    if structure is None or isinstance(structure, (str, int, float)):
+        return structure
     if isinstance(structure, (list, tuple)):
         return type(structure)(_map_refs(item, function) for item in structure)
     if isinstance(structure, Mapping):
