@@ -18,9 +18,9 @@ from tfdatafree import (
     Search,
     UnsupportedModelError,
     compress,
+    feature_regression,
     output_discrepancy,
 )
-from tfdatafree import feature_regression
 from tfdatafree.export.verify import compare_tensors
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.graph import Graph
