@@ -13,7 +13,7 @@ from tfdatafree.flow.bit_search import Bits, find_bits, require_size
 from tfdatafree.inputs.check import require_recoverable
 from tfdatafree.inputs.given import Inputs, generated_inputs, given_inputs
 from tfdatafree.inputs.input_range import find_input_range
-from tfdatafree.inputs.make import make_inputs
+from tfdatafree.inputs.make import affordable, make_inputs
 from tfdatafree.measuring.observe import Observed, observe, tensor_means
 from tfdatafree.measuring.tensor_statistics import channel_reaches
 from tfdatafree.measuring.walks import normalized_walk
@@ -89,7 +89,7 @@ def precondition_network(network: Network, task: Task, progress: Progress) -> Ne
         folded = fold(log.graph)
         reference, notes = fold_scales(folded.graph).graph, dict(log.notes)
         if log.inexact:
-            inputs = make_inputs(reference, task.recipe.generate.images, input_range, seed=task.seed)
+            inputs = make_inputs(reference, _images(reference, task), input_range, seed=task.seed)
             options = " and ".join(log.inexact)
             notes[network.source.name] = moved_by_caps(network.unfolded, reference, inputs, options)
     return Network(
@@ -110,7 +110,7 @@ def choose_inputs(network: Network, task: Task, progress: Progress) -> Inputs:
     with progress.stage("generate inputs"):
         input_range = network.input_range.ends
         if task.representative_data is None:
-            return generated_inputs(network.reference, task.recipe.generate.images, input_range, seed=task.seed)
+            return generated_inputs(network.reference, _images(network.reference, task), input_range, seed=task.seed)
         return given_inputs(task.representative_data, network.reference, input_range)
 
 
@@ -236,6 +236,10 @@ def write_integers(decision: Decision, bits: Bits, inputs: Inputs, progress: Pro
         if built.content is not None and bits.policy is not None and bits.options.int4:
             require_size(built.content, bits.policy)
         return built
+
+
+def _images(graph: Graph, task: Task) -> int:
+    return affordable(graph, task.recipe.generate.images)
 
 
 def _standard(recipe: Recipe) -> bool:

@@ -6,11 +6,22 @@ import numpy as np
 
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.multiplications import multiplications
+
+# Generated inputs pass through a network several times. All of them together take at most this many multiplications each time
+# (a minute on two cores for all passes), but there are never fewer inputs than `_FEWEST`.
+_MOST_MULTIPLICATIONS = 2**39
+_FEWEST = 8
 
 
 def drawing(graph: Graph, input_range: tuple[float, float]) -> Callable[[int, int], list[np.ndarray]]:
     """(n, seed) -> `make_inputs` of the graph."""
     return lambda n, seed: make_inputs(graph, n, input_range, seed=seed)
+
+
+def affordable(graph: Graph, n: int) -> int:
+    """`n`, or fewer inputs for a network in which that many would take minutes."""
+    return min(n, max(_FEWEST, _MOST_MULTIPLICATIONS // max(multiplications(graph), 1)))
 
 
 def make_inputs(graph: Graph, n: int, input_range: tuple[float, float], *, seed: int = 0) -> list[np.ndarray]:

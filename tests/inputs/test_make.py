@@ -1,0 +1,26 @@
+"""How many inputs are generated: as many as asked for, unless the network is so large that they would take minutes."""
+
+import pytest
+from tiny_models import build, folded, quick
+
+from tfdatafree.inputs import make
+from tfdatafree.inputs.make import affordable
+from tfdatafree.model.multiplications import multiplications
+
+
+def test_small_networks_get_what_is_asked_for():
+    assert affordable(folded("plain"), 32) == 32 and affordable(folded("plain"), 1000) == 1000
+
+
+@pytest.mark.parametrize("together, expected", [(0, 8), (8.5, 8), (20.5, 20), (33, 32)])
+def test_large_networks_get_fewer_but_never_less_than_eight(together, expected, monkeypatch):
+    graph = folded("plain")
+    monkeypatch.setattr(make, "_MOST_MULTIPLICATIONS", int(together * multiplications(graph)))
+    assert affordable(graph, 32) == expected and affordable(graph, 3) == 3
+
+
+def test_the_report_says_how_many(monkeypatch):
+    monkeypatch.setattr(make, "_MOST_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(make, "_FEWEST", 2)
+    report = quick(build("plain")).report
+    assert report.generated.startswith("2 procedural images") and report.compared == 2
