@@ -5,7 +5,7 @@ r_B = max|B_c| over the columns that read it:
 
     s_c = (r_B / r_A)^(power / 2)
 
-so that at power 1 both maxima become sqrt(r_A r_B). That is s = sqrt(r_A r_B) / r_A of Nagel et al. 2019, eq. 11, and of
+so that at power 1 both maxima become sqrt(r_A r_B). That is s = sqrt(r_A r_B) / r_A of Nagel et al. 2019, eq. 11. It is also in
 Horton et al. 2021, eq. 4-9 (the indices printed there are swapped). A smaller power changes the ranges of activations less.
 Rounds are repeated until the mean of all s is within 1e-3 of 1.
 

@@ -5,9 +5,9 @@ coarse. Where scale moves freely between layers (`scale_channels.py`), with r_c 
 
     s_c = sqrt(max_k r_k / r_c),   at most 10
 
-so that the function is unchanged. Reaches are measured on generated inputs; on real inputs a channel may reach farther.
-s_c = max r / r_c would leave no room for that; s_c = 1 leaves the most room. The square root is half the way between the two: a
-channel decides the step only if it reaches sqrt(max r / r_c) times as far as measured.
+so that the function is unchanged. Reaches are measured on generated inputs. On real inputs, a channel may reach farther.
+s_c = max r / r_c would leave no room for that; s_c = 1 leaves the most room. The square root is half the way between the two. A
+channel then decides the step only if it reaches sqrt(max r / r_c) times as far as measured.
 """
 
 from collections.abc import Mapping

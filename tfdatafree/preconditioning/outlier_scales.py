@@ -10,7 +10,7 @@ expected squared errors
 
 where w and h say what the next layers make of an error (`importance.py`). t = 1.5, because real inputs reach farther than
 generated ones. Several largest weights are tried, down to a tenth of the present one. First channels with larger weights in B are
-scaled up, then those with larger weights in A are scaled down. s = 1 is tried, too, so that the sum never gets larger.
+scaled up. Then those with larger weights in A are scaled down. s = 1 is tried, too, so that the sum never gets larger.
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,12 @@
 """The methods of pruning. Each takes a problem and returns the weights of all layers, with zeros for dropped weights.
 
 "obs" and "str" distribute the weights over layers by measured damage. Energies of different layers cannot be compared, because
-the results depend on some layers' errors more than on others'. So each layer is pruned alone, by one threshold on all energies, and the
-damage to the results is measured on generated images. Where a unit of energy costs more than elsewhere, the energies of this
-layer then count for more; this is repeated (`sparsity.balance`). For a classifier, the damage comes from the covariance of its
-inputs, which knows the classes that generated images do not show.
+the results depend on some layers' errors more than on others'. So each layer is pruned alone, by one threshold on all energies,
+and the damage to the results is measured on generated images. Where a unit of energy costs more than elsewhere, the energies of
+this layer then count for more. This is repeated (`sparsity.balance`). For a classifier, the damage comes from the covariance of
+its inputs, which includes the classes that generated images do not show.
 
-Nothing is measured where layers are assumed to see independent samples, so that the paper's inputs can be judged alone.
+With the paper's inputs, which are independent samples, nothing is measured, so that they can be judged alone.
 """
 
 import dataclasses

@@ -9,8 +9,8 @@ its channels to the layers that read them. With R the removed groups,
 so that the smaller model computes exactly what the former one would compute if the rows of every kernel for R were zero. How
 the readers of a channel change without it is decided before (`channels.py`).
 
-A group that cannot be removed has a reason: it holds an input or an output of the model, or an operation that touches it
-forbids it. Such operations are grouped convolutions, softmax over channels, and all that are not known to keep channels apart.
+A group that cannot be removed has a reason. It holds an input or an output of the model, or an operation that touches it forbids
+it. Such operations are grouped convolutions, softmax over channels, and all that are not known to keep channels apart.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Which tensors of a graph are rounded in the integer file, and which of them share a grid there.
 
-A tensor is rounded where an operator of the file writes it. Inputs of the model have grids of their own, and so have the outputs
-of layers with weights, Add, Multiply, an average over the map and the like. A ReLU, ReLU6 or scale that the file
+A tensor is rounded where an operator of the file writes it. Inputs of the model have grids of their own. So have the outputs of
+layers with weights, Add, Multiply, an average over the map and the like. A ReLU, ReLU6 or scale that the file
 fuses into the operator before it is rounded in place of what it reads.
 Operators that only move, select or average values (reshape, padding, pooling) keep the grid of their input. Operators that
 need one grid for inputs and output (Concatenate, Maximum) share theirs with each operand that no other operator reads,

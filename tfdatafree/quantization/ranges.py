@@ -54,7 +54,7 @@ def k_sigma(
 ) -> Range:
     """Range of a tensor whose channels are activation(N(mean, sd^2)), with k standard deviations on either side.
 
-    It is the range of the activation between the lowest mean - k sd and the highest mean + k sd of all channels, extended to
+    It is the range of the activation from the lowest mean - k sd to the highest mean + k sd of all channels. It is extended to
     contain 0.
     Args:
         mean, sd: Float vectors (channels,): a BatchNorm's beta and the standard deviation of its output.
@@ -115,8 +115,8 @@ def search_range(x: np.ndarray, bits: int = 8, steps: int = 100, *, symmetric: b
     """Range whose grid of `bits` bits is nearest to `x`: the (l, h) that minimise ||x - Q(x)||_2.
 
     Compares all l in {i/N min(x_min, 0)} and h in {j/N max(x_max, 0)}, i, j = 1..N with N = steps, on the grids of
-    `activation_quantizer(l, h, bits, symmetric)`. Of equal ones, that with the narrowest h wins, then that with the narrowest
-    l. Up to SEARCH_SAMPLES values, the error is never larger than that of `min_max(x)`. From a larger x, all extreme values and
+    `activation_quantizer(l, h, bits, symmetric)`. Of equal ones, the narrowest h wins, then the narrowest l.
+    Up to SEARCH_SAMPLES values, the error is never larger than that of `min_max(x)`. From a larger x, all extreme values and
     a random sample of the others are used.
     Args:
         x: Float array of any shape, finite, not empty.

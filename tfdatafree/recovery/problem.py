@@ -139,8 +139,8 @@ class Judge:
 def kernels_before_rounding(student: Graph, teacher: Graph, grids: Mapping[str, Quantizer]) -> dict[str, np.ndarray]:
     """Layer -> the kernel that was rounded to its grid, as far as it is known.
 
-    Output channels in which the folded teacher's kernel differs by less than the scale are the teacher's. All others are the
-    student's own.
+    Output channels in which the folded teacher's kernel differs by less than the scale come from the teacher. All others are
+    the student's own.
     """
     folded, kernels = fold(teacher).graph, {}
     for key, grid in grids.items():

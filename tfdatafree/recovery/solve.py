@@ -14,7 +14,7 @@ so that each output's mean is the teacher's on these inputs. If a BatchNorm foll
 
 Where the output is added to another tensor, t is the teacher's sum less that tensor as it is now. So the last layer of a
 residual block also corrects the error of the other branch. Grids may get new scales, too (`descent.py`). h keeps the weights
-from overfitting the few generated images: along directions in which these hardly vary, weights stay as they were. With few
+from overfitting the few generated images. Along directions in which these hardly vary, weights stay as they were. With few
 patches per input, a kernel on a grid keeps its weights, and only its bias is solved for.
 """
 
@@ -40,8 +40,8 @@ from tfdatafree.quantization.weight_scales import search_scale
 
 # Patches per layer: enough for the covariance of a wide kernel's inputs, and at least so many per input.
 _PATCHES, _PER_INPUT = 2**14, 16
-# Kernels on grids with fewer different patches per input keep their weights: rounding decides about all directions, also
-# about those that the patches do not show.
+# Kernels on grids with fewer different patches per input keep their weights. Rounding affects all directions, also those that
+# the patches do not show.
 _FEWEST_PER_INPUT = 2
 # Damping where a kernel is rounded to M. It is small, because the full damping has already kept M near W where images are few.
 _ROUNDING_DAMPING = 0.3
