@@ -97,8 +97,8 @@ def take_out(name: str, graph: Graph) -> None:
 def test_where_nothing_can_go_every_layer_says_why(name):
     channels = find_channels(separated(name))
     assert not len(channels.groups)
-    assert channels.kept.keys() == channels.written.keys()
-    assert all("stay: '" in reason for reason in channels.kept.values())
+    assert channels.layer_reasons.keys() == channels.written.keys()
+    assert all("stay: '" in reason for reason in channels.layer_reasons.values())
 
 
 def test_tied_channels_go_from_every_layer_of_a_residual_stream():
@@ -151,8 +151,8 @@ def test_what_mixes_channels_binds_them(behind, reason):
     y = L.Conv2D(3, 1, name="last")(behind(block(x, 4, "a")))
     graph = separate(Graph.from_keras(randomized(keras.Model(x, head(y))))).graph
     channels = find_channels(graph)
-    assert reason in channels.kept["a_conv"]
-    assert "last" not in channels.kept
+    assert reason in channels.layer_reasons["a_conv"]
+    assert "last" not in channels.layer_reasons
     with pytest.raises(ValueError, match=reason):
         without_groups(graph, channels, [int(channels.written["a_conv"][0])])
 
@@ -162,8 +162,8 @@ def test_one_channel_for_all_binds_only_itself():
     gate = L.Conv2D(1, 1, activation="sigmoid", name="gate")(x)
     graph = separate(Graph.from_keras(randomized(keras.Model(x, head(L.Multiply()([block(x, 4, "a"), gate])))))).graph
     channels = find_channels(graph)
-    assert "gives it to all channels" in channels.kept["gate"]
-    assert "a_conv" not in channels.kept and len(channels.groups) == 4
+    assert "gives it to all channels" in channels.layer_reasons["gate"]
+    assert "a_conv" not in channels.layer_reasons and len(channels.groups) == 4
 
 
 def test_wrong_requests_are_told():

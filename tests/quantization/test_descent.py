@@ -96,7 +96,7 @@ def test_pruned_weights_stay_zero_and_a_channel_of_zeros_keeps_its_step(groups):
     kept = np.random.default_rng(5).random(matrix.shape) < 0.5
     kept[:, 1] = False
     grid = grid_of(matrix, 4)
-    begun = round_with_feedback(matrix, covariance, grid, kept=kept)
+    begun = round_with_feedback(matrix, covariance, grid, mask=kept)
     found, on = descend(begun, matrix, covariance, grid, mask=kept)
     assert not found[~kept].any() and found[kept].any()
     assert on.scale[1] == grid.scale[1]

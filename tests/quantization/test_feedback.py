@@ -89,7 +89,7 @@ def test_pruned_weights_stay_zero_and_the_others_make_good_what_that_costs(input
     matrix[~kept] = 0
     covariance = correlated(random, inputs, groups)
     quantizer = weight_quantizer(matrix, 4, 1)
-    masked = round_with_feedback(matrix, covariance, quantizer, damping=0.01, kept=kept)
+    masked = round_with_feedback(matrix, covariance, quantizer, damping=0.01, mask=kept)
     assert not masked[~kept].any()
     assert round_with_feedback(matrix, covariance, quantizer, damping=0.01)[~kept].any(), "feedback would fill them"
     nearest = output_error(matrix, quantizer.quantize(matrix), quantizer, covariance)

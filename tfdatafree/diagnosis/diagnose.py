@@ -56,7 +56,7 @@ def diagnose(
 ) -> Diagnosis:
     """Switches on one quantizer at a time, for each layer's weights and each tensor's values, and compares the results.
 
-    The time is about half as many runs of the network on `images` inputs as there are quantizers.
+    With n quantizers, this takes as long as about n / 2 runs of the network on `images` inputs.
 
     Args:
         model, recipe, input_range, input_shape, target, seed, unsafe_load: As for `compress`. The network is diagnosed before

@@ -1,4 +1,4 @@
-"""Whether images can be generated for a model, asked before the work that comes before they are needed."""
+"""Checks whether images can be generated for a model, before any long work begins."""
 
 from tfdatafree.canonical.resize import resize
 from tfdatafree.errors import UnsupportedModelError
@@ -17,7 +17,7 @@ def require_recoverable(source: Graph, graph: Graph, options: Recover) -> None:
 
     Raises:
         UnsupportedModelError: No BatchNorm, or a layer or an input that allows no such images.
-        ValueError: `image_size` cannot be for this model.
+        ValueError: `image_size` does not fit this model.
     """
     if not any(is_batchnorm(layer) for layer in source.layers.values()):
         raise UnsupportedModelError(

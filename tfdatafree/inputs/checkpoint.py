@@ -14,9 +14,9 @@ from tfdatafree.inputs.matching import Matching, State
 from tfdatafree.model.graph import Graph
 
 
-def fingerprint(graph: Graph, options: Matching, begin, targets, ends, batch: int, seed: int) -> str:
+def fingerprint(graph: Graph, options: Matching, begin, targets, input_range, batch: int, seed: int) -> str:
     """A text that is the same for two runs only if they make the same images."""
-    digest = hashlib.sha256(repr((options, ends, batch, seed, [array.shape for array in begin])).encode())
+    digest = hashlib.sha256(repr((options, input_range, batch, seed, [array.shape for array in begin])).encode())
     arrays = [*begin, *([] if targets is None else [targets])]
     for key in sorted(graph.layers):
         digest.update(f"{key} {graph.layers[key].class_name}".encode())
@@ -45,22 +45,24 @@ def read_checkpoint(path: Path, identity: str) -> dict[str, np.ndarray] | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            kept = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
     except (AttributeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
         raise LoadError(f"'{path}' is damaged and cannot be continued; delete it, or give another path.") from error
-    if str(kept.get("identity")) != identity:
+    if str(arrays.get("identity")) != identity:
         raise ValueError(
             f"'{path}' was made from another model or with other options, and cannot be continued; delete it, or give "
             "another path."
         )
-    return kept
+    return arrays
 
 
-def finished_images(kept: Mapping[str, np.ndarray], names: list[str], ends: tuple[float, float]) -> GeneratedImages:
+def finished_images(
+    arrays: Mapping[str, np.ndarray], names: list[str], input_range: tuple[float, float]
+) -> GeneratedImages:
     """The result in the arrays of a finished run; `names` are the inputs."""
-    inputs = {name: kept["x" if len(names) == 1 else name] for name in names}
-    divergence = json.loads(str(kept["divergence"]))
-    return GeneratedImages(inputs=inputs, input_range=ends, loss=kept["loss"], divergence=divergence)
+    inputs = {name: arrays["x" if len(names) == 1 else name] for name in names}
+    divergence = json.loads(str(arrays["divergence"]))
+    return GeneratedImages(inputs=inputs, input_range=input_range, loss=arrays["loss"], divergence=divergence)
 
 
 def state_arrays(state: State) -> dict[str, np.ndarray]:
@@ -71,9 +73,9 @@ def state_arrays(state: State) -> dict[str, np.ndarray]:
     return arrays
 
 
-def parse_state(kept: Mapping[str, np.ndarray], inputs: int) -> State:
-    """The state of an unfinished run for a model with so many `inputs`."""
+def parse_state(arrays: Mapping[str, np.ndarray], inputs: int) -> State:
+    """The state of an unfinished run for a model with this number of `inputs`."""
     images, first, second = (
-        [kept[f"state_{part}_{at}"] for at in range(inputs)] for part in ("images", "first", "second")
+        [arrays[f"state_{part}_{at}"] for at in range(inputs)] for part in ("images", "first", "second")
     )
-    return State(images, first, second, kept["state_moments"], kept["state_loss"], int(kept["state_done"]))
+    return State(images, first, second, arrays["state_moments"], arrays["state_loss"], int(arrays["state_done"]))

@@ -71,8 +71,8 @@ def generate_images(
         targets: Class labels, int (n,), that the model shall assign to the images; or outputs, float (n, ...), that it shall
             give for them.
         target_weight: Weight of the term for `targets`.
-        swing: Shift the input of each strided convolution by a random part of its stride (Jeon et al. 2023), so that all
-            pixels have the same influence.
+        swing: Shift each strided convolution's input by a random part of its stride, so that all pixels have the same
+            influence (Jeon et al. 2023).
         batch_size: Images optimised together; None: as many as about 2 GB of memory allow.
         path: An .npz file for finished and unfinished images. An interrupted run continues from it, and gives the same bytes
             as an uninterrupted one.
@@ -102,33 +102,33 @@ def generate_images(
         whole_set=statistics == "set",
     )
     graph = _read(model, image_size, unsafe_load)
-    found = find_input_range(graph, seed) if input_range is None else check_input_range(input_range)
-    ends = (found.low, found.high)
+    limits = find_input_range(graph, seed) if input_range is None else check_input_range(input_range)
+    input_range = (limits.low, limits.high)
     specs = input_specs(graph, image_size)
     targets = None if targets is None else _checked_targets(targets, n)
     matcher = Matcher(
         graph,
         options,
         shapes=[spec.example_shape for spec in specs],
-        ranges=[ends] * len(specs),
+        ranges=[input_range] * len(specs),
         targets=targets,
         seed=seed,
     )
-    begin = _start(graph, specs, start, n, ends, seed)
+    begin = _start(graph, specs, start, n, input_range, seed)
     batch = batch_size or matcher.batch_size(n)
-    identity = fingerprint(graph, options, begin, targets, ends, batch, seed)
+    identity = fingerprint(graph, options, begin, targets, input_range, batch, seed)
     state = matcher.start(begin, batch)
     if path is not None:
         path = require_npz(path)
-        kept = read_checkpoint(path, identity)
-        if kept is not None and "state_done" not in kept:
-            return finished_images(kept, graph.inputs, ends)
-        state = state if kept is None else parse_state(kept, len(specs))
+        saved = read_checkpoint(path, identity)
+        if saved is not None and "state_done" not in saved:
+            return finished_images(saved, graph.inputs, input_range)
+        state = state if saved is None else parse_state(saved, len(specs))
     progress = Progress(state.loss.size, verbose, steps_done=state.done)
     try:
-        for loss, worth_keeping in matcher.advance(state):
+        for loss, worth_saving in matcher.advance(state):
             progress.step(f"match BatchNorm statistics, loss {loss:.3f}")
-            if worth_keeping and path is not None and state.done < state.loss.size:
+            if worth_saving and path is not None and state.done < state.loss.size:
                 write_atomically(path, npz_bytes(state_arrays(state) | {"identity": np.array(identity)}))
     finally:
         progress.close()
@@ -138,7 +138,10 @@ def generate_images(
         images.append(np.rint(values).astype(spec.dtype) if "int" in spec.dtype else values)
     divergence = matcher.divergence(images, batch)
     result = GeneratedImages(
-        inputs=dict(zip(graph.inputs, images, strict=True)), input_range=ends, loss=state.loss, divergence=divergence
+        inputs=dict(zip(graph.inputs, images, strict=True)),
+        input_range=input_range,
+        loss=state.loss,
+        divergence=divergence,
     )
     if path is not None:
         write_atomically(path, npz_bytes(arrays_of(result) | {"identity": np.array(identity)}))
@@ -184,21 +187,21 @@ def input_specs(graph: Graph, image_size: int | tuple[int, ...] | None) -> list[
     return specs
 
 
-def _start(graph: Graph, specs, start, n: int, ends: tuple[float, float], seed: int) -> list[np.ndarray]:
+def _start(graph: Graph, specs, start, n: int, input_range: tuple[float, float], seed: int) -> list[np.ndarray]:
     """The first images, one array per input."""
-    low, high = ends
+    low, high = input_range
     if isinstance(start, (np.ndarray, GeneratedImages)):
-        given = list(start.inputs.values()) if isinstance(start, GeneratedImages) else [start]
-        shapes, wanted = [array.shape for array in given], [(n, *spec.shape[1:]) for spec in specs]
+        arrays = list(start.inputs.values()) if isinstance(start, GeneratedImages) else [start]
+        shapes, wanted = [array.shape for array in arrays], [(n, *spec.shape[1:]) for spec in specs]
         if shapes != wanted:
             raise ValueError(f"start has shape {_listed(shapes)}; give {_listed(wanted)}.")
-        return [np.clip(array, low, high).astype(np.float32) for array in given]
+        return [np.clip(array, low, high).astype(np.float32) for array in arrays]
     if start == "procedural":
         resized = graph.copy()
         resized.specs |= {
             name: TensorSpec(spec.shape, "float32") for name, spec in zip(graph.inputs, specs, strict=True)
         }
-        return make_inputs(resized, n, ends, seed=seed)
+        return make_inputs(resized, n, input_range, seed=seed)
     if start == "noise":
         random = np.random.default_rng(seed)
         drawn = [random.standard_normal((n, *spec.shape[1:]), np.float32) for spec in specs]

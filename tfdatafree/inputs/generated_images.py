@@ -1,4 +1,4 @@
-"""The result of `generate_images`: the images, and how they came about."""
+"""The result of `generate_images`: the images, and how they were made."""
 
 import io
 import json
@@ -20,7 +20,7 @@ _GAP, _GAP_VALUE = 2, 255
 class GeneratedImages:
     """What `generate_images` returns. It can be given wherever this package takes arrays of inputs.
 
-    For a model with one input `numpy.asarray(images)` is the array, so that other code that takes arrays takes it, too.
+    For a model with one input `numpy.asarray(images)` is the array, so other code that takes arrays accepts it, too.
 
     Attributes:
         inputs: Input name -> array (n, *shape), float32, or of the input's integer type.

@@ -75,10 +75,10 @@ def take_inputs(
     """Up to `most` (None: all) of the user's inputs per graph input, float32 (n, *shape).
 
     Args:
-        data: An array (n, *shape); for several inputs a list of such arrays or a dict by input name; the result of
-            `generate_images`; or an iterable (list, generator, tf.data.Dataset) of single examples or batches. Each of
-            these is an array, a tuple or a dict; of an (inputs, labels) pair the labels are dropped.
-        source: What errors call the data.
+        data: An array (n, *shape), or for several inputs a list of such arrays or a dict by input name. Or the result of
+            `generate_images`. Or an iterable (list, generator, tf.data.Dataset) of single examples or batches, each an
+            array, a tuple or a dict. The labels of an (inputs, labels) pair are dropped.
+        source: Name of the data in error messages.
 
     Raises:
         ValueError: Nothing came, or a shape does not fit the model's input.

@@ -50,16 +50,16 @@ def image_paths(folder: Path) -> list[Path]:
     Raises:
         ValueError: There are none.
     """
-    found = sorted(
+    paths = sorted(
         path
         for path in Path(folder).rglob("*")
         if path.suffix.lower() in IMAGE_ENDINGS
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-    if not found:
+    if not paths:
         raise ValueError(f"there are no images in '{folder}': no file there ends in {', '.join(IMAGE_ENDINGS)}.")
-    return found
+    return paths
 
 
 def read_images(folder: Path, shape: tuple[int, ...], low: float, high: float, most: int) -> np.ndarray:
@@ -131,4 +131,4 @@ def arrays_by_input(path: str | os.PathLike, names: list[str]) -> dict[str, np.n
         wanted = list(arrays) if len(arrays) == 1 else ["x"]
     if missing := [name for name in wanted if name not in arrays]:
         raise ValueError(f"'{path}' holds {', '.join(arrays) or 'nothing'}; it lacks {', '.join(missing)}.")
-    return {name: arrays[given] for name, given in zip(names, wanted, strict=True)}
+    return {name: arrays[key] for name, key in zip(names, wanted, strict=True)}

@@ -1,9 +1,9 @@
-"""The range of a model's real inputs, when the user does not give it.
+"""Finds the range of a model's real inputs when the user does not give it.
 
-A Rescaling or Normalization layer at the input says it. Otherwise the first layer behind a BatchNormalization says it:
-its stored mean and variance are those of that layer's output on real inputs, so of the ranges in common use the one is
-taken whose procedural images reproduce these statistics best (smallest Kullback-Leibler divergence between Gaussians);
-if none does, of all [-2^k, 2^k] and [0, 2^k].
+A Rescaling or Normalization layer at the input tells it. Otherwise the statistics of the first BatchNormalization tell it. They
+are the mean and variance of the layer before it on real inputs. Procedural images in each common range pass through this layer.
+The range whose images reproduce the statistics best is taken (smallest Kullback-Leibler divergence between Gaussians). If no
+common range fits, all [-2^k, 2^k] and [0, 2^k] are compared, too.
 """
 
 import keras
@@ -14,12 +14,12 @@ from tfdatafree.model.batchnorm import is_batchnorm, on_channels
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.network import InputRange
 
-# Ranges that image and audio pipelines feed networks with: [0, 1], [-1, 1], 8-bit, 8-bit less its mean, and
+# Common ranges of image and audio pipelines: [0, 1], [-1, 1], 8-bit, 8-bit less its mean, and
 # (x - mean) / sd of ImageNet.
 COMMON_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 128.0), (-2.12, 2.64))
-# Where none of these comes within this many nats of the stored statistics, ranges of any size are tried.
+# If no common range comes within this many nats of the stored statistics, ranges of any size are tried.
 _FITS = 1.0
-_OTHER_ENDS = 2.0 ** np.arange(-4, 11)
+_OTHER_HIGHS = 2.0 ** np.arange(-4, 11)
 _IMAGES = 8
 
 
@@ -49,10 +49,10 @@ def find_input_range(graph: Graph, seed: int = 0) -> InputRange:
     batchnorm = _first_batchnorm(graph)
     if batchnorm is None:
         return InputRange(-1.0, 1.0, "assumed: no layer of the model tells; pass input_range=(low, high)")
-    divergence = {ends: _divergence(graph, batchnorm, ends, seed) for ends in COMMON_RANGES}
+    divergence = {limits: _divergence(graph, batchnorm, limits, seed) for limits in COMMON_RANGES}
     if min(divergence.values()) > _FITS:
-        others = [ends for end in _OTHER_ENDS.tolist() for ends in ((-end, end), (0.0, end))]
-        divergence |= {ends: _divergence(graph, batchnorm, ends, seed) for ends in others}
+        others = [limits for high in _OTHER_HIGHS.tolist() for limits in ((-high, high), (0.0, high))]
+        divergence |= {limits: _divergence(graph, batchnorm, limits, seed) for limits in others}
     low, high = min(divergence, key=divergence.__getitem__)
     return InputRange(
         low, high, f"estimated from the statistics of '{batchnorm.name}'; pass input_range if you know it"
@@ -60,7 +60,7 @@ def find_input_range(graph: Graph, seed: int = 0) -> InputRange:
 
 
 def _first_batchnorm(graph: Graph):
-    """The first BatchNorm, if nothing but the first input reaches it."""
+    """The first BatchNorm that reads only what comes from the first input; None if there is none."""
     reached = {graph.inputs[0]}
     for node in graph.nodes:
         if not reached.issuperset(node.inputs):
@@ -71,10 +71,10 @@ def _first_batchnorm(graph: Graph):
     return None
 
 
-def _divergence(graph: Graph, batchnorm, ends: tuple[float, float], seed: int) -> float:
+def _divergence(graph: Graph, batchnorm, input_range: tuple[float, float], seed: int) -> float:
     """Mean KL(N(measured) || N(stored)) over the channels that enter `batchnorm`."""
     spec = graph.specs[graph.inputs[0]]
-    images = procedural_images(_IMAGES, spec.example_shape, *ends, seed=seed)
+    images = procedural_images(_IMAGES, spec.example_shape, *input_range, seed=seed)
     live = {graph.inputs[0]: images}
     for node in graph.nodes:
         if node is batchnorm:

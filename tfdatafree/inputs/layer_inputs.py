@@ -14,7 +14,7 @@ def layer_inputs(model: keras.Model, *, samples: int = 2000, seed: int = 0) -> d
 
     Args:
         model: A Functional or Sequential model; it is not changed.
-        samples: Rows wanted; a model with very wide tensors gets fewer.
+        samples: Number of rows; a model with very wide tensors gets fewer.
         seed: The same seed gives the same samples.
 
     Returns:
@@ -26,7 +26,7 @@ def layer_inputs(model: keras.Model, *, samples: int = 2000, seed: int = 0) -> d
     for key, node in graph.first_calls().items():
         if find_layout(graph.layers[key]):
             keys.setdefault(node.inputs[0], []).append(key)
-    found = {}
+    inputs = {}
     for tensor, values in gaussian_walk(graph, samples=samples, seed=seed):
-        found.update((key, values) for key in keys.get(tensor, ()))
-    return found
+        inputs.update((key, values) for key in keys.get(tensor, ()))
+    return inputs

@@ -3,15 +3,15 @@
     L(x) = sum over BatchNorms of  mean over channels of  KL( N(m, v) || N(m*, v*) )
     KL   = ( (v + e) / (v* + e) - 1 - log((v + e) / (v* + e)) + (m - m*)^2 / (v* + e) ) / 2
 
-m and v are the mean and variance that the batch x has where a BatchNorm reads, m* and v* those that it stores, and e is its
-epsilon: a channel that never moved in training has v* = 0. The mean over channels, in place of the sum over them, gives
-wide layers no more weight than narrow ones. To L may be added
+m and v are the mean and variance of what a BatchNorm reads for the batch x. It stores m* and v*, and e is its epsilon. A channel
+that never moved in training has v* = 0. The mean over channels, in place of the sum over them, gives wide layers no more weight
+than narrow ones. Options add these terms to L:
 
     total variation    w mean|x_i - x_j| / (high - low)   over neighbours i, j          (Yin et al. 2020, Deep Inversion)
     l2                 w mean((x - middle)^2) / (high - low)^2                          (the same)
     targets            w cross-entropy to class labels, or w |y - t|^2 / |t|^2 to outputs t
 
-Adam with cosine decay; values are clipped to the input range after each step. BatchNorms compute with their stored
+Adam with cosine decay minimises L. Values are clipped to the input range after each step. BatchNorms compute with their stored
 statistics, so that each layer sees what it would see at inference.
 
 Sources: Sobolev et al., FRanDI, eq. 1; Yin et al. 2020, arXiv 1912.08795; Jeon et al. 2023, arXiv 2206.04400 (swing
@@ -62,13 +62,13 @@ class Matching:
 
 @dataclass
 class State:
-    """Images on their way: all that is needed to go on, with the same bytes to come.
+    """Unfinished images, and all that is needed to continue to the same bytes.
 
     Attributes:
         images: One array (batches, batch size, *shape) per input.
         first, second: Adam's moments, as `images`.
-        moments: (batches, 2, channels of all BatchNorms): what each batch last showed, relative to the stored means.
-        loss: (steps, batches); NaN where still to come.
+        moments: (batches, 2, channels of all BatchNorms): those of each batch at its last step, relative to the stored means.
+        loss: (steps, batches); NaN for steps still to come.
         done: Number of steps taken, of all batches together.
     """
 
@@ -85,10 +85,10 @@ class Matcher:
 
     Args:
         graph: A separated graph with its BatchNorms.
-        shapes: Of each input without the batch, where they are not the graph's own.
+        shapes: Shape of each input without the batch; it may differ from the graph's own.
         ranges: (low, high) of each input.
         targets: None; class labels, int (n,); or outputs, float (n, ...).
-        seed: Of the swings.
+        seed: Seed of the swings.
 
     Raises:
         UnsupportedModelError: There is no BatchNorm; or a layer cannot work at `shapes` (when the first batch is made).
@@ -141,8 +141,8 @@ class Matcher:
     def advance(self, state: State) -> Iterator[tuple[float, bool]]:
         """Takes the steps that `state` lacks, in place.
 
-        Yields (loss, whether this is a good moment to keep the state) after each. Batches are finished one after the
-        other; with `whole_set` all advance together, each made to complement what the others last showed.
+        Yields (loss, whether this is a good moment to save the state) after each. Batches are finished one after the
+        other. With `whole_set` all advance together, and each step completes the last moments of the other batches.
         """
         steps, count = state.loss.shape
         together = self.options.whole_set and count > 1
@@ -222,12 +222,12 @@ class Matcher:
 
     def _run(self, images, swing_seed) -> tuple[tf.Tensor, list]:
         """(moments at all BatchNorms (2, channels), outputs)."""
-        found: dict[str, list] = {key: [] for key in self._stored.keys}
+        moments_of: dict[str, list] = {key: [] for key in self._stored.keys}
 
         def call(node: Node, live: Mapping[str, Any]) -> tuple:
-            if node.layer in found:
+            if node.layer in moments_of:
                 x = live[node.inputs[0]]
-                found[node.layer].append(self._stored.observe(node.layer, x))
+                moments_of[node.layer].append(self._stored.observe(node.layer, x))
                 return (self._stored.normalize(node.layer, x),)
             if self.options.swing and swing_seed is not None:
                 live = _swung(self._graph, node, live, (swing_seed[0], swing_seed[1] + self.seed))
@@ -237,7 +237,7 @@ class Matcher:
         for _, live in self._graph.walk(images, call):
             pass
         # A layer called several times stored the statistics of all its calls.
-        moments = tf.concat([tf.add_n(found[key]) / len(found[key]) for key in found], axis=-1)
+        moments = tf.concat([tf.add_n(moments_of[key]) / len(moments_of[key]) for key in moments_of], axis=-1)
         return moments, [live[tensor] for tensor in self._graph.outputs]
 
     def _call(self, node: Node, live: Mapping[str, Any]) -> tuple:
@@ -267,8 +267,8 @@ class Matcher:
             if self.options.total_variation:
                 for axis in range(1, len(x.shape) - 1):
                     if (size := x.shape[axis]) > 1:
-                        ahead, behind = (tf.gather(x, range(i, size - 1 + i), axis=axis) for i in (1, 0))
-                        total += self.options.total_variation * tf.reduce_mean(tf.abs(ahead - behind)) / span
+                        after, before = (tf.gather(x, range(i, size - 1 + i), axis=axis) for i in (1, 0))
+                        total += self.options.total_variation * tf.reduce_mean(tf.abs(after - before)) / span
         return total
 
     def _distance(self, outputs, target) -> tf.Tensor:
@@ -358,7 +358,7 @@ def _shortened(graph: Graph, stored: _Stored, to_the_end: bool, classes: bool) -
 def _swung(graph: Graph, node: Node, live: Mapping[str, Any], seed) -> Mapping[str, Any]:
     """`live` with the input of a strided convolution moved by a random part of its stride, mirrored at the border.
 
-    A strided convolution looks at some pixels less than at others, and pixels that it hardly looks at learn nothing.
+    A strided convolution reads some pixels less often than others. Pixels that it hardly reads learn nothing.
     """
     layer = graph.layer_of(node)
     layout = find_layout(layer)

@@ -1,4 +1,4 @@
-"""The inputs that a file was verified on, for when it is written once more."""
+"""The inputs that a file was verified on. They are needed again when it is rewritten."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from tfdatafree.model.graph import Graph
 
 @dataclass(frozen=True, kw_only=True)
 class Probes:
-    """A few inputs, kept where the user gave them and otherwise made again from their seed.
+    """A few inputs. The user's are stored, and generated ones are made again from their seed.
 
     Attributes:
         input_range: (low, high) of the generated inputs.
         seed: Their seed.
-        given: The user's own inputs in their place, one array (n, *shape) per graph input.
+        user_inputs: The user's own inputs, one array (n, *shape) per graph input; None: inputs are generated.
     """
 
     input_range: tuple[float, float]
     seed: int
-    given: Sequence[np.ndarray] | None = None
+    user_inputs: Sequence[np.ndarray] | None = None
 
     def first(self, n: int, graph: Graph) -> list[np.ndarray]:
         """The first `n` of them, one array per input of `graph`."""
-        if self.given is not None:
-            return [array[:n] for array in self.given]
+        if self.user_inputs is not None:
+            return [array[:n] for array in self.user_inputs]
         return make_inputs(graph, n, self.input_range, seed=self.seed)

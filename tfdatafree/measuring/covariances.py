@@ -1,13 +1,14 @@
-"""Covariance of what each layer with a kernel sees, from many generated inputs or from BatchNorm statistics alone.
+"""Computes the covariance of what each layer with a kernel reads, from generated inputs or from BatchNorm statistics alone.
 
-    "normalized"  procedural images, every BatchNorm's statistics put right on the way (`images.normalized_walk`)
+    "normalized"  procedural images; every BatchNorm's statistics are restored on the way (`walks.normalized_walk`)
     "gaussian"    independent normal channels and pixels with the moments of BatchNorm   (Horton et al. 2021, eq. 10-12)
     "standard"    N(0, 1)                                                                (their ablation "ours-S")
 
-A kernel that reads a global average is linear in the pixels that were averaged, and is shown these: they are as many times
-more samples, so that the covariance has full rank, and a pixel tells what is in it more strongly than the mean of all does.
+Where a kernel reads a global average, "normalized" measures the pixels before the average, because the kernel is linear in them.
+There are many more pixels than averages, so the covariance has full rank. Single pixels also show what an image contains more
+strongly than their mean does.
 
-Images come and go in batches, so that memory is that of one batch and of the covariances.
+Images pass in batches, so that memory holds only one batch and the covariances.
 """
 
 import math
@@ -46,7 +47,8 @@ def input_covariances(
 ) -> dict[str, np.ndarray]:
     """Layer key -> covariance (groups, inputs, inputs), float32, of the patches that the layer's first call reads.
 
-    Behind a global average pooling "normalized" gives that of the pixels before it, which is larger than that of the means.
+    After a global average pooling, "normalized" gives the covariance of the pixels before it. It is larger than that of the
+    means.
 
     Args:
         unfolded: The separated graph with its BatchNorms.
@@ -54,7 +56,7 @@ def input_covariances(
         draw: Makes the generated inputs, batch after batch.
         inputs: "normalized", "gaussian" or "standard".
         activations: For "gaussian": whether samples pass through the activations in front of a layer.
-        images: For "normalized": how many.
+        images: For "normalized": number of images.
     """
     read = _readers(folded)
     same = {key: tensor for key, tensor in _readers(unfolded).items() if read.get(key) == tensor}
@@ -80,18 +82,18 @@ def _from_images(graph: Graph, read: dict[str, str], draw: Draw, images: int, se
     sums: dict[str, np.ndarray] = {}
     products: dict[str, np.ndarray] = {}
     for start in range(0, images, step):
-        # Each batch has a seed of its own, far from those of its neighbours: an input's seed is counted up by one.
+        # The seeds of two batches are far apart, because the inputs of a model take consecutive seeds.
         batch = draw(min(step, images - start), seed + 1000 + 101 * start)
         for key, patches in _patches(graph, read, batch, random):
             by_group = np.swapaxes(patches.astype(np.float32), 0, 1)
             counts[key] = counts.get(key, 0) + len(patches)
             sums[key] = sums.get(key, 0) + by_group.sum(axis=1, dtype=np.float64)
             products[key] = products.get(key, 0) + np.swapaxes(by_group, 1, 2) @ by_group
-    found = {}
+    covariances = {}
     for key, count in counts.items():
         mean = sums.pop(key) / count
-        found[key] = (products.pop(key) / count - mean[:, :, None] * mean[:, None, :]).astype(np.float32)
-    return found
+        covariances[key] = (products.pop(key) / count - mean[:, :, None] * mean[:, None, :]).astype(np.float32)
+    return covariances
 
 
 def _patches(graph: Graph, read: dict[str, str], batch: list, random) -> Iterator[tuple[str, np.ndarray]]:
@@ -107,15 +109,15 @@ def _patches(graph: Graph, read: dict[str, str], batch: list, random) -> Iterato
 
 def _readers(graph: Graph) -> dict[str, str]:
     """Key of each layer with a kernel -> the tensor that its first call reads."""
-    found: dict[str, str] = {}
+    tensors: dict[str, str] = {}
     for node in graph.nodes:
         if node.inputs and find_layout(graph.layer_of(node)):
-            found.setdefault(node.layer, node.inputs[0])
-    return found
+            tensors.setdefault(node.layer, node.inputs[0])
+    return tensors
 
 
 def _before_pooling(graph: Graph, key: str, tensor: str) -> str:
-    """What was averaged to give `tensor`, if the layer sees nothing but the averages, pixel by pixel; else `tensor`."""
+    """The tensor whose average is `tensor`, if the layer reads only averages, pixel by pixel; else `tensor`."""
     if math.prod(kernel_of(graph.layers[key]).shape[:-2]) > 1 or layout_of(graph.layers[key]).kind == "depthwise":
         return tensor
     producers, channels, at = graph.producers(), graph.specs[tensor].shape[-1], tensor
@@ -138,7 +140,7 @@ def _fits(graph: Graph, key: str) -> bool:
 
 
 def _independent(graph: Graph, key: str, variance: np.ndarray) -> np.ndarray:
-    """Diagonal covariance of independent channels; pixels are independent, too, so one serves for every tap."""
+    """Diagonal covariance of independent channels. Pixels are independent, too, so all taps share it."""
     layer: Layer = graph.layers[key]
     layout = layout_of(layer)
     if layout.kind == "depthwise":

@@ -4,14 +4,14 @@ A BatchNorm's output has mean beta and standard deviation sd = |gamma| sqrt(v / 
 
     G_i = sum over the branches j that feed it of f_j(N(beta_j, sd_j^2))                 (Horton et al. 2021, eq. 10-12)
 
-computed here for every tensor of a graph in one pass, one sample per row and one column per channel: the graph's own
-operations (activations, Add, Concatenate, Multiply ...) are applied to tensors with a single pixel. Samples are
-stratified quantiles of the normal distribution, shuffled per channel, so that a channel's mean is that of the
-distribution to within 1 / n and channels are independent. Where no BatchNorm follows a convolution its output is
-normal with the moments that its kernel gives its input's (the paper: N(0, 1), `unknown="standard"`).
+One pass computes samples of every tensor, with one row per sample and one column per channel. It applies the graph's own
+operations (activations, Add, Concatenate, Multiply ...) to tensors with a single pixel. The samples are stratified quantiles of
+the normal distribution, shuffled per channel. So channels are independent, and their means are exact to within 1 / n. If no
+BatchNorm follows a convolution, its output is normal. Its moments follow from the kernel and the moments of the input (in the
+paper: N(0, 1), `unknown="standard"`).
 
-Pixels and channels are independent here, which real ones are not: what comes after global pooling, and the logits, is too
-narrow. Ranges there are better taken from images (`inputs/procedural.py`).
+Pixels and channels are independent here, but real ones are not. So values after global pooling, and logits, spread too little.
+Ranges there are better taken from images (`inputs/procedural.py`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,19 +41,19 @@ def gaussian_walk(
     """Yields (tensor, samples (rows, channels)) for every tensor of an unfolded, separated graph, in execution order.
 
     Args:
-        samples: Rows wanted.
-        unknown: Distribution behind a layer that no BatchNorm follows, and of the graph's inputs: the moments that
-            the kernel gives its input's, or N(0, 1).
-        batchnorm: False takes N(0, 1) behind every BatchNorm, too: what its statistics are worth shows beside it.
+        samples: Number of rows; very wide tensors get fewer.
+        unknown: Output of a layer that no BatchNorm follows. "moments": normal, with moments from the kernel and the input.
+            "standard": N(0, 1), as for the graph's inputs.
+        batchnorm: False: N(0, 1) after every BatchNorm, too, which shows what its statistics are worth.
     """
     random = np.random.default_rng(seed)
-    # All tensors have the same rows, so that an Add adds like to like.
+    # All tensors have the same number of rows, so that Add adds sample to sample.
     widest = max(spec.shape[-1] or 1 for spec in graph.specs.values() if spec.shape)
     rows = max(1, min(samples, _MOST_VALUES // widest))
     quantiles = stats.norm.ppf((np.arange(rows) + 0.5) / rows)
 
     def normal(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        channels = np.tile(quantiles, (len(mean), 1))  # a channel lies in one piece while it is shuffled
+        channels = np.tile(quantiles, (len(mean), 1))  # each channel is contiguous while it is shuffled
         random.permuted(channels, axis=1, out=channels)
         channels *= sd[:, None]
         channels += mean[:, None]
@@ -71,7 +71,7 @@ def gaussian_walk(
                 return (standard(node.output),)
             mean, sd = output_moments(layer)
             if not on_channels(graph, node):
-                # Along another axis every channel sees the mixture of all the normal distributions.
+                # Along another axis, each channel has a mixture of all the normal distributions.
                 channels = graph.specs[node.output].size(-1)
                 spread = np.sqrt(np.mean(np.square(sd)) + np.var(mean))
                 mean, sd = np.full(channels, mean.mean()), np.full(channels, spread)
@@ -84,7 +84,7 @@ def gaussian_walk(
             variance = variance_response(layer, kernel, source.var(axis=0, dtype=np.float64))
             return (normal(mean if bias is None else mean + bias, np.sqrt(variance)),)
         if operation_of(layer).spatial:
-            return (source,)  # what these do to the distribution is left out, as in the paper
+            return (source,)  # their effect on the distribution is left out, as in the paper
         if isinstance(layer.operation, keras.layers.Flatten):
             columns = graph.specs[node.output].size(-1) // source.shape[-1]
             return (random.permuted(np.tile(source, (1, columns)), axis=0),)
@@ -107,7 +107,7 @@ def _on_one_pixel(graph: Graph, node: Node, live: Mapping[str, Any], standard) -
     outputs = []
     try:
         results = graph.call(node, pixels)
-    except Exception:  # a reshape, a slice beyond the one pixel, an operation that mixes rows: none of it is an error
+    except Exception:  # a reshape, a slice beyond the one pixel or an operation that mixes rows is no error
         results = (None,) * len(node.outputs)
     rows = len(live[node.inputs[0]])
     for tensor, result in zip(node.outputs, results, strict=True):

@@ -1,11 +1,11 @@
-"""How much of a squared error in one channel of a tensor the next layers make: one look ahead, without gradients.
+"""Weighs squared errors in the channels of a tensor by their effect on the next layers that mix channels, without gradients.
 
-A layer that mixes channels adds up what its inputs are off; an error counts by the part that it makes of the variance there:
+A layer that mixes channels sums the errors of its inputs. An error counts by its part of the variance of the layer's output:
 
     w_c = mean_o sum_k W_kco^2 / Var(y_o)
 
-A depthwise layer hands errors on, w_c = sum_k W_kc^2 w_c', and so do activations, pooling and Add, as they are.
-Scaling a channel down in one layer and up in the next leaves the product w_c e_c alone, so channels of any scale compare.
+A depthwise layer passes errors on, w_c = sum_k W_kc^2 w_c'. Activations, pooling and Add pass them on unchanged.
+If a channel is scaled down in one layer and up in the next, w_c e_c stays the same, so channels of any scale compare.
 """
 
 from collections.abc import Mapping
@@ -15,32 +15,34 @@ import numpy as np
 from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.kernels import find_layout, input_channels, kernel_of, layout_of
 
-# Outputs that vary less than this part of their tensor's mean variance are taken to vary by that much.
+# The variance of an output counts as at least this part of its tensor's mean variance.
 _LEAST_VARIANCE = 1e-3
 
 
 def channel_importance(graph: Graph, variances: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensor -> weight of a squared error in each of its channels, (channels,); tensors that no such layer reads are left out.
+    """Tensor -> weight of a squared error in each of its channels, (channels,). Tensors whose effect is unknown are left out.
 
     Args:
         graph: A folded, separated graph.
         variances: Tensor -> variance per channel.
     """
-    found: dict[str, np.ndarray] = {}
+    importance: dict[str, np.ndarray] = {}
     for node in reversed(graph.nodes):
         layer = graph.layer_of(node)
-        layout, ahead = find_layout(layer), found.get(node.output)
+        layout, of_output = find_layout(layer), importance.get(node.output)
         if layout is None:
-            handed = dict.fromkeys(node.inputs, ahead)
+            of_inputs = dict.fromkeys(node.inputs, of_output)
         elif layout.kind == "depthwise":
             squares = _squares(layer)
-            handed = {node.inputs[0]: None if ahead is None else (squares * ahead.reshape(squares.shape)).sum(axis=1)}
+            of_inputs = {
+                node.inputs[0]: None if of_output is None else (squares * of_output.reshape(squares.shape)).sum(axis=1)
+            }
         else:
-            handed = {node.inputs[0]: _mixed(layer, variances.get(node.output))}
-        for tensor, weights in handed.items():
+            of_inputs = {node.inputs[0]: _mixed(layer, variances.get(node.output))}
+        for tensor, weights in of_inputs.items():
             if weights is not None and graph.specs[tensor].shape[-1] == len(weights):
-                found[tensor] = found.get(tensor, 0.0) + weights
-    return found
+                importance[tensor] = importance.get(tensor, 0.0) + weights
+    return importance
 
 
 def _squares(layer: Layer) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What each layer with a kernel sees: samples of its input patches, and their covariance."""
+"""Samples the input patches of each layer with a kernel, and computes their covariance."""
 
 import math
 from collections.abc import Iterable, Iterator, MutableMapping
@@ -9,25 +9,25 @@ from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.kernels import find_layout, kernel_of, layout_of
 from tfdatafree.numerics.second_moment import covariance_of, with_doubt
 
-# Patches per input of a kernel, and the fewest and most per layer; each is one output pixel's view of the input.
+# Patches per input of a kernel, and the fewest and most per layer. A patch is what one output pixel reads of the input.
 _PATCHES_PER_INPUT, _FEWEST_PATCHES, _MOST_PATCHES = 2, 512, 2048
-# Largest covariance, whose factorization takes a second or less; larger kernels are seen pixel by pixel.
+# Size of the largest covariance; its factorization takes a second or less. Larger kernels are sampled pixel by pixel.
 MOST_INPUTS = 1280
 
 
 def sample_patches(
     x: np.ndarray, layer: Layer, random: np.random.Generator, most_inputs: int = MOST_INPUTS
 ) -> np.ndarray | None:
-    """Random patches of `x` as the layer's kernel meets them: a few for each input of the kernel.
+    """Random patches of `x` as the layer's kernel reads them: a few for each input of the kernel.
 
     Args:
         x: Input of the layer, (n, *spatial, channels).
         most_inputs: Size of the largest covariance that is wanted.
 
     Returns:
-        (count, groups, inputs per group), inputs ordered as in `linear.output_last`. Single pixels, (count, 1, channels),
-        for kernels of more than `most_inputs` inputs and for transposed convolutions, whose outputs see different parts of
-        the kernel; None where these are too many as well.
+        (count, groups, inputs per group), inputs ordered as in `kernels.output_last`. Single pixels, (count, 1, channels), for
+        kernels of more than `most_inputs` inputs. Single pixels also for transposed convolutions, whose outputs use different
+        parts of the kernel. None if even the channels are too many.
     """
     layout = layout_of(layer)
     channels = x.shape[-1]
@@ -54,15 +54,15 @@ def draw_patches(
 
 
 def patches_at(x: np.ndarray, layer: Layer, places: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Patches of `x` as the kernel of a dense, ordinary, grouped or depthwise layer meets them.
+    """Patches of `x` as the kernel of a dense, ordinary, grouped or depthwise layer reads them.
 
     Args:
         x: Input of the layer, (n, *spatial, channels).
-        places: One array of indices (count,) for each axis of the layer's output but the last: output[places] is what comes
-            of the patches.
+        places: One array of indices (count,) for each axis of the layer's output but the last. The patches give
+            output[places].
 
     Returns:
-        (count, groups, inputs per group), ordered as in `linear.output_last`.
+        (count, groups, inputs per group), ordered as in `kernels.output_last`.
     """
     layout, operation = layout_of(layer), layer.operation
     if layout.kind == "dense":
@@ -109,11 +109,11 @@ def _placement(size: int, kernel: int, stride: int, dilation: int, padding: str)
 def tap_covariances(
     values: Iterable[tuple[str, np.ndarray]],
     graph: Graph,
-    found: MutableMapping[str, np.ndarray],
+    covariances: MutableMapping[str, np.ndarray],
     *,
     seed: int = 0,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Passes a stream of (tensor, array) on, and puts the input covariance of each kernel layer into `found` by key.
+    """Passes a stream of (tensor, array) on, and puts the input covariance of each kernel layer into `covariances` by key.
 
     A layer called several times keeps the covariance of its first call.
     """
@@ -122,18 +122,18 @@ def tap_covariances(
     for tensor, array in values:
         for node in readers.get(tensor, ()):
             layer = graph.layer_of(node)
-            if node.layer in found or find_layout(layer) is None or node.inputs[0] != tensor:
+            if node.layer in covariances or find_layout(layer) is None or node.inputs[0] != tensor:
                 continue
             patches = sample_patches(array, layer, random)
             if patches is not None:
-                found[node.layer] = with_doubt(covariance_of(patches.astype(np.float32)), len(patches))
+                covariances[node.layer] = with_doubt(covariance_of(patches.astype(np.float32)), len(patches))
         yield tensor, array
 
 
 def tap_shares(layer: Layer, spatial: tuple[int | None, ...]) -> np.ndarray:
-    """Part of the output pixels for which each tap of a kernel lies inside its input of this size; shape (*taps,).
+    """Part of the output pixels for which each tap of a kernel lies inside an input of this size; shape (*taps,).
 
-    Elsewhere padding stands there. Ones for transposed convolutions, dense layers, and axes of unknown size.
+    For the other pixels, the tap reads padding. Ones for transposed convolutions, dense layers, and axes of unknown size.
     """
     layout, shares = layout_of(layer), np.ones(())
     for axis in range(0 if layout.kind == "transpose" else layout.rank):

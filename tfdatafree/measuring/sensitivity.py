@@ -1,11 +1,11 @@
-"""How much each output channel of a layer matters for the model's results, from generated inputs and one backward pass.
+"""Measures how much each output channel of a layer matters for the results, by one backward pass over generated inputs.
 
     g_c = E sum over pixels (d (r . y) / d z_c)^2 / E ||y||^2,     r random signs, so that E (r . dy)^2 = ||dy||^2
 
-for the layer's output z and the model's results y (before softmax, their common shift left out): an error of variance e in
-channel c, independent from pixel to pixel, changes y by g_c e of its energy. ReLUs that are off, kernels behind that are small
-and sums that are dominated by another branch are in it. The images pass with every BatchNorm's statistics put right, as in
-`images.normalized_walk`, so that activations are on as often as on real inputs.
+z is the layer's output. y are the model's results before softmax, without the mean of their last axis. An error of variance e
+in channel c, independent from pixel to pixel, changes y by g_c e of its energy. So g_c accounts for inactive ReLUs, for small
+kernels in later layers, and for sums that another branch dominates. The images pass with every BatchNorm's statistics restored
+(`walks.normalized_walk`), so that activations are on as often as on real inputs.
                                              (the diagonal of a Gauss-Newton matrix; Hutchinson 1989 for the random signs)
 """
 
@@ -36,9 +36,9 @@ def channel_sensitivities(
     written = {node.output: node.layer for node in folded.nodes if find_layout(folded.layer_of(node))}
     graph = unfolded.up_to(results)
     random = np.random.default_rng(seed)
-    # All activations stay in memory for the way back.
+    # All activations stay in memory for the backward pass.
     batch = max(1, min(_BATCH, normalized_batch_size(unfolded)))
-    found: dict[str, np.ndarray] = {}
+    sums: dict[str, np.ndarray] = {}
     energy = 0.0
     for start in range(0, _IMAGES, batch):
         inputs = draw(batch, seed + start)
@@ -55,9 +55,9 @@ def channel_sensitivities(
                 if gradient is not None:
                     squares = np.square(tf.convert_to_tensor(gradient).numpy().astype(np.float64))
                     channels = squares.reshape(-1, squares.shape[-1]).sum(axis=0)
-                    found[written[tensor]] = found.get(written[tensor], 0) + channels / _PROJECTIONS
+                    sums[written[tensor]] = sums.get(written[tensor], 0) + channels / _PROJECTIONS
         del tape
-    return {key: total / max(energy, 1e-30) for key, total in found.items()}
+    return {key: total / max(energy, 1e-30) for key, total in sums.items()}
 
 
 def _projected(
@@ -67,7 +67,7 @@ def _projected(
     seen: dict[str, tf.Tensor],
     random: np.random.Generator,
 ) -> tuple[list[tf.Tensor], float]:
-    """Results times random signs, a scalar each, and the results' energy; kernels' outputs are put into `seen`."""
+    """(sums of the results times random signs, the results' energy). Puts the kernels' outputs into `seen`."""
 
     def call(node: Node, live: Mapping[str, Any]) -> tuple:
         layer = graph.layer_of(node)

@@ -1,4 +1,4 @@
-"""A network and many variants of it, each with one part changed, in one walk."""
+"""Computes a network and many variants of it, each with one part changed, in one walk."""
 
 import functools
 import math
@@ -37,7 +37,7 @@ def passes(
 
     Args:
         variants: In the order in which they join.
-        report: Called with the node at work and the part of all the work that is done.
+        report: Called with the current node and the part of the work that is done.
     """
     groups = list(_groups(graph, variants, 0))
     n = len(inputs[0])
@@ -59,12 +59,12 @@ def passes(
 
 
 def _report_of_all(report: Callable[[str, float], None], done: int, walks: int, name: str, part: float) -> None:
-    """Part of all walks, of which `done` are done: with each layer more variants walk along."""
+    """Reports the part of the work that is done, after `done` walks. Later layers have more variants and take longer."""
     report(name, (done + part**2) / walks)
 
 
 def _groups(graph: Graph, variants: Sequence[Variant], start: int) -> Iterator[slice]:
-    """Parts of the variants of which one example can walk within the memory that a walk may take."""
+    """Splits the variants into groups. One example of each group can walk within the memory limit."""
     if len(variants) > 1 and _largest(graph, variants) > _WALK_BYTES:
         middle = len(variants) // 2
         yield from _groups(graph, variants[:middle], start)
@@ -97,8 +97,8 @@ class _Walk:
             if variant.layer is None:
                 assert variant.change is not None and variant.grid is not None, "a variant changes a layer or a tensor"
                 self.tensors.setdefault(variant.name, []).append((variant.change, variant.grid))
-        self.student = graph.copy()
-        self.student.layers |= self.layers
+        self.changed_graph = graph.copy()
+        self.changed_graph.layers |= self.layers
         self.joined = 0
         self.row_of: dict[str, int] = {}  # layer -> place of its variant, counted from 1
         self.variants: dict[str, int] = {}  # tensor -> variants it has rows of
@@ -114,7 +114,7 @@ class _Walk:
         return [np.asarray(self.padded(live[t], self.variants[t], self.joined)) for t in self.graph.outputs]
 
     def call(self, node: Node, live: Mapping[str, Any]) -> tuple:
-        """The node on all rows, those of its own layer's variant by that layer; then variants of its outputs join."""
+        """Computes the node on all rows, with the changed layer on its variant's rows. Then variants of its outputs join."""
         self.report(node.name, self.done / len(self.graph.nodes))
         self.done += 1
         most = max((self.variants[tensor] for tensor in node.inputs), default=0)
@@ -127,7 +127,7 @@ class _Walk:
         if row is not None:
             start = row * self.count if row <= most else 0
             own = {tensor: value[start : start + self.count] for tensor, value in here.items()}
-            changed = self.student.call(node, own)
+            changed = self.changed_graph.call(node, own)
             outputs = tuple(self.put(o, c, row, most) for o, c in zip(outputs, changed, strict=True))
             most = max(most, row)
         self.variants.update(dict.fromkeys(node.outputs, most))

@@ -1,4 +1,4 @@
-"""The layer that keeps a cap where it belongs once the channels of a tensor have scales of their own."""
+"""The layer that caps each channel at its own value, for tensors whose channels were scaled one by one."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Whether a graph can be compressed at all."""
+"""Checks whether a graph can be compressed at all."""
 
 import numpy as np
 

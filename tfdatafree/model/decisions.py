@@ -7,18 +7,18 @@ from tfdatafree.model.operations import operation_of, rectifier_of
 def decision_tensors(graph: Graph) -> list[str]:
     """The tensors that hold the unbounded results of a separated graph.
 
-    These are its outputs or, where operations at the end only squash results or change their shape, what these read. An output
-    whose range is built in otherwise has none.
+    These are its outputs. Where operations at the end only squash results or change their shape, the tensor before them counts
+    instead. An output that is bounded in another way has none.
     """
-    producers, found = graph.producers(), []
+    producers, decisions = graph.producers(), []
     for tensor in graph.outputs:
         node = producers.get(tensor)
         while node is not None and _passes_on(graph, node):
             tensor = node.inputs[0]
             node = producers.get(tensor)
         if node is not None and not _is_bounded(graph, node):
-            found.append(tensor)
-    return list(dict.fromkeys(found))
+            decisions.append(tensor)
+    return list(dict.fromkeys(decisions))
 
 
 def _is_bounded(graph: Graph, node: Node) -> bool:

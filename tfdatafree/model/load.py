@@ -1,6 +1,6 @@
 """Turns a user's model or file into a plain Keras 3 model.
 
-Files in `.keras` and `.h5` format, Keras 3 models and tf_keras (Keras 2) models all give the same: a built Functional or
+It takes files in `.keras` and `.h5` format, Keras 3 models and tf_keras (Keras 2) models. The result is a built Functional or
 Sequential `keras.Model` with static input shapes and finite weights, so that result(x) == source(x) for every x.
 """
 
@@ -55,8 +55,8 @@ def load(
         source: A `keras.Model`, a `tf_keras` model, or the path of a `.keras`, `.h5` or `.hdf5` file. TFMOT's pruning and
             quantization wrappers are removed: the masks are applied, and fake-quantization is left out.
         unsafe: True lets a file run the Python code in its Lambda layers. Only for files that you trust.
-        input_shape: (H, W, C) or (batch, H, W, C), or a dict from input name to such a shape, for a model whose input
-            has sizes that are None. The batch size itself stays free.
+        input_shape: (H, W, C) or (batch, H, W, C), or a dict from input name to such a shape. It replaces sizes of the
+            model's inputs that are None. The batch size itself stays free.
 
     Raises:
         LoadError: The file is missing, damaged or not a Keras model.

@@ -1,7 +1,7 @@
 """Rebuilds a tf_keras (Keras 2) model in Keras 3, layer by layer, from configs and weights.
 
-TFMOT's wrappers are removed. Of a pruning wrapper the layer remains with its mask applied, and has exactly the same function.
-Of a quantization wrapper the float layer remains, and has the same function up to fake-quantization.
+TFMOT's wrappers are removed. A pruning wrapper becomes its layer with the mask applied, which has exactly the same function.
+A quantization wrapper becomes its float layer, which has the same function up to fake-quantization.
 
 tf_keras and TFMOT are imported only to open a Keras 2 file. The import of TFMOT sets TF_USE_LEGACY_KERAS=1 in the process. This
 turns a `tf.keras` that was not used before into tf_keras. `import keras` stays Keras 3 in either case, and this package never

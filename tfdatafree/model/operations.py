@@ -1,4 +1,4 @@
-"""What Keras operations without a kernel do to channels, to values and to grids: the one table that every stage asks.
+"""What Keras operations without a kernel do to channels, to values and to grids: the one table that every stage reads.
 
 A row holds for a layer class, for the operation class of `keras.ops`, and for the function of an Activation layer. Layers with a
 kernel are described in `kernels.py`, BatchNormalization in `batchnorm.py`. What is not listed is unknown, and stages that
@@ -21,8 +21,8 @@ class Operation:
     Attributes:
         no_op: It returns its input at inference.
         channels: What becomes of channels. None: this depends on how it is called, or is not known.
-            "apart": Channel c of the output depends on channel c of its one input only, in the same way for all channels,
-                except for parameters that belong to c.
+            "apart": Channel c of the output depends only on channel c of the one input, in the same way for all channels.
+                Only parameters may differ between channels.
             "joined": The same for several inputs, or for an input and a constant.
             "mixed": Channel c of the output belongs to channel c of the input, but depends on other channels, too.
             "moved": Channel c of the output belongs to no particular channel of the input.

@@ -1,4 +1,4 @@
-"""The one layer that a compressed Keras model adds: values rounded to a TFLite integer grid, still float."""
+"""The only layer that a compressed Keras model adds. It rounds float values to a TFLite integer grid."""
 
 import keras
 import numpy as np

@@ -26,7 +26,7 @@ class Rewrite:
         kept: Layer -> why it was left alone.
         notes: Layer -> what was done.
         scales: First layer of those that write the same channels -> what these channels were multiplied by, (channels,).
-        inexact: Options of the recipe that may move the float outputs by more than rounding would. Who applies the passes
+        inexact: Options of the recipe that may move the float outputs by more than rounding would. Whoever applies the passes
             measures by how much. Empty: the function is meant to be the same.
     """
 
@@ -37,7 +37,7 @@ class Rewrite:
     inexact: tuple[str, ...] = ()
 
     def then(self, apply: "Pass") -> "Rewrite":
-        """This rewrite and the pass `apply` after it. A layer that both have something to say about keeps both texts."""
+        """This rewrite and the pass `apply` after it. A layer that both mention keeps both texts."""
         after = apply(self.graph)
         return Rewrite(
             graph=after.graph,

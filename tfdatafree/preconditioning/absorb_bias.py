@@ -5,7 +5,7 @@ beta' = beta - c,    b_next' = b_next + W_next c
 so that relu(y - c) + c == relu(y) wherever y >= c, which for a normal y is all but 0.13 % of the values.
                                                                             (Nagel et al. 2019, section 4.1.3)
 
-Nothing is moved where the next layer pads with zeros: the constant would be missing at the border.
+Nothing is moved if the next layer pads with zeros, because the constant would be missing at the border.
 """
 
 from dataclasses import dataclass
@@ -50,25 +50,25 @@ def absorb_bias(model: keras.Model) -> Absorbed:
 
 
 def high_biases(graph: Graph) -> dict[str, np.ndarray]:
-    """BatchNorm node -> c of each channel, (channels,), for each BatchNorm where one at least is not 0."""
-    found = {}
+    """BatchNorm node -> c of each channel, (channels,), for each BatchNorm where any c is not 0."""
+    biases = {}
     for node in graph.nodes:
         if is_batchnorm(graph.layer_of(node)):
             mean, sd = output_moments(graph.layer_of(node))
             high = np.maximum(mean - DEVIATIONS * sd, 0.0)
             if high.any():
-                found[node.name] = high
-    return found
+                biases[node.name] = high
+    return biases
 
 
 def absorb_biases(graph: Graph) -> Rewrite:
-    """`absorb_bias` on a separated graph with its BatchNorms, by whose names `notes` and `kept` go."""
-    graph, notes, kept = graph.copy(), {}, {}
+    """`absorb_bias` on a separated graph with its BatchNorms. `notes` and `kept` have the names of BatchNorms."""
+    graph, notes, reasons = graph.copy(), {}, {}
     for name, high in high_biases(graph).items():
         node = graph.node(name)
         reason, consumers = _receivers(graph, node)
         if reason:
-            kept[name] = reason
+            reasons[name] = reason
             continue
         mean, _ = output_moments(graph.layer_of(node))
         graph.layers[node.layer] = graph.layer_of(node).with_weights(beta=mean - high)
@@ -79,7 +79,7 @@ def absorb_biases(graph: Graph) -> Rewrite:
             shape = graph.specs[consumer.inputs[0]].shape
             graph.layers[consumer.layer] = with_bias(layer, shape, added if bias is None else bias + added)
         notes[name] = f"high biases of {np.count_nonzero(high)} channel(s) moved into the next layer"
-    return Rewrite(graph=graph, kept=kept, notes=notes)
+    return Rewrite(graph=graph, kept=reasons, notes=notes)
 
 
 def _receivers(graph: Graph, node: Node) -> tuple[str | None, list[Node]]:

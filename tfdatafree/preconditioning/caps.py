@@ -1,18 +1,18 @@
-"""What to do about capped activations (ReLU6 and the like) when the channels that pass through them are scaled.
+"""Handles capped activations (ReLU6 and the like) when the channels that pass through them are scaled.
 
 f(x) = min(h(x), m) with h(s x) = s h(x) for s > 0. A scale s_c per channel moves the cap with it:
 
     s f(x) = min(h(s x), s m)
 
-There are four ways to go about it. y_c ~ N(mean_c, sd_c^2) are the values before the cap, by BatchNorm statistics.
+There are four modes. y_c ~ N(mean_c, sd_c^2) are the values before the cap, by BatchNorm statistics.
 
 "keep"     Nothing is scaled across the cap.
 "limit"    The cap stays m. s_c is limited such that P(s_c y_c > m) <= p; it is 1 where P(y_c > m) > p already.
 "drop"     The cap is taken out where P(y_c > m) <= p for every channel of its tensor; elsewhere nothing is scaled.
 "channel"  One cap s_c m per channel (`ChannelCap`).
 
-so that "keep" and "channel" leave the function exactly as it was. "limit" and "drop" do as far as activations are normal. Often
-their tails are heavier: measure the difference.
+so that "keep" and "channel" leave the function exactly as it was. "limit" and "drop" do so as far as activations are normal.
+Their tails are often heavier, so measure the difference.
 """
 
 from collections.abc import Mapping
@@ -40,11 +40,11 @@ class Caps:
 
     Attributes:
         bounds: Node -> (smallest, largest) scale of each channel, each of shape (channels,).
-        kept: Node -> why channels may not be scaled across it.
+        reasons: Node -> why channels may not be scaled across it.
     """
 
     bounds: dict[str, tuple[np.ndarray, np.ndarray]]
-    kept: dict[str, str]
+    reasons: dict[str, str]
 
 
 def batchnorm_moments(unfolded: Graph) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -68,7 +68,7 @@ def find_caps(graph: Graph, mode: str, moments: Moments, probability: float = CA
         raise ValueError(f"caps is {mode!r}; choose one of {', '.join(map(repr, CAPS))}.")
     if not 0 < probability < 0.5:
         raise ValueError(f"cap_probability is {probability}; choose a number between 0 and 0.5.")
-    bounds, kept = {}, {}
+    bounds, reasons = {}, {}
     for node in graph.nodes if mode != "keep" else ():
         cap = cap_of(graph.operation_of(node))
         channels = graph.specs[node.output].shape[-1]
@@ -77,7 +77,7 @@ def find_caps(graph: Graph, mode: str, moments: Moments, probability: float = CA
         if mode == "channel":
             bounds[node.name] = np.zeros(channels), np.full(channels, np.inf)
         elif node.inputs[0] not in moments:
-            kept[node.name] = f"how often '{node.name}' reaches its cap is not known: no BatchNorm writes its input"
+            reasons[node.name] = f"how often '{node.name}' reaches its cap is not known: no BatchNorm writes its input"
         else:
             mean, sd = moments[node.inputs[0]]
             reach = mean + stats.norm.isf(probability) * sd
@@ -86,17 +86,17 @@ def find_caps(graph: Graph, mode: str, moments: Moments, probability: float = CA
                 most = np.where(reach > 0, cap / np.maximum(reach, 1e-30), np.inf)
                 bounds[node.name] = np.where(capped, 1.0, 0.0), np.where(capped, 1.0, most)
             elif capped.any():
-                kept[node.name] = (
+                reasons[node.name] = (
                     f"{capped.sum()} of {channels} channels of '{node.name}' reach its cap with a probability above "
                     f"{probability:g}"
                 )
             else:
                 bounds[node.name] = np.zeros(channels), np.full(channels, np.inf)
-    return Caps(bounds, kept)
+    return Caps(bounds, reasons)
 
 
 def apply_scales(graph: Graph, node: Node, mode: str, scale: np.ndarray) -> None:
-    """Makes the capped activation `node` of `graph` what it has to be after its channels were scaled, in place."""
+    """Adapts the capped activation `node` of `graph` to its scaled channels, in place."""
     if mode == "limit":
         return
     operation, cap = graph.operation_of(node), cap_of(graph.operation_of(node))

@@ -1,4 +1,4 @@
-"""Makes channels constant that an integer tensor could not tell from constants.
+"""Makes channels constant if an 8-bit tensor could not distinguish them from constants.
 
 A BatchNorm with tiny gamma or variance writes channels that hardly vary: sd << the tensor's range. Folding can give them weights
 up to thousands of times as large as those of their neighbours. One such channel ruins a weight grid with one step per tensor,
@@ -6,9 +6,9 @@ and its bias overflows. Where
 
     sd_c  <  step / 4,     step = (max_c (beta_c + 4 sd_c) - min_c (beta_c - 4 sd_c)) / 255
 
-gamma_c becomes 0, so that the folded layer has weights 0 and bias beta_c there, and its output moves by less than 8-bit rounding
-moves it. A channel can be that small and yet be what later layers read, with large weights. `freeze_harmless_channels` therefore
-measures what each BatchNorm's constants do to the results of the model.
+gamma_c becomes 0. The folded layer then has weights 0 and bias beta_c there,
+so that its output moves by less than 8-bit rounding moves it. Yet later layers may read such a small channel with large weights.
+`freeze_harmless_channels` therefore measures how each BatchNorm's constants change the results of the model.
 """
 
 from collections.abc import Mapping
@@ -41,10 +41,11 @@ def freeze_constant_channels(graph: Graph) -> Rewrite:
 
 
 def freeze_harmless_channels(graph: Graph, input_range: tuple[float, float], *, seed: int = 0) -> Rewrite:
-    """`freeze_constant_channels`, only in the BatchNorms where the results hardly change; in the others it says why not.
+    """`freeze_constant_channels` in those BatchNorms where the results hardly change. For the others, `kept` says why not.
 
     Args:
-        input_range: (low, high) of the generated inputs on which results are compared; `seed` is theirs, too.
+        input_range: (low, high) of the generated inputs on which results are compared.
+        seed: Seed of these inputs.
     """
     frozen = freeze_constant_channels(graph)
     if not frozen.notes:
@@ -66,8 +67,8 @@ def freeze_harmless_channels(graph: Graph, input_range: tuple[float, float], *, 
 
 
 def _constant_channels(graph: Graph) -> dict[str, np.ndarray]:
-    """First node of a BatchNorm -> which of its channels are constant, bool (channels,), where a gamma of theirs is not 0."""
-    found, seen = {}, set()
+    """First node of a BatchNorm -> which of its channels are constant, bool (channels,), if any of these has gamma != 0."""
+    constants, seen = {}, set()
     for node in graph.nodes:
         layer = graph.layer_of(node)
         gamma = layer.weight("gamma") if is_batchnorm(layer) else None
@@ -78,18 +79,18 @@ def _constant_channels(graph: Graph) -> dict[str, np.ndarray]:
         step = ((mean + _REACH * sd).max() - (mean - _REACH * sd).min()) / _STEPS
         constant = sd < _PART_OF_STEP * step
         if np.any(gamma[constant] != 0):
-            found[node.name] = constant
-    return found
+            constants[node.name] = constant
+    return constants
 
 
 def _harmless(damages: Mapping[str, float]) -> set[str]:
     """As many layers as may change together, those with the smallest damage first."""
-    total, found = 0.0, set()
+    total, harmless = 0.0, set()
     for key in sorted(damages, key=damages.__getitem__):
         total += damages[key]
         if total <= _HARMLESS:
-            found.add(key)
-    return found
+            harmless.add(key)
+    return harmless
 
 
 def _note(constant: np.ndarray) -> str:

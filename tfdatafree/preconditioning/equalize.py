@@ -1,16 +1,16 @@
 """Cross-layer equalization: moves scale between layers, channel by channel, without changing the function.
 
-The scales of `scale_channels.py` are chosen by the kernels. r_A = max|A_c| over the rows that write channel c, and
+The kernels determine the scales of `scale_channels.py`. r_A = max|A_c| over the rows that write channel c, and
 r_B = max|B_c| over the columns that read it:
 
     s_c = (r_B / r_A)^(power / 2)
 
-so that at power 1 both maxima become sqrt(r_A r_B). That is s = sqrt(r_A r_B) / r_A of Nagel et al. 2019, eq. 11, and of
+so that at power 1 both maxima become sqrt(r_A r_B). That is s = sqrt(r_A r_B) / r_A of Nagel et al. 2019, eq. 11. It is also in
 Horton et al. 2021, eq. 4-9 (the indices printed there are swapped). A smaller power changes the ranges of activations less.
 Rounds are repeated until the mean of all s is within 1e-3 of 1.
 
 ReLU6 and other caps are not homogeneous: when a channel is scaled, its cap would have to be scaled, too. `caps.py` says what can
-be done about it. Unless it is asked for, groups with caps are left alone, with a reason.
+be done about it. By default, groups with caps are left alone, with a reason.
 """
 
 import dataclasses
@@ -95,8 +95,8 @@ def equalize(
         explicit = insert_buffers(free.graph, free.buffers).to_keras()
         return Equalized(explicit, free.rounds, {}, dict(free.kept), free.buffers)
     crossed = find_caps(graph, caps, batchnorm_moments(unfolded), cap_probability)
-    found = equalize_graph(graph, power=power, caps=caps, crossed=crossed)
-    return Equalized(found.graph.to_keras(), found.rounds, dict(found.scales), dict(found.kept))
+    equalized = equalize_graph(graph, power=power, caps=caps, crossed=crossed)
+    return Equalized(equalized.graph.to_keras(), equalized.rounds, dict(equalized.scales), dict(equalized.kept))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def equalize_graph(
     """
     if not 0 < power <= 1:
         raise ValueError(f"power is {power}; choose a number above 0 and at most 1.")
-    groups, kept = find_groups(graph, crossed)
+    groups, reasons = find_groups(graph, crossed)
     bounds = {} if crossed is None else crossed.bounds
     graph = graph.copy()
     scales: dict[str, np.ndarray] = {}
@@ -137,7 +137,7 @@ def equalize_graph(
     for group in groups:
         for cap in group.caps:
             apply_scales(graph, cap, caps, scales[group.name])
-    return EqualizedGraph(graph=graph, kept=kept, scales=scales, rounds=rounds)
+    return EqualizedGraph(graph=graph, kept=reasons, scales=scales, rounds=rounds)
 
 
 def _row_maxima(graph: Graph, node: Node) -> np.ndarray:
@@ -166,9 +166,9 @@ def equalize_unfolded(unfolded: Graph, *, power: float = 1.0, caps: str = "keep"
     """Equalizes a separated graph that still has its BatchNorms, with the scales of the folded graph."""
     folded = fold(unfolded).graph
     crossed = find_caps(folded, caps, batchnorm_moments(unfolded))
-    found = equalize_graph(folded, power=power, caps=caps, crossed=crossed)
+    equalized = equalize_graph(folded, power=power, caps=caps, crossed=crossed)
     groups, _ = find_groups(folded, crossed)
-    scaled = scale_unfolded(unfolded, groups, found.scales)
+    scaled = scale_unfolded(unfolded, groups, equalized.scales)
     scale_caps(scaled, groups, caps)
     inexact = (f"equalize_caps={caps!r}",) if caps in ("limit", "drop") else ()
-    return dataclasses.replace(scaled, kept={**found.kept, **scaled.kept}, inexact=inexact)
+    return dataclasses.replace(scaled, kept={**equalized.kept, **scaled.kept}, inexact=inexact)

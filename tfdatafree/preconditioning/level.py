@@ -1,13 +1,13 @@
 """Scales channels of an activation so that their largest values are more alike, which makes it easier to round.
 
-A tensor has one step. The channel with the largest values decides it, and for a channel whose values are a tenth of that the
-step is coarse. Where scale moves freely between layers (`scale_channels.py`), with r_c = max|x_c| the reach of channel c,
+A tensor has one step, which the channel with the largest values decides. For a channel with values a tenth as large, this step is
+coarse. Where scale moves freely between layers (`scale_channels.py`), with r_c = max|x_c| the reach of channel c,
 
     s_c = sqrt(max_k r_k / r_c),   at most 10
 
-so that the function is unchanged. Reaches are measured on generated inputs; on real inputs a channel may reach farther.
-s_c = max r / r_c would leave no room for that; s_c = 1 leaves the most room. The square root is half the way between the two: a
-channel may reach sqrt(max r / r_c) times as far as measured before it decides the step.
+so that the function is unchanged. Reaches are measured on generated inputs. On real inputs, a channel may reach farther.
+s_c = max r / r_c would leave no room for that; s_c = 1 leaves the most room. The square root is half the way between the two. A
+channel then decides the step only if it reaches sqrt(max r / r_c) times as far as measured.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.model.rewrite import Rewrite
 from tfdatafree.preconditioning.scale_channels import Group, find_groups, scale_unfolded
 
-# A reach is raised to this part of the largest one before it is scaled by. Channels with less than the second part are dead: they
+# Smaller reaches count as the first part of the largest reach. Channels that reach less than the second part of it are dead, and
 # are left alone.
 _LEAST, _NOTHING = 1e-2, 1e-4
 
@@ -40,7 +40,7 @@ def _tensors(group: Group) -> set[str]:
 
 
 def _scale(group: Group, reaches: Mapping[str, np.ndarray]) -> np.ndarray:
-    """s of the group's channels, (channels,): r_c / max r is the largest that it is in a tensor between the group's layers."""
+    """s of the group's channels, (channels,). r_c / max r is its largest value in the tensors between the group's layers."""
     seen = [reaches[tensor] / max(reaches[tensor].max(), 1e-30) for tensor in _tensors(group)]
     relative = np.max(seen, axis=0)
     return np.where(relative > _NOTHING, 1 / np.sqrt(np.maximum(relative, _LEAST)), 1.0)

@@ -2,15 +2,15 @@
 
 Layer A writes channels c, y = min(h(.), m) caps them, layer B reads them. Channel c is scaled by s_c > 0, and the weights that
 read it are divided by s_c. This moves its cap from m to m / s_c and changes nothing else. A weight far larger than its neighbours
-decides the step of the whole kernel, so that moving the caps of a few channels may be worth it. What is minimized is the sum of
-the expected squared errors
+decides the step of the whole kernel, so moving the caps of a few channels can pay. The scales minimise the sum of the
+expected squared errors
 
     of rounding     e_A(s) + e_B(s), each sum_o w_o (dW_o)^T H dW_o as in `weight_scales.py`, with the largest weight as range
     of the cap      sum_c h_c E (min(t y_c, m / s_c) - min(t y_c, m))^2
 
 where w and h say what the next layers make of an error (`importance.py`). t = 1.5, because real inputs reach farther than
-generated ones. Several largest weights, down to a tenth of the present one, are tried: first for B, whose channels with larger
-weights are scaled up, then for A, whose channels are scaled down. s = 1 is tried, too, so that the sum never gets larger.
+generated ones. Several largest weights are tried, down to a tenth of the present one. First channels with larger weights in B are
+scaled up. Then those with larger weights in A are scaled down. s = 1 is tried, too, so that the sum never gets larger.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ import numpy as np
 from tfdatafree.numerics.second_moment import output_errors
 
 _FRACTIONS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1)
-# t: how many times as large as with generated inputs values are expected to be with real ones.
+# t: values on real inputs are expected to be this many times as large as on generated ones.
 _BEYOND = 1.5
 
 
@@ -30,7 +30,7 @@ class Side:
 
     Attributes:
         matrix: As `kernels.output_last` gives it, (rows, outputs).
-        covariance: Of its inputs, (groups, inputs, inputs).
+        covariance: Covariance of its inputs, (groups, inputs, inputs).
         importance: Weight of each output's squared error, (outputs,).
         depthwise: Whether each output reads one channel.
     """
@@ -77,7 +77,7 @@ def outlier_scales(
         values: Samples before the cap, (rows, channels).
         cap: m.
         importance: h, weight of a squared error in each channel after the cap, (channels,).
-        bits: Of the weights.
+        bits: Bits of the weights.
     """
 
     def error(scale: np.ndarray) -> float:

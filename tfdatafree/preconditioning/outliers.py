@@ -1,6 +1,6 @@
 """Scales channels with outlying weights across ReLU6 and other caps, for kernels that have one step each.
 
-Generated inputs pass once, each BatchNorm's statistics put right, and show what layers read. Then each pair of layers with a
+Generated inputs pass once, with every BatchNorm's statistics restored, and show what layers read. Then each pair of layers with a
 capped activation between them gets the scales of `outlier_scales.py`, one pair after another. Caps stay where they are, so that
 no operator is added. The float function changes where a scaled channel now reaches its cap; the scales weigh this change
 against rounding.
@@ -28,15 +28,15 @@ _ROWS = 2048
 
 
 def scale_outlier_channels(unfolded: Graph, inputs: Sequence[np.ndarray], *, bits: int = 8, seed: int = 0) -> Rewrite:
-    """The graph with outlier channels scaled. `notes`, `kept` and `scales` go by the layer that writes them.
+    """The graph with outlier channels scaled. The keys of `notes`, `kept` and `scales` are the layers that write them.
 
     Args:
         unfolded: A separated graph with its BatchNorms.
         inputs: Generated inputs, one array per graph input; one batch of them is used.
-        bits: Of the weights.
+        bits: Bits of the weights.
     """
     folded = fold(unfolded).graph
-    groups, kept = _pairs(folded)
+    groups, reasons = _pairs(folded)
     wanted = {group.caps[0].inputs[0] for group in groups}
     random = np.random.default_rng(seed)
     covariances: dict[str, np.ndarray] = {}
@@ -60,7 +60,9 @@ def scale_outlier_channels(unfolded: Graph, inputs: Sequence[np.ndarray], *, bit
         writer, cap, reader = group.producers[0], group.caps[0], group.consumers[0]
         seen = {writer.layer, reader.layer} <= covariances.keys() and cap.inputs[0] in values
         if not seen or cap.output not in importance:
-            kept[writer.name] = "inputs of it or of its reader were not seen, or no later layer tells what errors cost"
+            reasons[writer.name] = (
+                "inputs of it or of its reader were not seen, or no later layer tells what errors cost"
+            )
             continue
         limit = cap_of(folded.operation_of(cap))
         assert limit is not None, "the groups have caps"
@@ -80,7 +82,7 @@ def scale_outlier_channels(unfolded: Graph, inputs: Sequence[np.ndarray], *, bit
     said = "channel(s) with outlying weights scaled across the cap"
     return Rewrite(
         graph=scaled.graph,
-        kept={**kept, **scaled.kept},
+        kept={**reasons, **scaled.kept},
         notes={name: f"{np.count_nonzero(scale != 1)} {said}" for name, scale in moved.items()},
         scales=moved,
         inexact=("scale_outliers=True",) if moved else (),
@@ -88,14 +90,14 @@ def scale_outlier_channels(unfolded: Graph, inputs: Sequence[np.ndarray], *, bit
 
 
 def _pairs(folded: Graph) -> tuple[list[Group], dict[str, str]]:
-    """Groups of one writer, one cap and one reader, in execution order, and {writer with another group: why it is none}."""
+    """Groups of one writer, one cap and one reader, in execution order, and {writer of another group: why it is left out}."""
     free = {
         node.name: (np.zeros(()), np.full((), np.inf))
         for node in folded.nodes
         if cap_of(folded.operation_of(node)) is not None and folded.specs[node.output].shape[-1]
     }
     groups, _ = find_groups(folded, Caps(free, {}))
-    pairs, kept = [], {}
+    pairs, reasons = [], {}
     for group in groups:
         if not group.caps:
             continue
@@ -108,9 +110,9 @@ def _pairs(folded: Graph) -> tuple[list[Group], dict[str, str]]:
         if reason is None:
             pairs.append(group)
         else:
-            kept.update((node.name, reason) for node in group.producers)
+            reasons.update((node.name, reason) for node in group.producers)
     order = {node.name: at for at, node in enumerate(folded.nodes)}
-    return sorted(pairs, key=lambda group: order[group.caps[0].name]), kept
+    return sorted(pairs, key=lambda group: order[group.caps[0].name]), reasons
 
 
 def _pixels(graph: Graph, tensor: str) -> int | None:

@@ -27,7 +27,8 @@ def precondition(unfolded: Graph, recipe: Recipe, input_range: tuple[float, floa
     """A separated graph with its BatchNorms made easier to quantize, as the recipe says.
 
     Args:
-        input_range: (low, high) of the model's inputs, for the generated ones that passes look at; `seed` is theirs, too.
+        input_range: (low, high) of the generated inputs on which passes measure.
+        seed: Seed of these inputs.
     """
     return apply_passes(unfolded, passes_of(recipe, input_range, seed))
 
@@ -54,7 +55,7 @@ def passes_of(recipe: Recipe, input_range: tuple[float, float], seed: int = 0) -
 
 
 def _saying(not_done: str, apply: Pass) -> Pass:
-    """The pass `apply`, each of its reasons preceded by what was not done."""
+    """The pass `apply`, with what was not done put before each of its reasons."""
 
     def labelled(graph: Graph) -> Rewrite:
         rewrite = apply(graph)
@@ -77,7 +78,7 @@ def moved_by_caps(original: Graph, folded: Graph, inputs: list[np.ndarray], inex
 
 
 def moved_results(before: Graph, after: Graph, inputs: list[np.ndarray]) -> str:
-    """A note that says how far the float results moved, which are compared before softmax and the like."""
+    """A note that says how far the float results moved. They are compared before softmax and the like."""
     some = [array[:_COMPARED] for array in inputs]
     watched = decision_tensors(before) or list(before.outputs)
     results = []
@@ -85,5 +86,5 @@ def moved_results(before: Graph, after: Graph, inputs: list[np.ndarray]) -> str:
         shortened = dataclasses.replace(graph.copy(), outputs=watched)
         shortened.drop_unread()
         results.append(shortened.predict(some))
-    change = max(relative_error(found, wanted) for found, wanted in zip(*results, strict=True))
+    change = max(relative_error(moved, original) for moved, original in zip(*results, strict=True))
     return f"the float outputs move by {change:.1%} on {len(some[0])} generated inputs"

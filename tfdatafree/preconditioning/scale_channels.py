@@ -74,7 +74,7 @@ def find_groups(graph: Graph, crossed: Caps | None = None) -> tuple[list[Group],
                 group_of[root(tensor)] = root(node.output)
         else:
             reason = f"'{node.name}' ({layer.class_name}) does not scale with its input"
-            reason = crossed.kept.get(node.name, reason)
+            reason = crossed.reasons.get(node.name, reason)
             for tensor in (*node.inputs, *node.outputs):
                 blocked.setdefault(tensor, reason)
     for tensor in graph.inputs:
@@ -110,14 +110,14 @@ def _collect(graph: Graph, root, blocked: dict[str, str], crossed: Caps) -> tupl
         if refused:
             reasons.setdefault(root(node.output), refused)
             reasons.setdefault(root(node.inputs[0]), refused)
-    groups, kept = [], {}
+    groups, layer_reasons = [], {}
     for name, writers in producers.items():
         refusal = reasons.get(name) or (None if name in consumers else "no layer with weights reads it")
         if refusal:
-            kept.update((node.name, refusal) for node in writers)
+            layer_reasons.update((node.name, refusal) for node in writers)
         else:
             groups.append(Group(tuple(writers), tuple(consumers[name]), tuple(caps.get(name, ()))))
-    return groups, kept
+    return groups, layer_reasons
 
 
 def _joins(graph: Graph, node: Node) -> bool:
@@ -144,7 +144,7 @@ def scale_group(graph: Graph, group: Group, scale: np.ndarray) -> None:
 
 
 def scale_folded(folded: Graph, scales: Scales) -> Graph:
-    """A folded graph with the same function, whose channels are scaled as those of the graph that `scales` are of."""
+    """A folded graph with the same function, and with channels multiplied by `scales`, which were found on another graph."""
     graph = folded.copy()
     for group in find_groups(folded)[0]:
         if group.name in scales:
@@ -153,7 +153,7 @@ def scale_folded(folded: Graph, scales: Scales) -> Graph:
 
 
 def scale_unfolded(unfolded: Graph, groups: Iterable[Group], scales: Scales) -> Rewrite:
-    """`scale_group` on a graph that still has its BatchNorms; the function stays. `scales`: of the groups that were scaled.
+    """`scale_group` on a graph that still has its BatchNorms; the function stays. Its `scales` are those of the scaled groups.
 
     A channel's scale goes into gamma and beta of the BatchNorm that writes it. The statistics that later stages read there
     are thus those of the scaled channel.
@@ -162,14 +162,14 @@ def scale_unfolded(unfolded: Graph, groups: Iterable[Group], scales: Scales) -> 
         groups: Of the folded graph.
         scales: Name of a group -> (channels,).
     """
-    graph, done, kept = unfolded.copy(), {}, {}
+    graph, done, reasons = unfolded.copy(), {}, {}
     for group in groups:
         scale = scales[group.name]
-        found = [_writer(graph, node) for node in group.producers]
-        writers = [key for key in found if key is not None]
-        if len(writers) < len(found) or not all(_reads_alike(unfolded, node) for node in group.consumers):
+        keys = [_writer(graph, node) for node in group.producers]
+        writers = [key for key in keys if key is not None]
+        if len(writers) < len(keys) or not all(_reads_alike(unfolded, node) for node in group.consumers):
             reason = "between its layers stands a BatchNorm that does not fold into the layer before it"
-            kept.update((node.name, reason) for node in group.producers)
+            reasons.update((node.name, reason) for node in group.producers)
             continue
         for key in writers:
             rank = next(len(graph.specs[node.output].shape) for node in graph.nodes if node.layer == key)
@@ -177,11 +177,11 @@ def scale_unfolded(unfolded: Graph, groups: Iterable[Group], scales: Scales) -> 
         for node in group.consumers:
             graph.layers[node.layer] = _divide_inputs(graph.layers[node.layer], scale)
         done[group.name] = scale
-    return Rewrite(graph=graph, kept=kept, scales=done)
+    return Rewrite(graph=graph, kept=reasons, scales=done)
 
 
 def scale_alike(unfolded: Graph, scales: Scales) -> Rewrite:
-    """Scales another copy of a network as that of `scales` was, so that their tensors compare, channel by channel.
+    """Scales another copy of a network by `scales`, so that the tensors of both copies compare channel by channel.
 
     The function of the copy stays: its caps are scaled with their channels.
 
@@ -201,7 +201,7 @@ def scale_alike(unfolded: Graph, scales: Scales) -> Rewrite:
 
 
 def scale_caps(scaled: Rewrite, groups: Iterable[Group], mode: str) -> None:
-    """Makes the caps between the groups that `scale_unfolded` scaled what they have to be now, in place."""
+    """Adapts the caps between the groups that `scale_unfolded` scaled, in place."""
     for group in groups:
         for cap in group.caps if group.name in scaled.scales else ():
             apply_scales(scaled.graph, scaled.graph.node(cap.name), mode, scaled.scales[group.name])

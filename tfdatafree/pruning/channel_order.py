@@ -100,7 +100,7 @@ def _without(inverse, weights, rows, removed):
     loss = float(np.einsum("io,io->", solved[:, : w.shape[1]], w, dtype=np.float64))
     weights = weights - inverse[:, gone] @ solved[:, : w.shape[1]]
     inverse = inverse - inverse[:, gone] @ solved[:, w.shape[1] :]
-    # Uncorrelated with all other inputs, so that the removed ones have no effect any more.
+    # The removed inputs become uncorrelated with all others, so that they have no effect any more.
     inverse[gone] = inverse[:, gone] = 0
     inverse[gone, gone] = 1
     weights[gone] = 0

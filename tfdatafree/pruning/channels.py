@@ -4,9 +4,9 @@
         -> how many each space loses (channel_budget.py) -> readers refitted -> a smaller graph
 
 A *space* is a set of groups that pass through the same layers: a residual stream, or the inside of a bottleneck. The cost of a
-group is a part of the output energy of the layers that read it: the part that is lost once they are refitted to the channels
-that stay. The means of the removed channels go into the readers' biases, or into the BatchNorm after them. Where padding
-replaces channels, they count less.
+group is the part of its readers' output energy that is lost once they are refitted to the channels that stay. The means of the
+removed channels go into the readers' biases, or into the BatchNorm after them. Where padding replaces channels, they count
+less.
 """
 
 from collections.abc import Mapping
@@ -96,7 +96,7 @@ def prune_channels(
     before, after = _count_weights(unfolded), _count_weights(graph)
     layers = {key: 1 - after.get(key, 0) / size for key, size in before.items()}
     sparsity = 1 - sum(after.values()) / max(sum(before.values()), 1)
-    reasons = {key: f"channels not removed: {why}" for key, why in channels.kept.items()}
+    reasons = {key: f"channels not removed: {why}" for key, why in channels.layer_reasons.items()}
     return PrunedChannels(graph, layers, sparsity, reasons)
 
 
@@ -163,7 +163,7 @@ def _batchnorm_after(graph: Graph, node: Node) -> Node | None:
 
 
 def _by_input(layer: Layer, inputs: int) -> np.ndarray:
-    """The kernel as (inputs, outputs). `inputs` counts taps and channels, or channels only: then taps are further outputs."""
+    """The kernel as (inputs, outputs). `inputs` counts taps and channels, or channels only. Then taps are further outputs."""
     matrix = output_last(kernel_of(layer), layout_of(layer))
     taps = len(matrix) // inputs
     return np.moveaxis(matrix.reshape(taps, inputs, -1), 0, 1).reshape(inputs, -1)

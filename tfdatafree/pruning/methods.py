@@ -1,12 +1,12 @@
-"""The methods of pruning: each makes of a problem the weights of all layers, with zeros where weights are dropped.
+"""The methods of pruning. Each takes a problem and returns the weights of all layers, with zeros for dropped weights.
 
-"obs" and "str" share the weights out by measured damage. Energies of different layers cannot be compared, because the results
-depend on some layers' errors more than on others'. So each layer is pruned alone, by one threshold on all energies, and the
-damage to the results is measured on generated images. Where a unit of energy costs more than elsewhere, the energies of this
-layer then count for more; this is repeated (`sparsity.balance`). For a classifier, the damage comes from the covariance of its
-inputs, which knows the classes that generated images do not show.
+"obs" and "str" distribute the weights over layers by measured damage. Energies of different layers cannot be compared, because
+the results depend on some layers' errors more than on others'. So each layer is pruned alone, by one threshold on all energies,
+and the damage to the results is measured on generated images. Where a unit of energy costs more than elsewhere, the energies of
+this layer then count for more. This is repeated (`sparsity.balance`). For a classifier, the damage comes from the covariance of
+its inputs, which includes the classes that generated images do not show.
 
-Nothing is measured where layers are assumed to see independent samples, so that the paper's inputs can be judged alone.
+With the paper's inputs, which are independent samples, nothing is measured, so that they can be judged alone.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from tfdatafree.pruning.soft_threshold import train_to_count, train_with_strengt
 from tfdatafree.pruning.sparsity import balance, erk, erk_lwdf, largest_of_all, largest_of_each, share_rest, uniform
 from tfdatafree.pruning.support import choose_support, energy_scores
 
-# How far sensitivities of outputs are trusted (1: fully; 0: all outputs count alike), and the least sensitivity of an output,
-# as a part of its layer's mean.
+# How far sensitivities of outputs are trusted (1: fully; 0: all outputs count alike). Then the least sensitivity of an output, as
+# a part of its layer's mean.
 _SENSITIVITY, _LEAST_SENSITIVITY = 0.5, 1e-3
 
 
@@ -67,7 +67,7 @@ def _obs(problem: Problem) -> dict[str, np.ndarray]:
 
 
 def _weight_outputs(problem: Problem, key: str) -> np.ndarray:
-    """The layer's weights, each output scaled by its sensitivity to the power _SENSITIVITY / 2, so that its errors count so."""
+    """The layer's weights, each output scaled by its sensitivity to the power _SENSITIVITY / 2, which weighs its errors."""
     sensitivity = problem.sensitivities.get(key)
     if sensitivity is None or not sensitivity.any():
         return problem.matrices[key]
@@ -160,7 +160,7 @@ def _highest_of_all(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[
 
 
 def _share_out(problem: Problem, sizes: Mapping, policy: Callable[[Mapping, float], dict[str, int]]) -> dict[str, int]:
-    """Weights that stay per layer: as rules fix them, and for all other layers as the policy makes of their `sizes`."""
+    """Weights that stay per layer. Rules fix some layers, and the policy decides for the others from their `sizes`."""
     counts, sparsity = share_rest(problem.sizes, problem.options.zeros, problem.fixed)
     free = {key: value for key, value in sizes.items() if key not in counts}
     return counts | (policy(free, sparsity) if free else {})

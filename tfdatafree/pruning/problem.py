@@ -1,4 +1,4 @@
-"""Poses the problem of pruning: the kernels as matrices, the covariances of what they read, what their outputs matter for.
+"""Poses the problem of pruning: the kernels as matrices, the covariances of what they read, and what their outputs matter for.
 
 The covariance of a classifier's inputs gets the means of its classes added, which generated images do not show. Every image
 passes once for each layer that is measured alone. So the more layers there are, the fewer images are used: time stays linear in

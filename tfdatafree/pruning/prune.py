@@ -2,7 +2,7 @@
 
     the problem (problem.py) -> masks and weights (methods.py) -> variances and biases (repair.py)
 
-Every method is a way to choose masks and a way to choose weights on them:
+Every method chooses masks, and weights on these masks:
 
     method           which weights stay                                              their values
     obs              counts by measured damage, supports by ADMM per layer, with     least squares

@@ -6,11 +6,11 @@ its channels to the layers that read them. With R the removed groups,
 
     W' = W[rows not in R, columns not in R],     b' = b[not in R],     gamma', beta', mean', variance' = ...[not in R]
 
-so that the smaller model computes exactly what the former one would compute if the rows of every kernel for R were zero. What
-the readers of a channel do without it has to be decided before (`channels.py`); removing it here decides nothing more.
+so that the smaller model computes exactly what the former one would compute if the rows of every kernel for R were zero. How
+the readers of a channel change without it is decided before (`channels.py`).
 
-A group that cannot be removed has a reason: it holds an input or an output of the model; a grouped convolution or a softmax over
-channels touches it; or an operation does of which it is not known that it keeps channels apart.
+A group that cannot be removed has a reason. It holds an input or an output of the model, or an operation that touches it forbids
+it. Such operations are grouped convolutions, softmax over channels, and all that are not known to keep channels apart.
 """
 
 import dataclasses
@@ -52,19 +52,19 @@ class Channels:
     def groups(self) -> np.ndarray:
         """Groups that can be removed, ascending; those that no layer with a kernel writes are left out."""
         written = [ids for key, ids in self.written.items()]
-        found = np.unique(np.concatenate(written)) if written else np.zeros(0, np.int64)
-        return found[[group not in self.reasons for group in found.tolist()]] if len(found) else found
+        groups = np.unique(np.concatenate(written)) if written else np.zeros(0, np.int64)
+        return groups[[group not in self.reasons for group in groups.tolist()]] if len(groups) else groups
 
     @property
-    def kept(self) -> dict[str, str]:
+    def layer_reasons(self) -> dict[str, str]:
         """Layer key -> why its channels, or some of them, cannot be removed."""
-        found = {}
+        reasons = {}
         for key, ids in self.written.items():
             bound = [group for group in np.unique(ids).tolist() if group in self.reasons]
             if bound:
                 share = "its channels stay" if len(bound) == len(np.unique(ids)) else f"{len(bound)} channel(s) stay"
-                found[key] = f"{share}: {self.reasons[bound[0]]}"
-        return found
+                reasons[key] = f"{share}: {self.reasons[bound[0]]}"
+        return reasons
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,23 @@ def remove_channels(model: keras.Model, channels: Mapping[str, Sequence[int]]) -
         ValueError: The model has no such layer or channel, or the layer has no kernel.
     """
     graph = separate(Graph.from_keras(model)).graph
-    found = find_channels(graph)
+    tied = find_channels(graph)
     removed: set[int] = set()
-    kept: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for key, indices in channels.items():
-        if key not in found.written:
-            known = ", ".join(found.written)
+        if key not in tied.written:
+            known = ", ".join(tied.written)
             raise ValueError(f"no layer '{key}' writes channels of its own; choose among {known}.")
-        ids = found.written[key]
+        ids = tied.written[key]
         beyond = [index for index in indices if not 0 <= index < len(ids)]
         if beyond:
             raise ValueError(f"'{key}' has channels 0 to {len(ids) - 1}; {beyond} came.")
         wanted = {int(ids[index]) for index in indices}
-        refused = [group for group in wanted if group in found.reasons]
+        refused = [group for group in wanted if group in tied.reasons]
         if refused:
-            kept[key] = found.reasons[refused[0]]
+            reasons[key] = tied.reasons[refused[0]]
         removed |= wanted.difference(refused)
-    return Removed(without_groups(graph, found, removed).to_keras(), kept)
+    return Removed(without_groups(graph, tied, removed).to_keras(), reasons)
 
 
 def find_channels(graph: Graph) -> Channels:

@@ -41,8 +41,8 @@ def shrink_layer(graph: Graph, node: Node, stay: Mapping[str, np.ndarray], after
     if layer.class_name == "Reshape":
         return Layer(type(operation)((-1 if shape[0] is None else shape[0], *shape[1:])))
     if layer.class_name == "Pad":
-        before, behind = operation.pad_width[-1]
-        last = (int(outside[:before].sum()), int(outside[len(outside) - behind :].sum()))
+        pad_before, pad_after = operation.pad_width[-1]
+        last = (int(outside[:pad_before].sum()), int(outside[len(outside) - pad_after :].sum()))
         return Layer(type(operation)((*operation.pad_width[:-1], last), mode=operation.mode))
     return layer
 

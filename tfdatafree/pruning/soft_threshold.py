@@ -1,7 +1,7 @@
 """Trains a kernel with a soft threshold (Soft Threshold Reparameterization), one layer at a time.
 
     W_s = sign(W) ReLU(|W| - sigmoid(s)),        L = E || C(x; W_s) - C(x; W_t) ||^2 / outputs
-with the float kernel W_t fixed, biases frozen, one s per layer; weight decay lambda on s < 0 drives the threshold up.
+W_t is the fixed float kernel, and biases are frozen. Each layer has one s. Weight decay lambda on s < 0 drives the threshold up.
                                                         (Kusupati et al. 2020; Horton et al. 2021, eq. 15-16, section IV)
 
 The loss of a linear layer needs no samples, only their second moments: L = tr (W_s - W_t)^T H (W_s - W_t) / outputs. This is

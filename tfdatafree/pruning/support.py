@@ -10,7 +10,8 @@ both together:
 Inputs are scaled to unit variance, so that the size of a weight is what it contributes. H is factorized once.
                                         (Boyd et al. 2011, section 9.1; for networks Meng et al. 2024, ALPS)
 The values are then the least-squares solution on that support (`second_moment.refit`), by conjugate gradients for all outputs
-at once. So that changing a single remaining weight cannot improve the result, and it is never worse than W with zeros.
+at once,
+so that changing a single remaining weight cannot improve the result, and it is never worse than W with zeros.
 
 If several taps of a kernel share one covariance, each tap's weights count as further outputs.
 """

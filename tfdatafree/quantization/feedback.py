@@ -1,11 +1,11 @@
-"""Rounding with error feedback: what one weight loses, the weights still to be rounded make good.
+"""Rounds with error feedback: weights that are still to be rounded make up for the errors of those before them.
 
-Minimises, output channel by output channel, the error that rounding causes in the layer's output around its mean,
+For each output channel, this minimises the error that rounding causes in the layer's output around its mean,
 
     E || (W_q - W)^T (x - E x) ||^2 = tr (W_q - W)^T H (W_q - W),      H = cov(x) + damping * mean(diag cov(x)) * I
 
-by rounding one input at a time and moving the remaining weights to their optimum given what is already rounded. (The shift
-of the mean itself is the bias correction's to take back.)                              (Frantar et al. 2023, GPTQ, alg. 1)
+Inputs are rounded one at a time. After each, the remaining weights move to their optimum, given what is already rounded. The
+bias correction takes back the shift of the mean itself.                                (Frantar et al. 2023, GPTQ, alg. 1)
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy import linalg
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.second_moment import ROUNDING_DAMPING
 
-# Inputs rounded before the weights of all later ones are brought up to date at once.
+# Number of inputs that are rounded before the weights of all later ones are updated at once.
 _BLOCK = 64
 
 
@@ -24,22 +24,22 @@ def round_with_feedback(
     quantizer: Quantizer,
     *,
     damping: float = ROUNDING_DAMPING,
-    kept: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
 ) -> np.ndarray:
     """Integers of `matrix` on the grid of `quantizer`.
 
     Args:
         matrix: Weights (taps * inputs per group, outputs), outputs split evenly over the groups. With several taps
-            (positions of a kernel too large for one covariance) each tap is rounded for itself.
+            (positions of a kernel too large for one covariance) each tap is rounded by itself.
         covariance: Of each group's inputs, (groups, inputs, inputs). One group for ordinary layers; for grouped and
             depthwise convolutions group g feeds the g-th part of the outputs.
         quantizer: Grid with `channel_axis` 1 or None; any zero point.
-        kept: Pruned kernels: False where the weight has to be 0; shape of `matrix`.
+        mask: For pruned kernels: True where a weight stays, False where it has to be 0; in the shape of `matrix`.
     """
     groups, inputs, _ = covariance.shape
     taps, outputs = len(matrix) // inputs, matrix.shape[1]
     factors = _inverse_factors(covariance, damping)
-    # A tap's weights see the same inputs as any other's: they are rounded as further outputs.
+    # All taps read the same inputs, so the weights of each tap are rounded as further outputs.
     split = matrix.astype(np.float32).reshape(taps, inputs, groups, outputs // groups)
     weights = split.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
 
@@ -47,13 +47,13 @@ def round_with_feedback(
         steps = np.broadcast_to(np.asarray(values, np.float32), (outputs,)).reshape(groups, 1, -1)
         return np.tile(steps, (1, taps, 1)).reshape(groups, -1)
 
-    # Integers less their zero point: reals are scale times these.
+    # Integers less their zero point. Real values are scale times these.
     scale = per_output(quantizer.scale)
     lowest = per_output(quantizer.qmin - np.asarray(quantizer.zero_point))
     highest = per_output(quantizer.qmax - np.asarray(quantizer.zero_point))
     allowed = None
-    if kept is not None:
-        by_tap = kept.reshape(taps, inputs, groups, outputs // groups)
+    if mask is not None:
+        by_tap = mask.reshape(taps, inputs, groups, outputs // groups)
         allowed = by_tap.transpose(1, 2, 0, 3).reshape(inputs, groups, -1)
     integers = np.empty_like(weights)
     if groups == 1:
@@ -68,8 +68,8 @@ def round_with_feedback(
             error = (weights[row] - integers[row] * scale) / factors[:, row, row, None]
             # (later inputs, groups, 1) times (groups, outputs per group)
             weights[row + 1 :] -= factors[:, row, row + 1 :].T[:, :, None] * error
-    whole = integers.reshape(inputs, groups, taps, -1).transpose(2, 0, 1, 3)
-    return (whole.reshape(matrix.shape) + np.float32(quantizer.zero_point)).astype(quantizer.dtype)
+    ordered = integers.reshape(inputs, groups, taps, -1).transpose(2, 0, 1, 3)
+    return (ordered.reshape(matrix.shape) + np.float32(quantizer.zero_point)).astype(quantizer.dtype)
 
 
 def _inverse_factors(covariance: np.ndarray, damping: float) -> np.ndarray:
@@ -81,7 +81,7 @@ def _inverse_factors(covariance: np.ndarray, damping: float) -> np.ndarray:
         return np.swapaxes(np.linalg.cholesky(np.linalg.inv(damped)), 1, 2).astype(np.float32)
     # H = R R^T with R upper triangular (Cholesky from the last row up), so U = R^-1: no inverse of H is formed.
     flipped = np.array(covariance[0, ::-1, ::-1], np.float32, order="F")
-    # Entries this far below the ridge change no rounding, and arithmetic on what is left of their products is slow.
+    # Entries this far below the ridge change no rounding, and arithmetic on their tiny products is slow.
     flipped[np.abs(flipped) < 1e-7 * ridge[0]] = 0
     flipped[np.diag_indices(size)] += ridge[0]
     lower, failed = linalg.lapack.spotrf(flipped, lower=1, clean=1, overwrite_a=1)
@@ -107,16 +107,16 @@ def _round_blocked(
     for start in range(0, len(weights), _BLOCK):
         stop = min(start + _BLOCK, len(weights))
         errors = np.empty((stop - start, weights.shape[1]), weights.dtype)
-        # Written into arrays that are there: a row has so few values that making arrays takes longer than the arithmetic.
+        # Results go into existing arrays: a row has so few values that making arrays takes longer than the arithmetic.
         for row in range(start, stop):
-            whole, error, later = integers[row], errors[row - start], products[: stop - row - 1]
-            np.divide(weights[row], scale, out=whole)
-            np.rint(whole, out=whole)
-            np.maximum(whole, lowest, out=whole)
-            np.minimum(whole, highest, out=whole)
+            rounded, error, later = integers[row], errors[row - start], products[: stop - row - 1]
+            np.divide(weights[row], scale, out=rounded)
+            np.rint(rounded, out=rounded)
+            np.maximum(rounded, lowest, out=rounded)
+            np.minimum(rounded, highest, out=rounded)
             if allowed is not None:
-                whole *= allowed[row]
-            np.multiply(whole, scale, out=error)
+                rounded *= allowed[row]
+            np.multiply(rounded, scale, out=error)
             np.subtract(weights[row], error, out=error)
             error /= factor[row, row]
             np.multiply(factor[row, row + 1 : stop, None], error, out=later)

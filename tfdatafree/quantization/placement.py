@@ -1,12 +1,12 @@
 """Which tensors of a graph are rounded in the integer file, and which of them share a grid there.
 
-A tensor is rounded where an operator of the file writes it. It has a grid of its own if it is an input of the model, or the
-output of a layer with weights, or of Add, Multiply, an average over the map and the like. A ReLU, ReLU6 or scale that the file
+A tensor is rounded where an operator of the file writes it. Inputs of the model have grids of their own. So have the outputs of
+layers with weights, Add, Multiply, an average over the map and the like. A ReLU, ReLU6 or scale that the file
 fuses into the operator before it is rounded in place of what it reads.
 Operators that only move, select or average values (reshape, padding, pooling) keep the grid of their input. Operators that
-need one grid for inputs and output (Concatenate, Maximum) share theirs with each operand that no other operator reads.
+need one grid for inputs and output (Concatenate, Maximum) share theirs with each operand that no other operator reads,
 so that a network simulated at any number of bits is rounded where the file of the same network is.
-                       (`model/operations.py` says which operator it is, `tflite/operators.py` what this asks of its tensors,
+                       (`model/operations.py` says which operator it is, `tflite/operators.py` what it requires of its tensors,
                        `export/grids.py` reads the grids of a file)
 """
 
@@ -27,7 +27,7 @@ from tfdatafree.tflite.operators import OPERATORS, Fixed, Operator
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where a graph is rounded under some rules; each part is computed once, when it is first asked for.
+    """Where a graph is rounded under some rules; each part is computed once, when it is first read.
 
     Attributes:
         graph: A separated, folded graph.
@@ -46,14 +46,14 @@ class Placement:
     def operator_layers(self) -> dict[str, tuple[str, ...]]:
         """{node: its layer and those that the file computes in one operator with it}."""
         fused, producers = _Grouping(self.graph).fused(), self.graph.producers()
-        found: dict[str, tuple[str, ...]] = {}
+        layers_of: dict[str, tuple[str, ...]] = {}
         for node in self.graph.nodes:
             chain = [node]
             while chain[0].inputs and chain[0].inputs[0] in fused and chain[0].inputs[0] in producers:
                 chain.insert(0, producers[chain[0].inputs[0]])
             layers = tuple(part.layer for part in chain)
-            found.update((part.name, layers) for part in chain)
-        return found
+            layers_of.update((part.name, layers) for part in chain)
+        return layers_of
 
     @functools.cached_property
     def rule_of(self) -> dict[str, Rule]:
@@ -66,12 +66,12 @@ class Placement:
     @functools.cached_property
     def ruled_bits(self) -> dict[str, int]:
         """{tensor: bits that a rule gives it}."""
-        found: dict[str, int] = {}
+        bits: dict[str, int] = {}
         for node in self.graph.nodes:
             rule = self.rule_of.get(node.name)
             if rule is not None and rule.activation_bits is not None:
-                found |= dict.fromkeys(node.outputs, rule.activation_bits)
-        return found
+                bits |= dict.fromkeys(node.outputs, rule.activation_bits)
+        return bits
 
     @functools.cached_property
     def float_nodes(self) -> dict[str, str]:
@@ -129,12 +129,12 @@ class Placement:
 
 def only_moved(graph: Graph) -> set[str]:
     """Tensors whose values are all values of another tensor with the same grid, so that rounding does not change them."""
-    groups, found = Placement(graph).groups, set()
+    groups, moved = Placement(graph).groups, set()
     for node in graph.nodes:
         if operation_of(graph.layer_of(node)).values is not None and node.inputs:
             group = groups.get(node.inputs[0])
-            found.update(tensor for tensor in node.outputs if group is not None and groups.get(tensor) == group)
-    return found
+            moved.update(tensor for tensor in node.outputs if group is not None and groups.get(tensor) == group)
+    return moved
 
 
 def has_kernels(graph: Graph, tensor: str, bits: int) -> bool:
@@ -147,14 +147,14 @@ def has_kernels(graph: Graph, tensor: str, bits: int) -> bool:
 def _built_in(fixed: Mapping[int, Fixed], bits: int) -> Quantizer:
     if bits in fixed:
         return Quantizer(fixed[bits].scale, fixed[bits].zero_point, bits)
-    whole = Quantizer(fixed[8].scale, fixed[8].zero_point, 8)
-    scale = whole.scale * 2.0 ** (8 - bits)
+    eight_bits = Quantizer(fixed[8].scale, fixed[8].zero_point, 8)
+    scale = eight_bits.scale * 2.0 ** (8 - bits)
     lowest = -(2 ** (bits - 1))
-    return Quantizer(scale, min(round(lowest - whole.low / scale), -lowest - 1), bits)
+    return Quantizer(scale, min(round(lowest - eight_bits.low / scale), -lowest - 1), bits)
 
 
 def _row(graph: Graph, node: Node) -> Operator | None:
-    """What the operator that the converter writes for the node asks of its tensors; None for operators with free grids."""
+    """What the operator that the converter writes for the node requires of its tensors; None for operators with free grids."""
     name = operation_of(graph.layer_of(node), by_name=True).operator
     return None if name is None else OPERATORS[name]
 
@@ -189,7 +189,7 @@ class _Grouping:
 
     def fused(self) -> set[str]:
         """Tensors between a layer and the ReLU, or the Rescaling, that the file computes in one operator with it."""
-        producers, found = self.graph.producers(), set()
+        producers, tensors = self.graph.producers(), set()
         for node in self.graph.nodes:
             scales = isinstance(self.graph.operation_of(node), keras.layers.Rescaling)
             if not node.inputs or not (scales or _is_fusable_relu(self.graph, node)):
@@ -200,8 +200,8 @@ class _Grouping:
                 continue
             layer = self.graph.layer_of(producer)
             if find_layout(layer) is not None or (operation_of(layer).takes_relu and not scales):
-                found.add(source)
-        return found
+                tensors.add(source)
+        return tensors
 
     def add(self, tensor: str) -> None:
         if "float" in self.graph.specs[tensor].dtype:

@@ -54,7 +54,7 @@ def k_sigma(
 ) -> Range:
     """Range of a tensor whose channels are activation(N(mean, sd^2)), with k standard deviations on either side.
 
-    It is the range of the activation between the lowest mean - k sd and the highest mean + k sd of all channels, extended to
+    It is the range of the activation from the lowest mean - k sd to the highest mean + k sd of all channels. It is extended to
     contain 0.
     Args:
         mean, sd: Float vectors (channels,): a BatchNorm's beta and the standard deviation of its output.
@@ -73,8 +73,8 @@ def aciq(x: np.ndarray, bits: int = 8) -> Range:
     """Range of analytic clipping (ACIQ): mean +- alpha, within the minimum and maximum of `x`.
 
     A Laplace or a normal density is fitted to x, whichever is more likely. alpha minimises its error of clipping and rounding.
-    If x has no negative values, a ReLU cut off a density around 0: alpha comes from the positive values, and all levels are
-    on their side.
+    If x has no negative values, it counts as a density around 0 that a ReLU cut off. Then alpha comes from the positive values,
+    and all levels are on their side.
     Args:
         x: Float array of any shape, finite, not empty.
     Source: Banner et al. 2019, arXiv 1810.05723, eq. 6-9 and A6.
@@ -115,8 +115,8 @@ def search_range(x: np.ndarray, bits: int = 8, steps: int = 100, *, symmetric: b
     """Range whose grid of `bits` bits is nearest to `x`: the (l, h) that minimise ||x - Q(x)||_2.
 
     Compares all l in {i/N min(x_min, 0)} and h in {j/N max(x_max, 0)}, i, j = 1..N with N = steps, on the grids of
-    `activation_quantizer(l, h, bits, symmetric)`. Of equal ones, that with the narrowest h wins, then that with the narrowest
-    l. Up to SEARCH_SAMPLES values, the error is never larger than that of `min_max(x)`. Of a larger x, all extreme values and
+    `activation_quantizer(l, h, bits, symmetric)`. Of equal ones, the narrowest h wins, then the narrowest l.
+    Up to SEARCH_SAMPLES values, the error is never larger than that of `min_max(x)`. From a larger x, all extreme values and
     a random sample of the others are used.
     Args:
         x: Float array of any shape, finite, not empty.

@@ -118,7 +118,7 @@ def round_kernel(key: str, layer: Layer, rounding: Rounding, importance: np.ndar
         integers = round_adaptively(matrix, covariance, grid)
         integers = integers if mask is None else np.where(mask, integers, grid.zero_point).astype(integers.dtype)
     else:
-        integers = round_with_feedback(matrix, covariance, grid, kept=mask)
+        integers = round_with_feedback(matrix, covariance, grid, mask=mask)
         if bits < _FINE:
             integers, grid = descend(integers, matrix, covariance, grid, mask=mask, new_scales=per_channel)
     return IntegerKernel.of(layer, integers, grid)

@@ -20,8 +20,8 @@ def cut_into_blocks(student: Graph, teacher: Graph, pairs: Mapping[str, tuple[st
     teacher_bottlenecks = set(_bottlenecks(teacher))
     blocks, first, inputs = [], 0, student.inputs
     teacher_first, teacher_inputs = 0, teacher.inputs
-    ends: list[str | None] = [*(cut for cut in cuts if cut in teacher_bottlenecks), None]
-    for tensor in ends:
+    boundaries: list[str | None] = [*(cut for cut in cuts if cut in teacher_bottlenecks), None]
+    for tensor in boundaries:
         end, teacher_end = (
             len(graph.nodes)
             if tensor is None
@@ -59,7 +59,7 @@ def _bottlenecks(graph: Graph) -> list[str]:
 def _is_same(tensor: str, student: Graph, teacher: Graph, counterparts: Mapping[str, str]) -> bool:
     """Whether `tensor` is the same in both graphs.
 
-    A convolution's output is not where one graph has a BatchNorm after it and the other has folded it.
+    A convolution's output differs if one graph has a BatchNorm after it and the other has folded it.
     """
     if tensor not in teacher.specs or teacher.specs[tensor].shape[1:] != student.specs[tensor].shape[1:]:
         return False

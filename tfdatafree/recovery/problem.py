@@ -25,7 +25,7 @@ from tfdatafree.recovery.features import feature_pairs, nonzero_masks
 from tfdatafree.recovery.train import Images
 from tfdatafree.targets.registry import GENERIC
 
-# Part of the images that judges and does not train.
+# Part of the images that is held out to judge.
 _HELD_OUT = 0.25
 
 
@@ -139,8 +139,8 @@ class Judge:
 def kernels_before_rounding(student: Graph, teacher: Graph, grids: Mapping[str, Quantizer]) -> dict[str, np.ndarray]:
     """Layer -> the kernel that was rounded to its grid, as far as it is known.
 
-    In output channels where the folded teacher's kernel differs by less than the scale, it is what was rounded. All other
-    channels are the student's own.
+    Output channels in which the folded teacher's kernel differs by less than the scale come from the teacher. All others are
+    the student's own.
     """
     folded, kernels = fold(teacher).graph, {}
     for key, grid in grids.items():

@@ -2,10 +2,10 @@
 
     r = (v_s + e) / (v_t + e),     mean' = m_s + (mean* - m_t) sqrt(r),     variance' + e = (variance* + e) r
 
-m and v are the mean and variance of what the BatchNorm reads, in the student s and the teacher t on the same images. Stars
-mark what the teacher stores. If the images have the training data's statistics, the results are the student's own statistics.
-If not, the error of the images cancels. Layers are corrected in order: each reads the outputs of the corrected ones before it.
-So that on these images each BatchNorm's output has the channel means and variances that it has in the teacher.
+m and v are the mean and variance of what the BatchNorm reads, in the student s and the teacher t on the same images. Stars mark
+what the teacher stores. If the images have the training data's statistics, the results are the student's own statistics. If
+not, the error of the images cancels. Layers are corrected in order. Each reads the outputs of the corrected ones before it,
+so that on these images each BatchNorm's output has the channel means and variances that it has in the teacher.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,19 +2,19 @@
 
     minimise over V   E | (t - E t) - V^T (x - E x) |^2  +  h |V - W|^2,      h = damping * mean(diag cov x)
 
-x is the layer's input in the student, whose earlier layers are already solved; t is the layer's output in the teacher; W are
-its weights. Of rounded weights, W are the weights before rounding, where these are known. So each layer also corrects a part
-of the error of the layers before it. With H = cov x + h I and M = W + H^-1 cov(x, t - W^T x) the sum is
-tr (V - M)^T H (V - M) and a constant. So the remaining weights of a pruned kernel are those of `second_moment.refit` for M,
-and a kernel on a grid is M rounded with error feedback. Then
+x is the layer's input in the student, whose earlier layers are already solved. t is the layer's output in the teacher. W are its
+weights, or for rounded weights, those before rounding, if they are known. So each layer also corrects a part of the error of the
+layers before it. With H = cov x + h I and M = W + H^-1 cov(x, t - W^T x) the sum is
+tr (V - M)^T H (V - M) and a constant. So `second_moment.refit` for M gives the remaining weights of a pruned kernel.
+A kernel on a grid is M rounded with error feedback. Then
 
     b = E t - V^T E x
 
-so that each output's mean is the teacher's on these inputs. Where a BatchNorm follows, its mean moves instead.
+so that each output's mean is the teacher's on these inputs. If a BatchNorm follows, its mean moves instead.
 
 Where the output is added to another tensor, t is the teacher's sum less that tensor as it is now. So the last layer of a
 residual block also corrects the error of the other branch. Grids may get new scales, too (`descent.py`). h keeps the weights
-from overfitting the few generated images: along directions in which these hardly vary, weights stay as they were. With few
+from overfitting the few generated images. Along directions in which these hardly vary, weights stay as they were. With few
 patches per input, a kernel on a grid keeps its weights, and only its bias is solved for.
 """
 
@@ -40,8 +40,8 @@ from tfdatafree.quantization.weight_scales import search_scale
 
 # Patches per layer: enough for the covariance of a wide kernel's inputs, and at least so many per input.
 _PATCHES, _PER_INPUT = 2**14, 16
-# Kernels on grids with fewer different patches per input keep their weights: rounding decides about all directions, also
-# about those that the patches do not show.
+# Kernels on grids with fewer different patches per input keep their weights. Rounding affects all directions, also those that
+# the patches do not show.
 _FEWEST_PER_INPUT = 2
 # Damping where a kernel is rounded to M. It is small, because the full damping has already kept M near W where images are few.
 _ROUNDING_DAMPING = 0.3
@@ -255,7 +255,7 @@ def _round_matrix(
         masked = np.where(mask, matrix, 0)
         widest = weight_quantizer(masked, flat.bits, flat.channel_axis).scale
         flat = search_scale(masked, covariance, dataclasses.replace(flat, scale=widest))
-    integers = round_with_feedback(matrix, covariance, flat, damping=_ROUNDING_DAMPING, kept=mask)
+    integers = round_with_feedback(matrix, covariance, flat, damping=_ROUNDING_DAMPING, mask=mask)
     integers, flat = descend(
         integers, matrix, covariance, flat, damping=_ROUNDING_DAMPING, mask=mask, new_scales=new_scales
     )
@@ -271,7 +271,7 @@ class _Moments:
         covariance: (groups, inputs, inputs).
         cross: (groups, inputs, outputs per group).
         target_mean: (outputs,).
-        different: Number of different patches that they are of.
+        different: Number of different patches that were measured.
     """
 
     mean: np.ndarray

@@ -3,7 +3,7 @@
     min over W'  mean over layers i of  || f_i / |f_i| - f'_i / |f'_i| ||          norms over a batch of images
 
 f_i is the feature of layer i in the teacher, f'_i that in the student (`features.py`). The loss is the norm and not its
-square, so that a layer that is nearly right keeps its pull. Adam with warm-up and cosine decay moves kernels, biases and
+square, so that a layer that is nearly right keeps its gradient. Adam with warm-up and cosine decay moves kernels, biases and
 BatchNorms' gamma and beta. The length of a step is a part of the size of what it moves, channel by channel:
 
     kernel: rate * rms(w) / sqrt(n)         w: the output channel's n weights that are not zero
@@ -11,8 +11,8 @@ BatchNorms' gamma and beta. The length of a step is a part of the size of what i
     rate = learning rate * the minimised mean at the start
 
 Channels of any scale thus learn alike: folding leaves some channels of a layer a thousand times as large as others. Adam's
-first steps have one size for all weights. Where n of them agree, their sum moves sqrt(n) times as far as with random signs;
-the division takes this back. So that no step moves a feature much farther than a part of its distance to the teacher's. Else
+first steps have one size for all weights. Where n of them agree, their sum moves sqrt(n) times as far as with random signs.
+The division takes this back, so that no step moves a feature much farther than a part of its distance to the teacher's. Else
 the first steps would harm a student that is nearly right.
 
 BatchNorms compute with their stored statistics. Weights outside a mask stay exact zeros. A kernel with a grid is rounded to
@@ -47,7 +47,7 @@ _LARGEST_DISTANCE = 2.0
 _BETAS, _STABILIZER = (0.9, 0.999), 1e-8
 # Number of times that the held-out images judge the student.
 _CHECKS = 20
-# If no check in this part of the steps is better than the start, training restarts with steps so many times smaller.
+# If no check in this part of the steps is better than the start, training restarts with steps that are smaller by this factor.
 _PATIENCE, _SLOWER = 0.25, 4.0
 # The largest move of an image, as a part of its size.
 _LARGEST_MOVE = 0.125

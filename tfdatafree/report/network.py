@@ -1,7 +1,7 @@
 """Assigns the tensors of a network to lanes, for a drawing from left to right.
 
-A tensor occupies its lane from where it is computed to where it is read last, like a branch in the graph of a version history:
-    a chain stays in lane 0; a residual keeps lane 0 while its branch runs in lane 1
+A tensor occupies its lane from where it is computed to where it is read last, like a branch in a version history.
+A chain stays in lane 0. A residual keeps lane 0 while its branch runs in lane 1,
 so that no two tensors that will both still be read share a lane.
 """
 

@@ -293,14 +293,14 @@ def _percent(part: float | None) -> str:
 def _inputs(report: Report, evidence: Evidence) -> str:
     if not evidence.inputs:
         return ""
-    given = bool(report.call.get("representative_data"))
+    from_user = bool(report.call.get("representative_data"))
     hint = (
         "Some of the inputs that you gave. Ranges and corrections were measured on them. This page contains them."
-        if given
+        if from_user
         else "A procedure made them without data. Ranges and corrections were measured on them. They need not look like the "
         "training images."
     )
-    parts = [f'<h2>{"Representative" if given else "Generated"} inputs</h2><p class="hint">{hint}</p>']
+    parts = [f'<h2>{"Representative" if from_user else "Generated"} inputs</h2><p class="hint">{hint}</p>']
     for name, images in evidence.inputs.items():
         if len(evidence.inputs) > 1:
             parts.append(f"<h3>{_escape(name)}</h3>")
