@@ -1,8 +1,9 @@
 """How many inputs are generated: as many as asked for, unless the network is so large that they would take minutes."""
 
 import pytest
-from tiny_models import build, folded, quick
+from tiny_models import build, folded
 
+from tfdatafree import compress
 from tfdatafree.inputs import make
 from tfdatafree.inputs.make import affordable
 from tfdatafree.model.multiplications import multiplications
@@ -12,8 +13,8 @@ def test_small_networks_get_what_is_asked_for():
     assert affordable(folded("plain"), 32) == 32 and affordable(folded("plain"), 1000) == 1000
 
 
-@pytest.mark.parametrize("together, expected", [(0, 8), (8.5, 8), (20.5, 20), (33, 32)])
-def test_large_networks_get_fewer_but_never_less_than_eight(together, expected, monkeypatch):
+@pytest.mark.parametrize("together, expected", [(0, 4), (4.5, 4), (20.5, 20), (33, 32)])
+def test_large_networks_get_fewer_but_never_less_than_four(together, expected, monkeypatch):
     graph = folded("plain")
     monkeypatch.setattr(make, "_MOST_MULTIPLICATIONS", int(together * multiplications(graph)))
     assert affordable(graph, 32) == expected and affordable(graph, 3) == 3
@@ -21,6 +22,5 @@ def test_large_networks_get_fewer_but_never_less_than_eight(together, expected, 
 
 def test_the_report_says_how_many(monkeypatch):
     monkeypatch.setattr(make, "_MOST_MULTIPLICATIONS", 0)
-    monkeypatch.setattr(make, "_FEWEST", 2)
-    report = quick(build("plain")).report
-    assert report.generated.startswith("2 procedural images") and report.compared == 2
+    report = compress(build("plain"), input_range=(-1, 1), verbose=0).report
+    assert report.generated.startswith("4 procedural images") and report.compared == 4

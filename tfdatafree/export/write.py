@@ -6,7 +6,11 @@ import numpy as np
 
 from tfdatafree.export.build import Built, build_integer_file
 from tfdatafree.export.simulate import simulate
+from tfdatafree.model.multiplications import multiplications
 from tfdatafree.quantization.decision import Decision
+
+# Inputs on which a file is verified; one for a network in which a single input takes seconds.
+_PROBES, _HEAVY = 2, 2**35
 
 
 def write(decision: Decision, inputs: Sequence[np.ndarray]) -> Built:
@@ -19,4 +23,4 @@ def write(decision: Decision, inputs: Sequence[np.ndarray]) -> Built:
         ExportError: The file would not be what was decided.
     """
     make = simulate if decision.options.simulated else build_integer_file
-    return make(decision, inputs)
+    return make(decision, inputs, probes=1 if multiplications(decision.graph) > _HEAVY else _PROBES)

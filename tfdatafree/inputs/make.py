@@ -8,10 +8,10 @@ from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.multiplications import multiplications
 
-# Generated inputs pass through a network several times. All of them together take at most this many multiplications each time
-# (a minute on two cores for all passes), but there are never fewer inputs than `_FEWEST`.
-_MOST_MULTIPLICATIONS = 2**39
-_FEWEST = 8
+# Generated inputs pass through a network several times. Each time all of them together take at most this many multiplications,
+# some seconds on two cores, but there are never fewer inputs than `_FEWEST`.
+_MOST_MULTIPLICATIONS = 2**38
+_FEWEST = 4
 
 
 def drawing(graph: Graph, input_range: tuple[float, float]) -> Callable[[int, int], list[np.ndarray]]:

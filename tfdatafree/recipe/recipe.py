@@ -31,7 +31,7 @@ class Generate:
 
     Attributes:
         images: Number of procedural images per model input. A network that would take minutes for so many gets fewer, at
-            least 8; the report says how many.
+            least 4; the report says how many.
         samples: Number of layer-wise Gaussian samples.
     """
 
