@@ -348,10 +348,8 @@ def _shortened(graph: Graph, stored: _Stored, to_the_end: bool, classes: bool) -
     graph.outputs = outputs + [node.output for node in stored.nodes]
     graph.drop_unread()
     graph.outputs = outputs
-    graph.layers = {
-        key: layer if key in stored.keys else Layer(layer.operation, tuple(map(tf.constant, layer.weights)))
-        for key, layer in graph.layers.items()
-    }
+    # The statistics of BatchNorms are read as arrays.
+    graph.layers = graph.with_tensors().layers | {key: graph.layers[key] for key in stored.keys}
     return graph
 
 

@@ -68,12 +68,13 @@ def observe(
     batches = number_of_batches(folded, len(inputs[0]))
     wanted = None if moments else folded.inputs
     covariances: dict[str, np.ndarray] = {}
+    # All inputs in one batch take the most memory. So this comes first, and nothing is done meanwhile.
+    walk = tap_covariances(normalized_walk(unfolded, inputs), unfolded, covariances, seed=seed)
+    normalized = collect(walk, seed=seed, moments=wanted)
     with ThreadPoolExecutor(1) as thread:
         # Drawing samples takes one core, and passing images on does not always take all others.
         drawn = thread.submit(_gaussian, unfolded, samples, standard, seed)
         images = collect(image_walk(folded, inputs), batches=batches, seed=seed, moments=wanted)
-        walk = tap_covariances(normalized_walk(unfolded, inputs), unfolded, covariances, seed=seed)
-        normalized = collect(walk, seed=seed, moments=wanted)
         gaussian = drawn.result()
     if standard:
         covariances.clear()

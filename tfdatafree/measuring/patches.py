@@ -126,7 +126,9 @@ def tap_covariances(
                 continue
             patches = sample_patches(array, layer, random)
             if patches is not None:
-                covariances[node.layer] = with_doubt(covariance_of(patches.astype(np.float32)), len(patches))
+                covariances[node.layer] = with_doubt(
+                    covariance_of(patches.astype(np.float32, copy=False)), len(patches)
+                )
         yield tensor, array
 
 

@@ -124,6 +124,7 @@ def channel_reaches(values: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.nd
     found: dict[str, np.ndarray] = {}
     for name, array in values:
         if array.ndim > 1:
-            reach = np.abs(array).max(axis=tuple(range(array.ndim - 1)))
+            axes = tuple(range(array.ndim - 1))
+            reach = np.maximum(np.abs(array.max(axis=axes)), np.abs(array.min(axis=axes)))
             found[name] = np.maximum(found[name], reach) if name in found else reach
     return found

@@ -22,6 +22,7 @@ from tfdatafree.errors import UnsupportedModelError
 
 # Bytes that the largest tensor of one batch may take.
 _BATCH_BYTES = 2**26
+_KERNEL_INITIALIZERS = ("kernel_initializer", "depthwise_initializer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,8 +369,12 @@ def execute(layer: Layer, args: tuple, kwargs: Mapping[str, Any]) -> tuple:
 
 def new_layer(layer_class: Any, config: Mapping[str, Any], input_shape: tuple, **weights: np.ndarray) -> Layer:
     """A built Keras layer of `layer_class` with the named weights; other weights keep their initial values."""
-    operation = layer_class.from_config(dict(config))
+    # Keras draws a kernel when it builds a layer, which takes longer than all else. Nobody reads what it draws here.
+    drawn = {name: config[name] for name in _KERNEL_INITIALIZERS if "kernel" in weights and name in config}
+    operation = layer_class.from_config({**config, **dict.fromkeys(drawn, "zeros")})
     operation.build(input_shape)
+    for name, initializer in drawn.items():
+        setattr(operation, name, keras.initializers.get(initializer))
     initial = Layer(operation, tuple(np.asarray(variable) for variable in operation.weights))
     return initial.with_weights(**weights)
 

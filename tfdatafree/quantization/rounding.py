@@ -9,6 +9,7 @@ so that every kernel is S times integers of its width. `bias.py` corrects the sh
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,8 @@ from tfdatafree.quantization.weight_scales import search_scale
 
 # From this number of bits on, error feedback alone is good enough.
 _FINE = 8
+# Kernels that are rounded at the same time: one of them takes one core most of the time.
+_AT_ONCE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +90,20 @@ def round_graph(graph: Graph, rounding: Rounding) -> Rounded:
     importance: Mapping[str, np.ndarray] = {}
     if rounding.search and not (rounding.per_channel and rounding.scale_per_channel("dense")):
         importance = channel_importance(graph, rounding.variances)
-    first, graph, kernels = graph.first_calls(), graph.copy(), {}
-    for at, (key, layer) in enumerate(graph.layers.items()):
-        if find_layout(layer) is None or key in rounding.in_float:
-            continue
-        report_layer(key, at / len(graph.layers))
-        kernels[key] = round_kernel(key, layer, rounding, importance.get(first[key].output))
-        graph.layers[key] = with_kernel(layer, kernels[key].float_kernel)
+    first, graph = graph.first_calls(), graph.copy()
+    keys = [
+        key for key, layer in graph.layers.items() if find_layout(layer) is not None and key not in rounding.in_float
+    ]
+
+    def rounded(key: str) -> IntegerKernel:
+        return round_kernel(key, graph.layers[key], rounding, importance.get(first[key].output))
+
+    kernels = {}
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        for at, (key, kernel) in enumerate(zip(keys, threads.map(rounded, keys), strict=True)):
+            report_layer(key, at / len(keys))
+            kernels[key] = kernel
+    graph.layers |= {key: with_kernel(graph.layers[key], kernel.float_kernel) for key, kernel in kernels.items()}
     return Rounded(graph=graph, kernels=kernels)
 
 

@@ -169,8 +169,8 @@ class _Trainer:
 
     def __init__(self, student: Graph, teacher: Graph, pairs, images: Images, options, masks, grids, is_trained):
         self._student, self._options, self._pairs, self._images = student, options, pairs, images
-        self._teacher = _with_tensors(teacher)
-        self._student_with_tensors = _with_tensors(student)
+        self._teacher = teacher.with_tensors()
+        self._student_with_tensors = student.with_tensors()
         self._grids = grids
         self._variables: dict[tuple[str, int], tf.Variable] = {}
         self._masks: dict[tuple[str, int], tf.Tensor] = {}
@@ -298,15 +298,6 @@ class _Trainer:
                     values[at] = _straight_through(values[at], self._grids[key])
             graph.layers[key] = Layer(layer.operation, tuple(values))
         return graph
-
-
-def _with_tensors(graph: Graph) -> Graph:
-    """`graph` with its weights as tensors: a compiled function refers to these, and would copy arrays."""
-    graph = graph.copy()
-    graph.layers = {
-        key: Layer(layer.operation, tuple(map(tf.constant, layer.weights))) for key, layer in graph.layers.items()
-    }
-    return graph
 
 
 def _collect(graph: Graph, inputs: Sequence[Any], tensors: set[str]) -> dict[str, Any]:
