@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One process per core: more threads in each would wait for one another.
+    for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(threads, "1")
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "zoo"
 
@@ -24,6 +28,12 @@ def _zoo() -> Path | None:
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("TFDATAFREE_ZOO") and _zoo() is None:
         raise pytest.UsageError(f"TFDATAFREE_ZOO is {os.environ['TFDATAFREE_ZOO']!r}, which is no folder.")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process per core, at most four; none besides this one for a single file."""
+    single_file = len(config.args) == 1 and ".py" in config.args[0]
+    return 0 if single_file else min(4, os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -27,7 +27,7 @@ BLOCKS = st.one_of(
     st.tuples(st.just("dropout")),
 )  # fmt: skip
 NETWORKS = st.lists(BLOCKS, min_size=2, max_size=7)
-quickly = settings(deadline=None, max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+quickly = settings(deadline=None, max_examples=10, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def network(blocks: list[tuple], seed: int) -> keras.Model:
@@ -64,7 +64,7 @@ def network(blocks: list[tuple], seed: int) -> keras.Model:
 
 
 @pytest.mark.slow
-@settings(quickly, max_examples=40)
+@settings(quickly, max_examples=20)
 @given(NETWORKS, st.integers(0, 1000))
 def test_separating_and_folding_keep_the_function(blocks, seed):
     model = network(blocks, seed)

@@ -82,8 +82,8 @@ def test_the_damaged_tensor_is_found_and_following_the_advice_helps():
 @pytest.mark.slow
 def test_the_first_advice_helps_a_trained_network(zoo):
     path = zoo / "mobilenet_v1_025.keras"
-    found = diagnose(path, input_range=(-1, 1), verbose=0)
-    again = diagnose(path, Recipe(rules=found.rules()), input_range=(-1, 1), verbose=0)
+    found = diagnose(path, Recipe(generate=QUICK), input_range=(-1, 1), verbose=0)
+    again = diagnose(path, Recipe(generate=QUICK, rules=found.rules()), input_range=(-1, 1), verbose=0)
     assert again.error < 0.95 * found.error
     # The part of the sum of squares predicts about how much the error falls.
     assert again.error**2 == pytest.approx((1 - found.suspects[0].part) * found.error**2, rel=0.25)

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from tiny_models import build, every_kind, exported, outputs_of, separated
+from tiny_models import build, each, exported, outputs_of, separated
 
 from tfdatafree import Compressed, Generate, Quantize, Recipe, compress
 from tfdatafree.errors import ExportError
@@ -27,7 +27,14 @@ def inputs_of(name: str, n: int = 5) -> list[np.ndarray]:
     return make_inputs(separated(name), n, (0, 255) if name == "uint8_input" else (-1, 1), seed=9)
 
 
-@every_kind
+# Each kind of structure, of input and of output, and an operation with several operators in a file.
+SIMULATED = [
+    "plain", "branch_add", "depthwise", "conv1d", "shared_layer", "squeeze_excite", "concatenate", "poolings", "prelu",
+    "hard_swish", "softmax", "dict_outputs", "uint8_input", "static_batch", "two_inputs", "nested_with_dict_inputs",
+]  # fmt: skip
+
+
+@each(SIMULATED)
 def test_it_predicts_saves_and_reports_what_it_simulates(name, tmp_path):
     result, inputs = quick(name, activation_bits=6), inputs_of(name, 1 if name == "static_batch" else 5)
     found = result.predict(inputs if len(inputs) > 1 else inputs[0])

@@ -48,12 +48,14 @@ def kl(mean, variance, stored_mean, stored_variance):
 @each(MATCHED)
 def test_images_come_closer_to_its_statistics_and_stay_in_range(name):
     ends = (0.0, 255.0) if name in ("uint8_input", "rescaling") else RANGE
-    found = generated(name, 6, input_range=ends, start="noise", steps=8)
+    # TensorFlow has the gradient of a grouped convolution on CPUs in compiled functions only.
+    with contextlib.nullcontext() if name == "grouped" else untraced():
+        found = generated(name, 6, input_range=ends, start="noise", steps=4)
     model = build(name)
     assert [array.shape for array in found.inputs.values()] == [(6, *tensor.shape[1:]) for tensor in model.inputs]
     for array in found.inputs.values():
         assert array.min() >= ends[0] and array.max() <= ends[1]
-    assert found.loss.shape == (8, 1) and np.isfinite(found.loss).all()
+    assert found.loss.shape == (4, 1) and np.isfinite(found.loss).all()
     keys = {key for key, layer in separate(Graph.from_keras(model)).graph.layers.items() if is_batchnorm(layer)}
     assert set(found.divergence) == keys
     if name != "batchnorm_of_a_vector":  # its input is all that it sees, and noise of six has what statistics it has

@@ -42,7 +42,8 @@ RECIPES = {
     "ruled": Recipe(rules=(Rule("b_conv", weight_bits=4), Rule("head", keep_float=True)), generate=QUICK),
 }
 CASES = [
-    *(("branch_add", name) for name in RECIPES),
+    *(("branch_add", name) for name in ("int8", "int4", "pruned", "ruled")),
+    *(("plain", name) for name in ("int16x8", "searched", "float edges")),
     # Operations of several operators, whose inner tensors have ranges that are measured.
     ("hard_swish", "int8"), ("normalization", "int8"), ("merges", "int8"),
     ("depthwise", "int4"), ("conv_transpose", "int8"), ("separable", "int4"), ("softmax", "int4"),

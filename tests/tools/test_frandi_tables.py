@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_tool import run_tool
-from tiny_models import build, random_inputs
+from tiny_models import build, random_inputs, untraced
 
 _TOOL = Path(__file__).resolve().parents[2] / "tools" / "reproduce_frandi_tables.py"
 _spec = importlib.util.spec_from_file_location("reproduce_frandi_tables", _TOOL)
@@ -62,9 +62,10 @@ def test_figures_and_tables_of_a_tiny_model():
     (x,) = random_inputs(model, 40)
     y = np.asarray(model(x)).argmax(axis=-1)
     said = []
-    effort = tool.Effort(images=16, steps=30, epochs=2)
+    effort = tool.Effort(images=16, steps=2, epochs=1)
     tables = tool.Tables(model, x, y, None, (x, y), (-2, 2), effort, lambda *what: said.append(what[:2]))
-    pruned, quantized = tables.pruned_row(0.5), tables.quantized_row("w4a4")
+    with untraced():
+        pruned, quantized = tables.pruned_row(0.5), tables.quantized_row("w4a4")
     assert said == [("kept 0.5", m) for m in tool.TABLE_1] + [("w4a4", m) for m in tool.TABLE_2]
     assert pruned["float"] == quantized["float"] == 1
     assert all(0 <= row[m] <= 1 for row, ms in ((pruned, tool.TABLE_1), (quantized, tool.TABLE_2)) for m in ms)
