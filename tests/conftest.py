@@ -36,6 +36,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if single_file else min(4, os.cpu_count() or 1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files about the same integer files run one after another, in the process that has written these."""
+    items.sort(key=lambda item: hasattr(getattr(item, "module", None), "exported"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def shared_models_stay_as_they_are() -> Iterator[None]:
     """Tests share one model of each difficulty, so whoever changes one is told."""

@@ -108,7 +108,7 @@ def test_models_are_compared_on_them(plain, images, tmp_path):
     a, b = tmp_path / "a.keras", compressed.save(tmp_path / "b.tflite")
     np.savez(tmp_path / "x.npz", x=images.images)
     wanted = compare(a, b, data=tmp_path / "x.npz").outputs
-    for data in (images, images.images, images.inputs, [images.images]):
+    for data in (images, images.inputs):
         assert compare(a, b, data=data).outputs == wanted != compare(a, b, n=6).outputs
     assert str(compare(a, b, data=images)).startswith("inputs              6 generated images\n")
     assert str(compare(a, b, data=images.images, n=2)).startswith("inputs              2 inputs given\n")

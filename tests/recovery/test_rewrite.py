@@ -45,8 +45,7 @@ CASES = [
     *(("branch_add", name) for name in ("int8", "int4", "pruned", "ruled")),
     *(("plain", name) for name in ("int16x8", "searched", "float edges")),
     # Operations of several operators, whose inner tensors have ranges that are measured.
-    ("hard_swish", "int8"), ("normalization", "int8"), ("merges", "int8"),
-    ("depthwise", "int4"), ("conv_transpose", "int8"), ("separable", "int4"), ("softmax", "int4"),
+    ("normalization", "int8"), ("merges", "int8"), ("depthwise", "int4"), ("conv_transpose", "int8"),
     ("shared_layer", "int4"), ("two_outputs", "int8"), ("uint8_input", "int8"),
 ]  # fmt: skip
 # These are trained after they were solved. For the file it is all one where weights come from, and solving takes less time.
@@ -188,14 +187,14 @@ def test_zeros_stay_zero_in_the_file():
 
 
 def test_the_seed_decides_the_bytes_and_the_student_does_not_change():
-    student = compress(build("branch_add"), W4, input_range=(-1, 1), verbose=0)
-    assert student.tflite == student_of("branch_add").tflite
+    student = compress(build("plain"), W4, input_range=(-1, 1), verbose=0)
+    assert student.tflite == student_of("plain").tflite
     weights, held = [np.array(w) for w in student.model.get_weights()], dict(student.built.graph.layers)
     first, again, other = (
-        regression(student, build("branch_add"), IMAGES, steps=STEPS, seed=seed).compressed for seed in (5, 5, 6)
+        regression(student, build("plain"), IMAGES, steps=STEPS, seed=seed).compressed for seed in (5, 5, 6)
     )
     assert first.tflite == again.tflite != other.tflite
-    assert student.tflite == student_of("branch_add").tflite and "feature regression" not in student.report.notes
+    assert student.tflite == student_of("plain").tflite and "feature regression" not in student.report.notes
     assert held == student.built.graph.layers
     for old, new in zip(weights, student.model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

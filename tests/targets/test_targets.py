@@ -380,7 +380,7 @@ def test_without_the_compiler_the_profile_speaks_and_says_how_to_get_it(awkward_
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "file, input_range",
-    [("resnet8_cifar10.keras", (0, 255)), ("vww_96_keras2.h5", (0, 1)), ("mobilenet_v2.keras", (-1, 1))],
+    [("resnet20_cifar10.keras", (-2.12, 2.64)), ("mobilenet_v1_025.keras", (-1, 1))],
 )  # fmt: skip
 def test_an_ethos_u55_computes_the_whole_of_trained_networks(file, input_range, zoo):
     report = compress(zoo / file, OPERATORS_ONLY, input_range=input_range, target="ethos-u55", verbose=0).report

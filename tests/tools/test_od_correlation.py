@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_tool import run_tool
-from tiny_models import build, random_inputs
+from tiny_models import build, random_inputs, untraced
+
+import tfdatafree
+from tfdatafree import generate_images
 
 _TOOL = Path(__file__).resolve().parents[2] / "tools" / "od_correlation.py"
 _spec = importlib.util.spec_from_file_location("od_correlation", _TOOL)
@@ -77,10 +80,17 @@ def test_what_ranks_better_than_output_discrepancy_is_ahead_in_most_draws():
     )
 
 
-def test_figures_tables_and_plot_of_a_tiny_model(tmp_path):
+def quickly(*args, steps: int = 2, **options):
+    """`generate_images` in a few steps, which are not worth tracing."""
+    with untraced():
+        return generate_images(*args, steps=steps, **options)
+
+
+def test_figures_tables_and_plot_of_a_tiny_model(tmp_path, monkeypatch):
     model = build("plain")
     (x,) = random_inputs(model, 40)
     y = np.asarray(model(x)).argmax(axis=-1)
+    monkeypatch.setattr(tfdatafree, "generate_images", quickly)
     sets = tool.image_sets(model, x, (-2, 2), 16)
     assert tuple(sets) == tool.SETS and all(images.shape == (16, 8, 8, 3) for images in sets.values())
     names = ("global_unfolded 30%", "uniform 80%", "w8a8 feedback, per channel")
