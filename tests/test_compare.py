@@ -10,6 +10,8 @@ import tfdatafree
 from tfdatafree import Quantize, Recipe, generate_images, output_discrepancy, response_discrepancy
 from tfdatafree.numerics import metrics
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model():

@@ -95,11 +95,13 @@ def test_the_model_passed_in_is_not_changed(name):
 
 
 @pytest.mark.parametrize("name", ["branch_add", "two_inputs"])
+@pytest.mark.slow
 def test_the_seed_is_all_that_chance_has(name):
     again, other = (quick(build(name), seed=seed).tflite for seed in (0, 1))
     assert again == compressed(name).tflite != other, "the same seed gives the same bytes"
 
 
+@pytest.mark.slow
 def test_an_executor_changes_nothing():
     with ThreadPoolExecutor(2) as executor:
         assert quick(build("plain"), executor=executor).tflite == compressed("plain").tflite
@@ -109,6 +111,7 @@ def test_an_executor_changes_nothing():
 
 
 @pytest.mark.parametrize("preset", [name for name, recipe in tfdatafree.PRESETS.items() if recipe.quantize])
+@pytest.mark.slow
 def test_every_preset_compresses(preset):
     recipe = tfdatafree.PRESETS[preset]
     model, inputs = build("branch_add"), inputs_of("branch_add")
@@ -126,6 +129,7 @@ def test_every_preset_compresses(preset):
     assert {row.weight_bits for row in rows} == {recipe.quantize.weight_bits}
 
 
+@pytest.mark.slow
 def test_float16_halves_the_weights_and_keeps_the_function():
     model, inputs = build("flatten_dense"), inputs_of("flatten_dense")
     result = compress(model, "float16", verbose=0)
@@ -137,6 +141,7 @@ def test_float16_halves_the_weights_and_keeps_the_function():
     assert not result.report.integer_only and "no data" in result.report.generated
 
 
+@pytest.mark.slow
 def test_bias_correction_and_rounding_are_options():
     files = {
         quick(build("plain"), Quantize(weight_bits=4, bias_correction=correct)).tflite for correct in (True, False)
@@ -147,6 +152,7 @@ def test_bias_correction_and_rounding_are_options():
 # Inputs ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_given_input_range_is_the_files():
     file = File.parse(quick(build("plain"), input_range=(-3, 5)).tflite)
     quantizer = file.quantizer(file.inputs[0])
@@ -155,6 +161,7 @@ def test_a_given_input_range_is_the_files():
     assert quantizer.high == pytest.approx(5, abs=quantizer.scale + 0.05)
 
 
+@pytest.mark.slow
 def test_the_input_range_is_found_and_the_report_says_how():
     assert "from the Rescaling layer" in quick(build("rescaling"), input_range=None).report.input_range
     assert "estimated from the statistics of 'a_bn'" in quick(build("plain"), input_range=None).report.input_range
@@ -175,6 +182,7 @@ def test_a_wrong_input_range_is_refused(given, message):
         quick(build("plain"), input_range=given)
 
 
+@pytest.mark.slow
 def test_real_inputs_are_used_and_reported():
     x = np.random.default_rng(0).uniform(-3, 7, (20, *SHAPE)).astype(np.float32)
     result = quick(build("plain"), representative_data=x, input_range=None)
@@ -237,6 +245,7 @@ def test_a_model_without_kernels_is_refused():
 # The result -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_report_is_plain_values_and_one_page():
     for name in (*FEW, "sine", "dead_channels"):
         report = compressed(name).report
@@ -278,6 +287,7 @@ def test_the_reports_rows_are_the_files_tensors():
 @pytest.mark.parametrize(
     "name", [*FEW, "squeeze_excite", "ops_nodes", "swish", "mixed_float16", "uint8_input", "nested"]
 )
+@pytest.mark.slow
 def test_the_simulating_model_saves_and_loads(name, tmp_path):
     result, inputs = compressed(name), inputs_of(name)
     path = result.save(tmp_path / "model.keras")
@@ -317,6 +327,7 @@ def test_predict_handles_one_example_like_many():
     np.testing.assert_array_equal(result.predict(x)[2:3], result.predict(x[2:3]))
 
 
+@pytest.mark.slow
 def test_the_result_carries_its_recipe():
     assert compressed("plain").recipe == Recipe(name="quick", quantize=Quantize(), generate=QUICK)
     assert (
@@ -325,6 +336,7 @@ def test_the_result_carries_its_recipe():
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_printed(capsys):
     quick(build("plain"))
     assert capsys.readouterr() == ("", "")
@@ -341,6 +353,7 @@ def test_weights_of_the_simulating_model_lie_on_the_files_grids():
     assert Graph.from_keras(result.model).layers["a_conv"].weight("bias") is not None
 
 
+@pytest.mark.slow
 def test_small_channels_that_the_results_depend_on_stay():
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
@@ -362,6 +375,7 @@ def test_small_channels_that_the_results_depend_on_stay():
         assert ("norm" in compressed.report.kept) == told
 
 
+@pytest.mark.slow
 def test_a_float_file_tells_what_was_done_before_it_was_written():
     recipe = Recipe(quantize=None, prune=Prune(sparsity=0.3, method="channel", images=8))
     assert "channels removed" in compress(build("plain"), recipe, input_range=(-1, 1), verbose=0).report.notes

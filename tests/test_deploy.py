@@ -26,6 +26,7 @@ def quick(preset: str) -> Recipe:
 
 
 @pytest.mark.parametrize("recipe", ["int8", "int16x8"])
+@pytest.mark.slow
 def test_its_python_computes_what_predict_computes(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = build("plain")
@@ -50,6 +51,7 @@ def test_its_formula_is_the_runtimes():
 
 
 @pytest.mark.parametrize("input_range", [(0, 255), (0, 1)])
+@pytest.mark.slow
 def test_bytes_of_an_image_are_a_uint8_files_input(input_range):
     recipe = Recipe(quantize=Quantize(edge_dtype="uint8"), generate=QUICK)
     content = compressed_once("plain", recipe, input_range=input_range).tflite
@@ -61,6 +63,7 @@ def test_bytes_of_an_image_are_a_uint8_files_input(input_range):
 
 @pytest.mark.parametrize("recipe", ["int8", "float16"])
 @pytest.mark.parametrize("name", ["two_inputs", "two_outputs", "dict_outputs"])
+@pytest.mark.slow
 def test_a_signature_leads_to_the_tensors_of_that_name(name, recipe):
     """By name, in any order: the same as `predict` gives in the model's order."""
     model = build(name)

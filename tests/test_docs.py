@@ -141,6 +141,7 @@ def test_the_reference_holds_every_public_name():
     assert not [cls.__name__ for cls in RESULTS if cls not in shown]
 
 
+@pytest.mark.slow
 def test_the_page_of_commands_is_their_help():
     hooks = runpy.run_path(str(ROOT / "tools" / "docs" / "hooks.py"))
     page = hooks["command_line"]()

@@ -135,6 +135,7 @@ def test_errors_and_recipes_need_no_framework():
         assert not names & {"keras", "tensorflow", "ai_edge_litert"}, module
 
 
+@pytest.mark.slow
 def test_nothing_prints_and_nothing_draws_from_global_chance():
     for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text())):
@@ -214,10 +215,12 @@ def test_a_long_file_says_why():
             assert LONG in (ast.get_docstring(ast.parse(source)) or ""), module
 
 
+@pytest.mark.slow
 def test_functions_take_few_parameters_outside_the_public_interface():
     assert {name: parameters(node) for name, node in functions() if parameters(node) > MOST_PARAMETERS} == {}
 
 
+@pytest.mark.slow
 def test_functions_return_at_most_a_pair():
     assert [name for name, node in functions() if returned(node) > MOST_RETURNED] == []
     tree = ast.parse("def f() -> tuple[int, str, bool]: ...")

@@ -113,6 +113,7 @@ def test_long_names_do_not_push_the_bar_aside(shown):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_the_stages_that_are_announced_are_those_that_come(recipe, monkeypatch):
     came, stage, recipe = [], Progress.stage, dataclasses.replace(recipe, generate=QUICK)
     monkeypatch.setattr(Progress, "stage", lambda self, name: came.append(name) or stage(self, name))
@@ -120,6 +121,7 @@ def test_the_stages_that_are_announced_are_those_that_come(recipe, monkeypatch):
     assert came == list(COMPRESS._expected_seconds(recipe))
 
 
+@pytest.mark.slow
 def test_stages_and_their_times_are_logged_for_those_who_ask(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     assert main(["compress", str(MODEL_PATH), "-o", "a.tflite"]) == 0

@@ -29,6 +29,7 @@ def has_weights_of(a: keras.Model, b: keras.Model) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_prune_gives_a_plain_float_model_with_the_zeros_of_compress(plain, tmp_path):
     before = plain.get_weights()
     pruned = prune(plain, 0.6, method="obs", **OPTIONS)
@@ -42,6 +43,7 @@ def test_prune_gives_a_plain_float_model_with_the_zeros_of_compress(plain, tmp_p
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_zeros_of_prune_stay_zero_when_the_model_is_quantized(plain):
     pruned = prune(plain, 0.6, method="energy", **OPTIONS)
     quantized = quantize(pruned, **OPTIONS)
@@ -60,6 +62,7 @@ def test_without_a_sparsity_the_pattern_decides_or_half_of_the_weights_go(option
     assert asked == [Recipe(quantize=None, prune=Prune(sparsity=part, **options))]
 
 
+@pytest.mark.slow
 def test_quantize_gives_the_model_that_simulates_the_file(plain):
     recipe = Recipe(quantize=Quantize(weight_bits=4))
     quantized, compressed = quantize(plain, recipe, **OPTIONS), compress(plain, recipe, **OPTIONS)
@@ -75,6 +78,7 @@ def test_what_stays_in_float_is_not_quantized(plain):
             quantize(plain, recipe)
 
 
+@pytest.mark.slow
 def test_export_writes_the_file_of_compress(plain, tmp_path):
     path = export_tflite(plain, str(tmp_path / "a.tflite"), "int16x8", **OPTIONS)
     assert path == tmp_path / "a.tflite"

@@ -121,6 +121,7 @@ def test_a_kept_batchnorm_is_a_depthwise_convolution_on_feature_maps_and_a_resca
         assert folded.layer_of(folded.node(node)).class_name == wanted, name
 
 
+@pytest.mark.slow
 def test_scale_shift_and_moments_are_those_of_the_layer():
     for options in ({}, {"scale": False}, {"center": False}, {"scale": False, "center": False}):
         bn = keras.layers.BatchNormalization(epsilon=0.1, **options)

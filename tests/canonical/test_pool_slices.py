@@ -68,6 +68,7 @@ def test_the_graph_that_came_is_not_changed():
 
 
 @pytest.mark.parametrize("target, operator", [("edgetpu", "MAX_POOL_2D"), ("generic", "STRIDED_SLICE")])
+@pytest.mark.slow
 def test_a_target_without_slices_gets_poolings_of_the_same_values(target, operator):
     model = build("ops_nodes")
     result = compress(model, input_range=(-1, 1), target=target, verbose=0)

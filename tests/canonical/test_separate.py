@@ -85,6 +85,7 @@ def test_what_is_computed_two_by_two_is_two_by_two(kind):
     assert merges[-1].outputs == ("merge",) and separated.specs["merge_1"].shape == (None, 8, 8, 4)
 
 
+@pytest.mark.slow
 def test_a_sum_of_four_is_rounded_in_the_file_as_in_its_simulation():
     image = keras.Input((9, 9, 4), name="image")
     keras.utils.set_random_seed(1)

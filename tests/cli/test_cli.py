@@ -63,6 +63,7 @@ def save_model(path: Path, *layers, weights=None) -> None:
 # Help
 
 
+@pytest.mark.slow
 def test_help_and_mistakes_do_not_wait_for_tensorflow(folder):
     script = folder / "tfdatafree"  # as pip writes it
     script.write_text("import sys\nfrom tfdatafree.cli import main\nsys.exit(main())\n")
@@ -187,6 +188,7 @@ def test_version(capsys):
         (("compare", MODEL, "plain.keras"), r"\(8, 8, 1\).*\(4, 4, 1\)"),
     ],
 )
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_nothing_written(arguments, message, folder, made, capsys):
     for name, content in {
         "empty.keras": b"",
@@ -226,6 +228,7 @@ def test_another_keras_backend_is_refused(folder, capsys, monkeypatch):
     assert "KERAS_BACKEND is 'jax'; unset it" in line
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(folder, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -270,6 +273,7 @@ def test_native_noise_is_hidden_and_our_own_lines_are_not(capfd, monkeypatch):
 # Commands
 
 
+@pytest.mark.slow
 def test_demo_is_quiet_and_gives_the_same_bytes(folder, capsys):
     (folder / "demo.tflite").write_text("an older one")
     assert main(["demo"]) == 0
@@ -281,6 +285,7 @@ def test_demo_is_quiet_and_gives_the_same_bytes(folder, capsys):
     assert (folder / "demo.tflite").read_bytes() == (folder / "again.tflite").read_bytes()
 
 
+@pytest.mark.slow
 def test_compress_writes_what_was_asked_for_and_says_so(made, capsys):
     assert sorted(path.name for path in made.iterdir()) == ["digits.json", "digits.keras", "digits.tflite"]
     record = json.loads((made / "digits.json").read_text())
@@ -292,6 +297,7 @@ def test_compress_writes_what_was_asked_for_and_says_so(made, capsys):
     assert printed.err == ""
 
 
+@pytest.mark.slow
 def test_options_reach_the_compression(folder, capsys):
     (folder / "out.tflite").write_text("an older one")
     arguments = ["--recipe=int8_per_tensor", "--input_range", "-2,3", "--overwrite"]
@@ -332,6 +338,7 @@ def test_inspect_tells_what_the_interpreter_tells(made, capsys):
     assert "(100 %)" in printed
 
 
+@pytest.mark.slow
 def test_inspect_counts_float_operators(folder, capsys):
     assert main(["compress", MODEL, "-o", "half.tflite", "--recipe=float16", "--quiet"]) == 0
     summary = inspect_file("half.tflite")
@@ -350,6 +357,7 @@ def compared(capsys, *arguments: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w[\w ]+?)  +(.+)$", printed.out, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_sparsity_prunes_by_the_method_asked_for(folder, capsys):
     assert (
         main(["compress", MODEL, "-o", "sparse.tflite", "--sparsity=0.5", "--prune=uniform", "--input_range=0,1"]) == 0
@@ -358,6 +366,7 @@ def test_sparsity_prunes_by_the_method_asked_for(folder, capsys):
     assert (folder / "sparse.tflite").exists()
 
 
+@pytest.mark.slow
 def test_size_searches_bits_and_says_which_size_can_be_had(folder, capsys):
     command = ["compress", MODEL, "-o", "small.tflite", "--input_range=0,1"]
     assert main([*command, "--size=0.1"]) == 1
@@ -371,6 +380,7 @@ def test_size_searches_bits_and_says_which_size_can_be_had(folder, capsys):
     assert summary.bytes < float(least) * int(re.search(r"the ([\d,]+) bytes in int8", line).group(1).replace(",", ""))
 
 
+@pytest.mark.slow
 def test_a_model_is_like_itself(made, capsys):
     for path in (MODEL, str(made / "digits.tflite")):
         figures = compared(capsys, path, path, "--n=3", "--input_range=0,1")
@@ -381,18 +391,21 @@ def test_a_model_is_like_itself(made, capsys):
         assert figures["inputs"].startswith("3 procedural images in [0, 1] (given)")
 
 
+@pytest.mark.slow
 def test_the_simulation_is_nearer_to_the_file_than_the_float_model_is(made, capsys):
     file = str(made / "digits.tflite")
     far, near = (compared(capsys, model, file)["SQNR"] for model in (MODEL, str(made / "digits.keras")))
     assert near == "no difference at all" or float(near.split()[0]) > float(far.split()[0]) + 3
 
 
+@pytest.mark.slow
 def test_the_range_comes_from_the_file_else_from_the_model(made, capsys):
     figures = compared(capsys, MODEL, str(made / "digits.tflite"), "--n=1")
     assert "[0, 1] (what the integers of 'digits.tflite' reach)" in figures["inputs"]
     assert "estimated from the statistics" in compared(capsys, MODEL, MODEL, "--n=1")["inputs"]
 
 
+@pytest.mark.slow
 def test_given_inputs_are_used(folder, made, capsys):
     model, images, _ = load_demo()
     np.savez("digits.npz", x=images[:20])
@@ -404,6 +417,7 @@ def test_given_inputs_are_used(folder, made, capsys):
     assert compared(capsys, MODEL, MODEL, "--data=digits.npz", "--n=7")["inputs"].startswith("7 ")
 
 
+@pytest.mark.slow
 def test_models_with_several_inputs_and_outputs_are_compared_output_by_output(folder, capsys):
     a, b = (keras.Input((6, 6, 2), name=name) for name in "ab")
     conv = keras.layers.Conv2D(3, 3, name="conv")

@@ -36,6 +36,7 @@ def diagnosed(name: str, *rules: Rule) -> Diagnosis:
 # Ranking and advice -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_worst_comes_first_and_parts_add_up():
     found = diagnosed("branch_add").suspects
     errors = [suspect.error for suspect in found]
@@ -57,6 +58,7 @@ def hurt() -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 def test_the_damaged_tensor_is_found_and_following_the_advice_helps():
     model = hurt()
 
@@ -150,6 +152,7 @@ def test_rules_of_the_recipe_are_in_what_is_measured():
     assert all(after[name] < before[name] for name in added)
 
 
+@pytest.mark.slow
 def test_pruning_counts_with_the_weights():
     found = diagnose(
         build("plain"), Recipe(generate=QUICK, prune=Prune(sparsity=0.7, method="uniform", images=8)),
@@ -193,6 +196,7 @@ def test_it_prints_shows_itself_and_is_plain_values():
     assert "<script>" not in hostile._repr_html_()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_ranking_and_the_model_is_not_changed():
     model = build("plain")
     before = state(model)
@@ -222,6 +226,7 @@ def test_what_cannot_be_diagnosed_is_refused(options, message):
         diagnose(build("plain"), **options, verbose=0)
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_it_and_saves_the_better_recipe(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = [

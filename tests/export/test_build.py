@@ -175,6 +175,7 @@ def test_grids_are_read_back_as_reported_and_never_narrower_than_decided(name):
 
 
 @pytest.mark.parametrize("name", ["plain", "branch_add", "depthwise", "elu", "two_inputs", "swish"])
+@pytest.mark.slow
 def test_grids_are_exactly_those_of_the_ranges(name):
     found = exported(name)
     file = File.parse(found.built.content)
@@ -283,6 +284,7 @@ def test_a_resizing_may_miss_by_what_its_rounded_positions_do(factor, exact):
 
 
 @some_models
+@pytest.mark.slow
 def test_16_bit_activations(name):
     found = exported(name, INT16)
     file = File.parse(found.built.content)
@@ -303,6 +305,7 @@ def test_16_bit_activations(name):
         assert found.built.checks[tensor].sqnr_db > exported(name).built.checks[tensor].sqnr_db + 40
 
 
+@pytest.mark.slow
 def test_what_has_no_16_bit_kernel_stays_in_float_and_says_so():
     found = exported("prelu", INT16)
     assert found.built.float_reasons["PRELU prelu"] == "TFLite's PRELU has no 16-bit kernel"
@@ -317,6 +320,7 @@ def test_what_has_no_16_bit_kernel_stays_in_float_and_says_so():
 
 
 @some_models
+@pytest.mark.slow
 def test_one_weight_step_per_tensor(name):
     found, per_channel = exported(name, PER_TENSOR), exported(name)
     file = File.parse(found.built.content)
@@ -336,6 +340,7 @@ def test_4_bit_weights_lie_between_minus_7_and_7():
 
 
 @some_models
+@pytest.mark.slow
 def test_packed_4_bit_weights_make_half_the_kernels_and_the_same_tensors(name):
     packed, whole = (exported(name, Quantize(weight_bits=4, int4=int4)) for int4 in (True, False))
     inputs = [array[:1] for array in whole.inputs]
@@ -363,6 +368,7 @@ def raw_edges(options: Quantize, name: str) -> tuple[list[np.ndarray], list[np.n
 
 
 @some_models
+@pytest.mark.slow
 def test_uint8_edges_hold_the_int8_values_plus_128(name):
     _, wanted, signed = raw_edges(Quantize(), name)
     _, outputs, unsigned = raw_edges(UINT8, name)
@@ -375,6 +381,7 @@ def test_uint8_edges_hold_the_int8_values_plus_128(name):
 
 
 @some_models
+@pytest.mark.slow
 def test_float_edges_hold_the_dequantized_values(name):
     inputs, wanted, _ = raw_edges(Quantize(), name)
     _, outputs, edges = raw_edges(FLOAT_EDGES, name)
@@ -386,6 +393,7 @@ def test_float_edges_hold_the_dequantized_values(name):
         np.testing.assert_allclose(y, y8, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_8_bit_images_enter_with_step_1():
     found = exported("uint8_input", UINT8)
     (edge,) = Runner(found.built.content).inputs
@@ -535,6 +543,7 @@ def test_ranges_of_nothing_but_zeros_are_written():
     assert not np.any(Runner(found.built.content).predict([a[:1] for a in found.inputs])[0])
 
 
+@pytest.mark.slow
 def test_weights_too_large_for_cpu_runtimes_are_refused_before_they_are_run():
     x = keras.Input((8, 8, 3))
     conv = keras.layers.Conv2D(4, 1, activation="relu6", name="broken")

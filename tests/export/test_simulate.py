@@ -47,6 +47,7 @@ def test_it_predicts_saves_and_reports_what_it_simulates(name, tmp_path):
     assert "simulated only, no file: TFLite stores activations in 8 or 16 bits, not 6" in str(result.report)
 
 
+@pytest.mark.slow
 def test_there_is_no_file_and_it_says_why(tmp_path):
     result = quick("plain", activation_bits=4)
     with pytest.raises(
@@ -74,6 +75,7 @@ def test_at_8_bits_it_decides_what_the_file_decides(name):
         assert abs(built.checks[tensor].sqnr_db - made.built.checks[tensor].sqnr_db) < 3, tensor
 
 
+@pytest.mark.slow
 def test_fewer_bits_lose_more():
     (x,), (wanted,) = inputs_of("plain"), outputs_of(build("plain"), inputs_of("plain"))
     errors = [

@@ -33,6 +33,8 @@ from tfdatafree.report.page import report_page
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS
 
+pytestmark = pytest.mark.slow
+
 QUICK = Generate(images=4, samples=200)
 SIZES = (0.65, 0.72, 1.0)
 

@@ -62,6 +62,7 @@ def test_images_come_closer_to_its_statistics_and_stay_in_range(name):
         assert found.loss[-1, 0] < found.loss[0, 0]
 
 
+@pytest.mark.slow
 def test_the_divergence_is_that_of_the_images_at_each_batchnorm():
     model = build("plain")
     found = generated(model)
@@ -102,6 +103,7 @@ def walk(graph, images):
             yield node, dict(live)
 
 
+@pytest.mark.slow
 def test_the_whole_set_matches_where_batches_need_not():
     each = generated("plain", 12, batch_size=4, steps=40)
     together = generated("plain", 12, batch_size=4, steps=40, statistics="set")
@@ -120,11 +122,13 @@ def test_the_whole_set_matches_where_batches_need_not():
     assert alone(together) > 2 * alone(each), "batches are free to differ"
 
 
+@pytest.mark.slow
 def test_batches_of_equal_size_fill_up_and_what_is_over_is_dropped():
     found = generated("plain", 7, batch_size=3, steps=2)
     assert found.images.shape == (7, 8, 8, 3) and found.loss.shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_memory_bounds_the_batch(monkeypatch):
     monkeypatch.setattr(matched, "_BATCH_BYTES", 4 * 5 * 8 * 8 * 32)
     assert 1 < generated("plain", 32, steps=1).loss.shape[1] <= 8
@@ -139,6 +143,7 @@ def variation(x):
     return np.abs(np.diff(x, axis=1)).mean() + np.abs(np.diff(x, axis=2)).mean()
 
 
+@pytest.mark.slow
 def test_total_variation_makes_smooth_images_and_l2_grey_ones():
     plain = generated("plain", start="noise").images
     assert variation(generated("plain", start="noise", total_variation=20.0).images) < 0.9 * variation(plain)
@@ -163,6 +168,7 @@ def with_convolutional_head() -> keras.Model:
 
 
 @pytest.mark.parametrize("name", ["plain", "softmax", "convolutional head"])
+@pytest.mark.slow
 def test_class_targets_are_what_the_model_then_sees(name):
     model = with_convolutional_head() if name == "convolutional head" else build(name)
     labels = np.arange(8) % 5
@@ -178,6 +184,7 @@ def test_a_label_for_a_map_of_decisions_is_refused():
         generated(model, 4, targets=np.zeros(4, int))
 
 
+@pytest.mark.slow
 def test_output_targets_are_approached():
     model = build("plain")
     wanted = np.asarray(model(generated(model, seed=9, steps=1).images))
@@ -185,6 +192,7 @@ def test_output_targets_are_approached():
     assert distance(generated(model, targets=wanted, target_weight=10.0, steps=30)) < 0.5 * distance(generated(model))
 
 
+@pytest.mark.slow
 def test_swing_moves_strided_convolutions_only_and_not_what_is_measured():
     options = {"steps": 3, "start": "noise"}
     assert not np.array_equal(generated("plain", swing=True, **options).images, generated("plain", **options).images)
@@ -204,6 +212,7 @@ def test_no_step_is_no_change_and_a_start_can_be_given():
 
 
 @pytest.mark.parametrize("name", ["plain", "two_inputs"])
+@pytest.mark.slow
 def test_an_earlier_result_can_be_the_start(name):
     first = generated(name, 4, steps=2)
     further = generated(name, 4, start=first, steps=1, learning_rate=1e-6)
@@ -271,6 +280,7 @@ def test_wrong_options_are_told(options, message):
 # The same bytes -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_model_stays_and_the_seed_decides():
     model = build("branch_add")
     before = model.get_weights()
@@ -282,6 +292,7 @@ def test_the_model_stays_and_the_seed_decides():
 
 
 @pytest.mark.parametrize(("statistics", "stop"), [("batch", 30), ("set", 31)])
+@pytest.mark.slow
 def test_a_run_cut_short_goes_on_from_what_it_kept(statistics, stop, tmp_path, monkeypatch):
     options = {"n": 9, "batch_size": 3, "steps": 12, "statistics": statistics}
     whole = generated("plain", **options, path=tmp_path / "whole.npz")

@@ -11,6 +11,8 @@ from tfdatafree import Quantize, Recipe, compress, diagnose, feature_regression,
 from tfdatafree.compare import compare
 from tfdatafree.inputs.generated_images import GeneratedImages
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"input_range": (-1, 1), "verbose": 0}
 
 

@@ -95,6 +95,7 @@ def test_of_many_some_of_each_part_are_taken(tmp_path):
     np.testing.assert_array_equal(taken, [0, 40, 80, 120, 160])
 
 
+@pytest.mark.slow
 def test_a_folder_is_as_good_as_an_array(tmp_path):
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (6, *SHAPE))
@@ -118,6 +119,7 @@ def test_a_folder_is_as_good_as_an_array(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_images_span_the_range_that_was_found_and_arrays_their_own(tmp_path):
     for at in range(2):
         save(tmp_path / "images" / f"{at}.png", flat(100 + at))
@@ -183,6 +185,7 @@ def test_arrays_are_found_by_the_inputs_names(tmp_path):
     assert arrays_by_input(tmp_path / "x.npz", ["y"])["y"].shape == (2, 4)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_folder_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     build("plain").save("plain.keras")

@@ -20,6 +20,7 @@ def test_large_networks_get_fewer_but_never_less_than_four(together, expected, m
     assert affordable(graph, 32) == expected and affordable(graph, 3) == 3
 
 
+@pytest.mark.slow
 def test_the_report_says_how_many(monkeypatch):
     monkeypatch.setattr(make, "_MOST_MULTIPLICATIONS", 0)
     report = compress(build("plain"), input_range=(-1, 1), verbose=0).report

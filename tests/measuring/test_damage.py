@@ -83,6 +83,7 @@ def test_what_is_no_number_counts_as_ruin():
 
 
 @pytest.mark.parametrize("name", SOME)
+@pytest.mark.slow
 def test_each_effect_is_that_of_a_network_with_this_quantizer_alone(name):
     made = exported(name)
     teacher, student = made.reference, made.rounded
@@ -131,6 +132,7 @@ def test_clipping_and_rounding_are_told_apart():
 
 
 @pytest.mark.parametrize("name", ["two_outputs", "shared_layer_with_activation"])
+@pytest.mark.slow
 def test_few_examples_and_few_quantizers_at_once_find_the_same(monkeypatch, name):
     made = exported(name)
     grids = Placement(made.reference).grids(made.ranges, 6)

@@ -165,6 +165,7 @@ def test_flattening_keeps_the_distribution():
     np.testing.assert_allclose(found["flatten"].mean(axis=0), np.tile(found["a_relu"].mean(axis=0), pixels), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_wide_tensors_get_fewer_rows():
     x = keras.Input((64, 64, 8), name="image")
     graph = graph_of(x, L.Dense(2, name="head")(L.Flatten(name="flatten")(x)))

@@ -225,6 +225,7 @@ def model_trained_on(ends):
 
 
 @pytest.mark.parametrize("ends", [(-12.0, 12.0), (0.0, 20.0), (-700.0, 700.0), (-40.0, 25.0)])
+@pytest.mark.slow
 def test_uncommon_ranges_are_found_within_a_factor_of_two(ends):
     found = find_input_range(model_trained_on(ends))
     assert 0.5 < (found.high - found.low) / (ends[1] - ends[0]) < 2

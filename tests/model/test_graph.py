@@ -68,6 +68,7 @@ def test_walking_holds_only_tensors_that_are_still_to_be_read(name):
     assert set(live) == set(graph.outputs)
 
 
+@pytest.mark.slow
 def test_tensors_are_written_once_before_they_are_read():
     for name in MODELS:
         graph = Graph.from_keras(build(name))

@@ -90,6 +90,7 @@ def test_neutral_entries_that_keras_3_does_not_know_are_dropped(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_unknown_entry_that_changes_the_function_is_not_dropped(tmp_path):
     small_cnn().save(path := tmp_path / "old.h5")
     with_config_change(
@@ -293,6 +294,7 @@ def test_each_of_several_inputs_gets_its_own_shape():
     assert_same_outputs(static, model, batch(5, 3), batch(4))
 
 
+@pytest.mark.slow
 def test_input_shapes_that_do_not_fit_are_refused():
     with pytest.raises(
         UnsupportedModelError,
@@ -361,6 +363,7 @@ def keras_2_zoo(k2):
     return randomized(k2.Model([a, b], [one, two], name="zoo"))
 
 
+@pytest.mark.slow
 def test_a_keras_2_model_keeps_its_function_names_and_weights(k2):
     old = keras_2_zoo(k2)
     before = old.get_weights()
@@ -378,6 +381,7 @@ def test_a_keras_2_model_keeps_its_function_names_and_weights(k2):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_keras_2_sequential_and_its_file(k2, tmp_path):
     layers = k2.layers
     old = k2.Sequential([layers.Conv2D(4, 3, input_shape=(8, 8, 3)), layers.PReLU(), layers.Flatten(), layers.Dense(2)])
@@ -386,6 +390,7 @@ def test_a_keras_2_sequential_and_its_file(k2, tmp_path):
     assert_same_outputs(load(tmp_path / "old.h5"), old, batch(8, 8, 3))
 
 
+@pytest.mark.slow
 def test_a_keras_2_file_that_only_tf_keras_reads(k2, tmp_path):
     keras_2_zoo(k2).save(path := tmp_path / "zoo.h5")
     with pytest.raises(Exception, match="OpLambda|deserializ|Unknown layer|not found|Could not locate"):
@@ -412,6 +417,7 @@ def test_tf_keras_never_opens_an_untrusted_file_that_could_run_code(k2, tmp_path
         load(path)
 
 
+@pytest.mark.slow
 def test_keras_2_refusals_name_the_layer(k2):
     layers = k2.layers
     inputs = layers.Input((6, 3))
@@ -437,6 +443,7 @@ def test_keras_2_refusals_name_the_layer(k2):
         load(Whole())
 
 
+@pytest.mark.slow
 def test_pruning_wrappers_are_stripped_and_their_masks_applied(k2, tfmot, tmp_path):
     old = small_cnn(k2.layers, k2)
     pruned = tfmot.sparsity.keras.prune_low_magnitude(old)
@@ -455,6 +462,7 @@ def test_pruning_wrappers_are_stripped_and_their_masks_applied(k2, tfmot, tmp_pa
     assert_same_outputs(load(path), expected, batch(8, 8, 3))
 
 
+@pytest.mark.slow
 def test_opening_a_tfmot_file_does_not_change_the_environment(k2, tfmot, tmp_path, monkeypatch):
     original = tfmot.sparsity.keras.prune_scope
 
@@ -473,6 +481,7 @@ def test_opening_a_tfmot_file_does_not_change_the_environment(k2, tfmot, tmp_pat
         assert os.environ.get("TF_USE_LEGACY_KERAS") == before
 
 
+@pytest.mark.slow
 def test_quantization_wrappers_are_stripped_and_the_float_weights_stay(k2, tfmot, tmp_path):
     old = small_cnn(k2.layers, k2)
     quantized = tfmot.quantization.keras.quantize_model(old)

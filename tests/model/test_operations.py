@@ -230,6 +230,7 @@ def test_squashing_keeps_the_order(name):
     assert OPERATIONS[name].bounded
 
 
+@pytest.mark.slow
 def test_the_converter_writes_the_operators_of_the_table():
     """One model with an output for each row that names an operator."""
     names = [name for name, row in OPERATIONS.items() if row.operator and not row.no_op and name != "Split"]

@@ -150,6 +150,7 @@ def test_a_model_with_caps_per_channel_saves_and_loads(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"activation_bits": 16}, {"per_channel": False}])
+@pytest.mark.slow
 def test_the_file_caps_in_integers(options):
     recipe = Recipe(
         equalize=True,
@@ -171,6 +172,7 @@ def test_the_file_caps_in_integers(options):
         assert max(rows[name].high, rows[f"{name}_uncapped"].high) <= layer.caps.max() * 1.02
 
 
+@pytest.mark.slow
 def test_the_power_is_an_option_of_the_recipe():
     model = capped(lambda: L.ReLU(6.0), 1.0)
     caps = []
@@ -192,6 +194,7 @@ def test_a_range_ends_at_the_largest_cap():
 
 
 @pytest.mark.parametrize("caps", ["limit", "drop"])
+@pytest.mark.slow
 def test_the_report_says_how_far_float_outputs_moved(caps):
     recipe = Recipe(equalize=True, equalize_caps=caps, generate=Generate(images=4))
     model = capped(lambda: L.ReLU(6.0), spread=0.1, beta=0.5)

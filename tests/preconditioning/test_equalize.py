@@ -59,6 +59,7 @@ BETWEEN = {
 
 @pytest.mark.parametrize("activation", HOMOGENEOUS)
 @pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.slow
 def test_function_is_kept_and_maxima_meet(activation, between):
     model = chain(HOMOGENEOUS[activation], BETWEEN[between])
     inputs = random_inputs(model)

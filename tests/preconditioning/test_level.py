@@ -82,6 +82,7 @@ def test_a_channel_that_reaches_nowhere_is_left_alone():
         assert scale[2] == 1 and (scale[:2] > 2).all()
 
 
+@pytest.mark.slow
 def test_another_copy_is_leveled_alike():
     """So a teacher's tensors compare with a compressed model's, channel by channel."""
     model = bottleneck()
@@ -98,6 +99,7 @@ def test_another_copy_is_leveled_alike():
         assert np.linalg.norm(found[name] - alike[name]) < 0.03 * size < 0.2 * np.linalg.norm(found[name] - plain[name])
 
 
+@pytest.mark.slow
 def test_it_pays_in_eight_bits():
     model = bottleneck()
     x = np.random.default_rng(3).uniform(*ENDS, (64, 12, 12, 3)).astype(np.float32)
@@ -112,6 +114,7 @@ def test_it_pays_in_eight_bits():
 
 
 @pytest.mark.parametrize("recipe", [Recipe(quantize=Quantize(activation_bits=16)), Recipe(equalize=True)])
+@pytest.mark.slow
 def test_it_stays_out_of_the_way(recipe):
     """Of 16-bit steps, which need no help, and of equalized kernels."""
     model = bottleneck()

@@ -2,6 +2,7 @@ import dataclasses
 
 import keras
 import numpy as np
+import pytest
 from keras import layers as L
 from tiny_models import build, every_model, outputs_of, random_inputs, randomized, relative_difference, separated
 
@@ -83,6 +84,7 @@ def test_the_function_is_kept_where_no_cap_is_reached():
     assert ratio[3] > 5 * np.delete(ratio, 3).max()
 
 
+@pytest.mark.slow
 def test_one_step_per_kernel_gets_finer():
     model = outlying()
     x = np.random.default_rng(3).uniform(*ENDS, (64, 12, 12, 3)).astype(np.float32)
@@ -123,6 +125,7 @@ def test_a_reader_whose_errors_cannot_be_weighed_is_left_alone_with_a_reason():
     assert scaled.scales == {} and "no later layer tells what errors cost" in scaled.kept["writer"]
 
 
+@pytest.mark.slow
 def test_nothing_is_said_where_nothing_was_scaled():
     compressed = tfdatafree.compress(build("plain"), "int8_per_tensor", input_range=ENDS, verbose=0)
     assert not any("float outputs move" in note for note in compressed.report.notes.values())

@@ -120,6 +120,7 @@ def test_taps_at_the_border_count_less_where_padding_replaces_inputs():
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.6])
+@pytest.mark.slow
 def test_the_budget_is_met_by_a_model_that_is_smaller(sparsity):
     graph = network()
     result = pruned(graph, sparsity)
@@ -142,6 +143,7 @@ def test_spaces_are_residual_streams_and_insides_of_bottlenecks():
     assert np.array_equal(channels.written["stem_conv"], channels.written["narrow_1_conv"])
 
 
+@pytest.mark.slow
 def test_refitting_and_correcting_means_loses_less():
     graph, inputs = network(), random_inputs(network(), 16)
     expected = graph.predict(inputs)[0]
@@ -186,6 +188,7 @@ def with_dead_channels(name: str) -> Graph:
 @pytest.mark.parametrize(
     "name", ["plain", "branch_add", "depthwise", "squeeze_excite", "concatenate", "flatten_dense", "conv_transpose"]
 )
+@pytest.mark.slow
 def test_dead_channels_go_first_and_the_function_stays(name):
     graph = with_dead_channels(name)
     inputs = random_inputs(graph)
@@ -210,6 +213,7 @@ def test_constant_channels_go_into_the_biases_where_nothing_is_padded():
     assert relative_difference(result.graph.predict(inputs), graph.predict(inputs)) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_file_is_smaller_and_the_report_says_so():
     model = network().to_keras()
     quick = Generate(images=4, samples=200)

@@ -73,6 +73,7 @@ def test_a_pattern_decides_its_sparsity():
 
 
 @pytest.mark.parametrize("method", ["auto", "obs", "energy", "global"])
+@pytest.mark.slow
 def test_the_files_integers_keep_the_pattern(method):
     from tiny_models import build
 

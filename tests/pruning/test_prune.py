@@ -29,6 +29,8 @@ from tfdatafree.recipe.prune import PRUNE_METHODS, Prune
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import Recipe
 
+pytestmark = pytest.mark.slow
+
 RANGE = (-1.0, 1.0)
 
 

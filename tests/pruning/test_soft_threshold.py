@@ -62,6 +62,7 @@ def test_the_units_of_inputs_and_weights_do_not_matter():
     np.testing.assert_allclose((scaled * factors[:, None])[same], 100 * plain[same], rtol=0.05, atol=0.2)
 
 
+@pytest.mark.slow
 def test_more_strength_gives_more_zeros():
     matrix, covariance = problem()
     zeros = [

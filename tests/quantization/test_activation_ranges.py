@@ -41,6 +41,7 @@ def test_every_tensor_of_the_graph_gets_a_range_that_contains_zero(name, method,
 
 
 @pytest.mark.parametrize("name", ["plain", "branch_add", "hard_swish"])
+@pytest.mark.slow
 def test_a_searched_range_is_closest_to_the_samples(name):
     teacher, found = statistics(name, "images")
     searched, widest = choose_ranges(teacher, found, "search", bits=4), choose_ranges(teacher, found, "min_max")
@@ -58,6 +59,7 @@ def test_16_bit_searches_are_symmetric():
     assert all(r.low == -r.high for r in choose_ranges(teacher, found, "search", bits=16).values())
 
 
+@pytest.mark.slow
 def test_an_executor_gives_the_same_ranges():
     teacher, found = statistics("branch_add", "images")
     with ThreadPoolExecutor(2) as executor:

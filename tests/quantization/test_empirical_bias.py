@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from tiny_models import build, every_kind, folded, random_inputs
 
 import tfdatafree
@@ -52,6 +53,7 @@ def test_the_graphs_given_are_not_changed():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_it_is_an_option_of_the_recipe():
     files = {}
     for way in ("analytic", True, "empirical", False):

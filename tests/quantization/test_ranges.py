@@ -29,6 +29,7 @@ kinds = st.sampled_from(["heavy", "normal", "relu", "negative"])
 @given(
     st.integers(0, 2**32 - 1), kinds, st.sampled_from([3, 4, 8, 16]), st.booleans(), st.sampled_from([1e-20, 1, 1e20])
 )
+@pytest.mark.slow
 def test_search_is_never_worse_than_min_max(seed, kind, bits, symmetric, size):
     x = size * sample(seed, kind)
     found, widest = search_range(x, bits, symmetric=symmetric), min_max(x)
@@ -69,6 +70,7 @@ def test_of_equal_ranges_the_narrowest_wins():
     assert search_range(x, 2, 5) == Range(-1, 0.8)
 
 
+@pytest.mark.slow
 def test_a_large_tensor_is_judged_by_its_whole_distribution():
     random = np.random.default_rng(3)
     x = np.append(random.normal(size=300_000), [40.0, -30.0]).reshape(2, -1)

@@ -183,6 +183,7 @@ def test_a_layer_without_bias_gets_one():
 @pytest.mark.parametrize(
     "name", ["plain", "depthwise", "branch_add", "grouped", "conv_transpose", "depthwise_multiplier"]
 )
+@pytest.mark.slow
 def test_rounding_between_buffers_keeps_the_function_and_loses_less(name):
     made = exported(name)
     reference = made.reference.copy()

@@ -70,6 +70,7 @@ def test_a_file_tells_the_version_of_its_format(ending):
     assert re.match(r'\{?\s*"?format_version"?: 1\b', text), "a reader meets the version first"
 
 
+@pytest.mark.slow
 def test_a_record_tells_the_version_of_its_recipes(tmp_path):
     compressed = tfdatafree.compress(MODEL_PATH, Recipe(policy=Search(size=0.9)), input_range=(0, 1), verbose=0)
     record = json.loads(compressed.save(tmp_path / "record.json").read_text())
@@ -189,6 +190,7 @@ def test_presets_are_no_files():
     assert not any(map(is_recipe_file, PRESETS)) and is_recipe_file("int8.json") and is_recipe_file("a/B.YAML")
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_and_takes_recipes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(
@@ -207,6 +209,7 @@ def test_the_command_line_writes_and_takes_recipes(tmp_path, monkeypatch, capsys
     assert "exists" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_rule_without_a_layer_is_one_line_on_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.json").write_text('{"rules": [{"pattern": "Dens", "weight_bits": 4}]}')

@@ -72,6 +72,7 @@ def test_a_rule_without_a_layer_is_an_error_that_names_the_nearest(pattern, hint
         match_rules([Rule(pattern, weight_bits=4)], LAYERS)
 
 
+@pytest.mark.slow
 def test_a_rule_in_the_shadow_of_others_is_told():
     found = match_rules([Rule("block*"), Rule("block_1", weight_bits=4)], LAYERS)
     assert found.shadowed == {"block_1": ("block_1",)}
@@ -113,6 +114,7 @@ def test_a_rule_about_what_the_recipe_does_not_do_is_an_error(rule, options, mes
         Recipe(rules=(rule,), **options)
 
 
+@pytest.mark.slow
 def test_layers_are_known_by_the_names_of_the_users_model():
     model = build("separable")
     source = Graph.from_keras(model)
@@ -133,6 +135,7 @@ def test_a_layer_that_was_merged_away_is_named():
 # Weights ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_weight_bits_reach_the_kernel_and_no_other():
     rows = {row.layer: row.weight_bits for row in compressed("plain", Rule("b_conv", weight_bits=4)).report.layers}
     assert rows["b_conv"] == 4 and {bits for layer, bits in rows.items() if layer not in ("b_conv", None)} == {8}
@@ -186,6 +189,7 @@ def test_a_file_of_mixed_widths_computes_what_is_simulated(name):
             assert grid.bits == wanted[tensor].bits, tensor
 
 
+@pytest.mark.slow
 def test_a_rule_widens_the_tensor_its_layer_writes_and_only_that():
     plain, wide = compressed("branch_add"), compressed("branch_add", Rule("Add", activation_bits=16))
     added = [row.name for row in plain.report.layers if row.operation.startswith("Add")]
@@ -197,6 +201,7 @@ def test_a_rule_widens_the_tensor_its_layer_writes_and_only_that():
     assert wide.report.integer_only and "int16" in _dtypes(wide.tflite)
 
 
+@pytest.mark.slow
 def test_sixteen_bits_everywhere_by_rule_are_as_near_as_the_preset():
     model, inputs = build("branch_add"), make_inputs(separated("branch_add"), 8, (-1, 1), seed=9)
     wanted = outputs_of(model, inputs)
@@ -213,6 +218,7 @@ def test_sixteen_bits_everywhere_by_rule_are_as_near_as_the_preset():
     assert error["rule"] < 1.2 * error["preset"] and error["rule"] < error["int8"] / 1.5, error
 
 
+@pytest.mark.slow
 def test_eight_bits_by_rule_in_a_file_of_sixteen():
     result = compressed("plain", Rule("b_conv", activation_bits=8), quantize=Quantize(activation_bits=16))
     bits = {row.layer: row.activation_bits for row in result.report.layers}
@@ -220,6 +226,7 @@ def test_eight_bits_by_rule_in_a_file_of_sixteen():
     assert {File.parse(result.tflite).dtype(index) for index in File.parse(result.tflite).outputs} == {"int16"}
 
 
+@pytest.mark.slow
 def test_an_output_of_sixteen_bits_behind_an_edge_of_eight_is_told():
     result = compressed("plain", Rule("head", activation_bits=16))
     assert "gives it out as int8" in result.report.notes["head"]
@@ -231,6 +238,7 @@ def test_an_output_of_sixteen_bits_behind_an_edge_of_eight_is_told():
     assert "head" not in floats.report.notes
 
 
+@pytest.mark.slow
 def test_a_tensor_of_sixteen_bits_among_eight_has_room():
     plain, wide = compressed("plain"), compressed("plain", Rule("b_conv", activation_bits=16))
     (before,), (after,) = ([row for row in c.report.layers if row.layer == "b_conv"] for c in (plain, wide))
@@ -244,6 +252,7 @@ def test_every_value_of_eight_bits_is_one_of_sixteen():
         np.testing.assert_array_equal(widen_grid(grid)(values), values)
 
 
+@pytest.mark.slow
 def test_a_layer_kept_in_float_keeps_its_weights_and_is_reported():
     model = build("plain")
     result = compressed(model, Rule("b_conv", keep_float=True))
@@ -272,6 +281,7 @@ def test_what_is_read_in_float_and_as_integers_has_one_value_for_both():
     assert {row.name for row in result.report.layers} == {"image", "first", "second", "sum"}
 
 
+@pytest.mark.slow
 def test_a_whole_model_in_float_computes_what_it_did():
     model, inputs = build("branch_add"), make_inputs(separated("branch_add"), 8, (-1, 1), seed=9)
     quantize = Quantize(edge_dtype="float32")
@@ -283,6 +293,7 @@ def test_a_whole_model_in_float_computes_what_it_did():
     assert relative_difference([found], outputs_of(model, inputs)) < integer / 2
 
 
+@pytest.mark.slow
 def test_the_simulating_model_knows_the_rules():
     rules = (Rule("Add", activation_bits=16), Rule("head", keep_float=True))
     result, inputs = compressed("branch_add", *rules), make_inputs(separated("branch_add"), 8, (-1, 1), seed=9)
@@ -291,6 +302,7 @@ def test_the_simulating_model_knows_the_rules():
     assert np.abs(result.predict(inputs[0]) - simulated).max() <= 4 * file.quantizer(file.outputs[0]).scale
 
 
+@pytest.mark.slow
 def test_widths_that_no_file_holds_take_rules_too():
     result = compressed("branch_add", Rule("Add", activation_bits=16), quantize=Quantize(activation_bits=6))
     assert {row.activation_bits for row in result.report.layers} == {6, 16}
@@ -301,6 +313,7 @@ def test_widths_that_no_file_holds_take_rules_too():
     assert {row.name for row in everything.report.layers} == {"image", "head"}
 
 
+@pytest.mark.slow
 def test_what_has_no_kernel_of_that_width_is_named():
     with pytest.raises(ExportError, match=r"a rule gives 'prelu\w*' 16 bits, but TFLite's PRELU has no 16-bit kernel"):
         compressed("prelu", Rule("PReLU", activation_bits=16))
@@ -315,6 +328,7 @@ def _dtypes(content: bytes) -> set[str]:
 
 
 @pytest.mark.parametrize("method", ["obs", "energy", "global_unfolded", "uniform", "erk", "str"])
+@pytest.mark.slow
 def test_a_fixed_sparsity_is_met_and_the_others_share_the_rest(method):
     rules = (Rule("a_conv", sparsity=0), Rule("b_conv", sparsity=0.75))
     result = compressed("branch_add", *rules, prune=Prune(sparsity=0.5, method=method, images=8))
@@ -326,6 +340,7 @@ def test_a_fixed_sparsity_is_met_and_the_others_share_the_rest(method):
     assert "a rule keeps it dense" in result.report.kept["a_conv"]
 
 
+@pytest.mark.slow
 def test_a_rule_reaches_depthwise_kernels_too():
     plain = compressed("depthwise", prune=UNIFORM)
     found = compressed("depthwise", Rule("DepthwiseConv2D", sparsity=0.5), prune=UNIFORM)

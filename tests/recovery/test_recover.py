@@ -32,6 +32,8 @@ from tfdatafree.recovery import recover as recovery
 from tfdatafree.recovery.problem import Judge
 from tfdatafree.report.reproduce import python_text
 
+pytestmark = pytest.mark.slow
+
 SEED = 3
 W4 = Recipe(
     quantize=Quantize(weight_bits=4, int4=True, rounding="nearest", bias_correction=False),

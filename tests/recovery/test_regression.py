@@ -30,6 +30,8 @@ from tfdatafree.recovery.blocks import cut_into_blocks
 from tfdatafree.recovery.features import feature_pairs, feature_tensors
 from tfdatafree.recovery.reestimate_batchnorm import reestimate_batchnorm
 
+pytestmark = pytest.mark.slow
+
 IMAGES = procedural_images(48, (8, 8, 3), -1, 1, seed=3)
 STEPS, FEW = 60, 4
 

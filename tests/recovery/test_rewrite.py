@@ -28,6 +28,8 @@ from tfdatafree.model.kernels import find_layout, kernel_of
 from tfdatafree.report.reproduce import python_text
 from tfdatafree.tflite.flatbuffer import File
 
+pytestmark = pytest.mark.slow
+
 IMAGES = procedural_images(24, (8, 8, 3), -1, 1, seed=3)
 STEPS = 6  # of training: some integers move
 W4 = Recipe(quantize=Quantize(weight_bits=4, int4=True, rounding="nearest", bias_correction=False), generate=QUICK)

@@ -62,6 +62,7 @@ def loss_at_the_start(student, teacher) -> float:
 
 
 @pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.slow
 def test_a_student_that_was_only_scaled_has_the_teachers_features(name):
     teacher = uneven()
     student = compress(teacher, RECIPES[name], input_range=(-1, 1), verbose=0)
@@ -74,6 +75,7 @@ def test_a_student_that_was_only_scaled_has_the_teachers_features(name):
     assert loss_at_the_start(student, teacher) > max(1.5 * found, 0.05)
 
 
+@pytest.mark.slow
 def test_the_teachers_function_stays():
     teacher = separate(Graph.from_keras(uneven())).graph
     student = compress(uneven(), RECIPES["outliers, equalized"], input_range=(-1, 1), verbose=0)
@@ -89,6 +91,7 @@ def test_scales_of_two_stages_multiply():
 
 
 @pytest.mark.parametrize("recipe", ["pruned", "4 bits"])
+@pytest.mark.slow
 def test_an_equalized_student_recovers_as_well_as_another(recipe):
     options = {
         "pruned": {"quantize": None, "prune": Prune(sparsity=0.6, method="uniform", images=16)},

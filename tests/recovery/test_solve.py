@@ -20,6 +20,8 @@ from tfdatafree.recovery import solve as layer_by_layer
 from tfdatafree.recovery.features import feature_pairs, nonzero_masks
 from tfdatafree.recovery.solve import Constraints, solve_in_order
 
+pytestmark = pytest.mark.slow
+
 IMAGES = procedural_images(64, (8, 8, 3), -1, 1, seed=3)
 OTHER = procedural_images(32, (8, 8, 3), -1, 1, seed=77)
 

@@ -91,6 +91,7 @@ class Parsed(HTMLParser):
 # What the page says
 
 
+@pytest.mark.slow
 def test_every_row_of_the_report_is_in_the_table_with_the_reports_numbers():
     report, columns = compressed().report, [key for key, *_ in _COLUMNS]
     rows = [dict(zip(columns, cells, strict=True)) for cells in Parsed(page()).rows if cells]
@@ -106,6 +107,7 @@ def test_every_row_of_the_report_is_in_the_table_with_the_reports_numbers():
             assert float(shown["sparsity"]) == pytest.approx(100 * row.sparsity, abs=0.005)
 
 
+@pytest.mark.slow
 def test_the_script_gets_the_same_numbers():
     report = compressed().report
     for shown, row in zip(Parsed(page()).data["layers"], report.layers, strict=True):
@@ -115,6 +117,7 @@ def test_the_script_gets_the_same_numbers():
         assert tuple(shown["reads"]) == row.reads
 
 
+@pytest.mark.slow
 def test_the_summary_says_what_the_report_says():
     report, text = compressed().report, " ".join(Parsed(page()).texts["div"])
     output = report.outputs[0]
@@ -132,6 +135,7 @@ def test_the_summary_says_what_the_report_says():
     assert "4,321 bytes" in report_page(compiled, QUICK, Evidence())
 
 
+@pytest.mark.slow
 def test_a_file_is_called_smaller_only_where_it_is():
     report = compressed().report
     small, large = (dataclasses.replace(report, float_bytes=size) for size in (1000 * report.bytes, report.bytes // 2))
@@ -139,6 +143,7 @@ def test_a_file_is_called_smaller_only_where_it_is():
     assert "smaller" not in report_page(large, QUICK, Evidence()).partition("<main>")[0].partition("<body>")[2]
 
 
+@pytest.mark.slow
 def test_each_reason_stands_once_with_all_it_is_the_reason_of():
     kept = {f"layer_{at}": "the reason of many" for at in range(12)} | {"alone": "a reason of its own"}
     report = dataclasses.replace(compressed().report, kept=kept, notes={"noted": "good to know"})
@@ -151,6 +156,7 @@ def test_each_reason_stands_once_with_all_it_is_the_reason_of():
 @pytest.mark.parametrize(
     "recipe", [PRESETS["float16"], Recipe(quantize=None, prune=Prune(sparsity=0.5, method="uniform", images=8))]
 )
+@pytest.mark.slow
 def test_float_files_have_a_page_too(recipe):
     result = compressed("plain", recipe)
     parsed = Parsed(report_page(result.report, result.recipe, result.evidence))
@@ -159,6 +165,7 @@ def test_float_files_have_a_page_too(recipe):
     assert ("of the weights" in " ".join(parsed.texts["div"])) == (result.report.pruning is not None)
 
 
+@pytest.mark.slow
 def test_a_simulation_has_a_page_without_sizes():
     text = page("plain", dataclasses.replace(QUICK, quantize=Quantize(activation_bits=6)))
     assert "simulation only" in text and "After gzip" not in text
@@ -189,6 +196,7 @@ def test_the_page_refers_to_nothing_outside():
     assert policy.startswith("default-src 'none';") and "http" not in policy
 
 
+@pytest.mark.slow
 def test_names_cannot_break_out_of_their_place():
     report = compressed().report
     rows = tuple(
@@ -250,6 +258,7 @@ def test_a_kernels_histogram_counts_the_files_integers():
         assert kernel.sparsity == np.mean(integers == 0)
 
 
+@pytest.mark.slow
 def test_zeros_and_clipping_of_rows_are_those_that_were_made():
     recipe = dataclasses.replace(QUICK, prune=Prune(sparsity=0.6, method="uniform", images=8))
     report = compressed("plain", recipe).report
@@ -320,6 +329,7 @@ def networks(draw):
 
 
 @given(networks())
+@pytest.mark.slow
 def test_tensors_that_are_still_to_be_read_have_lanes_of_their_own(reads):
     names = [f"t{at}" for at in range(len(reads))]
     found = assign_lanes(names, [[names[source] for source in sources] for sources in reads])
@@ -369,6 +379,7 @@ def test_the_python_of_a_recipe_makes_that_recipe(recipe, monkeypatch):
     assert (PRESETS[given] if isinstance(given, str) else given) == recipe
 
 
+@pytest.mark.slow
 def test_the_command_line_is_told_where_it_has_words_for_it():
     call = {"model": "a b.keras", "input_range": (-1.0, 1.0), "seed": 3}
     assert command_text(PRESETS["dfq"], call) == (
@@ -388,6 +399,7 @@ def test_the_command_line_is_told_where_it_has_words_for_it():
 # Saving and notebooks
 
 
+@pytest.mark.slow
 def test_the_page_is_saved_whole_and_the_same_each_time(tmp_path):
     path = compressed().save(tmp_path / "report.html")
     text = path.read_text(encoding="utf-8")

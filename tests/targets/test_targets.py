@@ -149,6 +149,7 @@ def test_a_rule_may_not_ask_for_what_the_target_has_not():
 
 
 @pytest.mark.parametrize("name", ["nnapi", "generic"])
+@pytest.mark.slow
 def test_weights_and_grids_are_as_the_target_wants_them(name):
     result = compressed_once("plain", target=name)
     wanted = "one" if name == "nnapi" else "each"
@@ -173,6 +174,7 @@ def test_the_report_says_how_much_of_the_file_the_target_computes():
     assert compressed_once("plain", target="generic").report.on_target is None
 
 
+@pytest.mark.slow
 def test_weights_two_to_a_byte_are_seen_in_a_file():
     content = compressed(build("plain"), recipe=Recipe(quantize=Quantize(weight_bits=4, int4=True))).tflite
     refused = check_target(content, TARGETS["ethos-u55"]).refused
@@ -210,6 +212,7 @@ def awkward_file() -> bytes:
         ("stm32n6", "RESIZE_BILINEAR thrice", "RESIZE_BILINEAR is not known to run on STM32N6"),
     ],
 )
+@pytest.mark.slow
 def test_what_a_target_does_not_compute_is_named_with_its_reason(name, operator, reason, awkward_file):
     check = check_target(awkward_file, TARGETS[name])
     with pytest.raises(RuntimeError, match=reason):
@@ -218,6 +221,7 @@ def test_what_a_target_does_not_compute_is_named_with_its_reason(name, operator,
     assert f"({int(100 * check.share)} %)" in str(check) and check.elsewhere in str(check)
 
 
+@pytest.mark.slow
 def test_a_rule_holds_up_to_its_limit():
     def refused(stride: int, padding: str) -> set[str]:
         x = image((13, 13, 4))
@@ -227,6 +231,7 @@ def test_a_rule_holds_up_to_its_limit():
     assert refused(3, "same") == refused(4, "valid") == set() and refused(4, "same") == {"CONV_2D conv"}
 
 
+@pytest.mark.slow
 def test_the_edge_tpu_computes_what_stands_ahead_of_the_first_unknown_operator():
     x = image((4, 4, 4))
     y = x
@@ -274,6 +279,7 @@ def assert_fit_for_the_edge_tpu(content: bytes, dtype: str = "int8") -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 @pytest.mark.parametrize("name", ["squeeze_excite", "ops_nodes"])
+@pytest.mark.slow
 def test_a_file_for_the_edge_tpu_has_8_bit_edges_and_at_most_three_long_axes(name, dtype):
     recipe = Recipe(quantize=Quantize(edge_dtype=dtype))
     assert_fit_for_the_edge_tpu(compressed(build(name), recipe=recipe, target="edgetpu").tflite, dtype)
@@ -288,6 +294,7 @@ def test_the_edge_tpu_computes_the_whole_of_a_network_with_strided_shortcuts(zoo
     assert result.report.on_target.share == 1
 
 
+@pytest.mark.slow
 def test_where_there_is_no_cpu_beside_it_a_missing_operator_is_an_error():
     x = image((4,), "row")
     model = randomized(keras.Model(x, L.Dense(2, name="head")(L.Flatten()(L.RepeatVector(3, name="repeat")(x)))))
@@ -307,6 +314,7 @@ def converted(model: keras.Model, **options) -> bytes:
     return converter.convert()
 
 
+@pytest.mark.slow
 def test_files_of_others_are_held_against_targets_too():
     model = randomized(keras.Sequential([keras.Input((64,)), L.Dense(64, name="big"), L.Dense(2)]))
     float_file = converted(model)
@@ -325,6 +333,7 @@ def test_files_of_others_are_held_against_targets_too():
 @needs_vela
 @pytest.mark.parametrize("name", ["branch_add", "squeeze_excite", "softmax", "conv_transpose"])
 @pytest.mark.parametrize("target", ["ethos-u55", "ethos-u85"])
+@pytest.mark.slow
 def test_what_the_profile_lets_pass_the_compiler_takes(name, target):
     content = exported(name).built.content
     left = compile_for_npu(content, accelerator=TARGETS[target].accelerator).left
@@ -332,6 +341,7 @@ def test_what_the_profile_lets_pass_the_compiler_takes(name, target):
 
 
 @needs_vela
+@pytest.mark.slow
 def test_more_multipliers_take_less_time():
     content = exported("depthwise").built.content
     macs = TARGETS["ethos-u55"].macs
@@ -340,6 +350,7 @@ def test_more_multipliers_take_less_time():
 
 
 @needs_vela
+@pytest.mark.slow
 def test_the_compiler_has_the_last_word(awkward_file, tmp_path):
     (tmp_path / "awkward.tflite").write_bytes(awkward_file)
     summary = inspect_target(tmp_path / "awkward.tflite", "ethos-u55")
@@ -353,6 +364,7 @@ def test_the_compiler_has_the_last_word(awkward_file, tmp_path):
     assert "Not on the target" in str(report) and "AVERAGE_POOL_2D wide" in str(report)
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_costs_nobody_their_file(monkeypatch):
     def broken(*_, **__):
         raise ExportError("Vela did not compile the file for ethos-u55-128; it said: boom")
@@ -365,6 +377,7 @@ def test_a_compiler_that_fails_costs_nobody_their_file(monkeypatch):
     assert "says its profile; but Vela did not compile" in str(result.report) and "boom" in str(result.report)
 
 
+@pytest.mark.slow
 def test_without_the_compiler_the_profile_speaks_and_says_how_to_get_it(awkward_file, tmp_path, monkeypatch):
     (tmp_path / "awkward.tflite").write_bytes(awkward_file)
     monkeypatch.setattr(vela.importlib.util, "find_spec", lambda name: None)

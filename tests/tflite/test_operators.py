@@ -191,6 +191,7 @@ def test_every_row_is_run():
 
 
 @pytest.mark.parametrize(("name", "bits"), ROWS)
+@pytest.mark.slow
 def test_integer_kernel_computes_what_the_float_kernel_does(name, bits):
     outputs, expected, scales, result = run_both(name, bits)
     assert not result.float_reasons
@@ -229,6 +230,7 @@ def test_every_operator_with_a_kernel_is_stored_both_ways():
 
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize(("name", "bits"), [(n, b) for n in WITH_KERNEL for b in OPERATORS[n].int4])
+@pytest.mark.slow
 def test_packed_weights_compute_the_same_integers_in_half_the_bytes(name, bits, per_channel):
     for case in WITH_KERNEL[name]:
         options = {"kernel_bits": 4, "per_channel": per_channel}

@@ -29,12 +29,14 @@ def counted() -> keras.Model:
     return randomized(keras.Model(image, L.Dense(6, name="dense")(L.Flatten(name="flatten")(y)), name="counted"))
 
 
+@pytest.mark.slow
 def test_multiplications_are_those_of_every_output_value():
     conv, depthwise, up, dense = 4 * 4 * 4 * 27, 4 * 4 * 4 * 9, 4 * 4 * 4 * (2 * 2 * 5), 8 * 8 * 5 * 6
     assert macs(quick(counted()).tflite) == conv + depthwise + up + dense
 
 
 @pytest.mark.parametrize("float16", [False, True])
+@pytest.mark.slow
 def test_zeros_of_float_kernels_are_seen(float16):
     import dataclasses
 
@@ -47,6 +49,7 @@ def test_zeros_of_float_kernels_are_seen(float16):
     assert kernel_zeros(compress(model, recipe, input_range=(-1, 1), verbose=0).tflite) == pytest.approx(960 / total)
 
 
+@pytest.mark.slow
 def test_the_report_has_packed_bytes_and_zeros():
     result = quick(build("plain"))
     content = result.tflite
@@ -63,6 +66,7 @@ def test_without_vela_there_is_a_hint(monkeypatch):
 
 
 @needs_vela
+@pytest.mark.slow
 def test_vela_codes_zeros_in_less():
     random = np.random.default_rng(0)
     found = {}
@@ -78,11 +82,13 @@ def test_vela_codes_zeros_in_less():
 
 
 @needs_vela
+@pytest.mark.slow
 def test_what_vela_refuses_is_told():
     with pytest.raises(ExportError, match=r"Vela did not compile the file for ethos-u55-128; it said: .*\S"):
         compile_for_npu(b"no file")
 
 
+@pytest.mark.slow
 def test_files_side_by_side():
     model = build("plain")
     files = {"dense": quick(model).tflite, "again": quick(model).tflite}

@@ -42,6 +42,7 @@ def test_the_table_puts_random_files_together():
     ]
 
 
+@pytest.mark.slow
 def test_every_file_is_of_the_size_asked_for(tmp_path):
     build("plain").save(tmp_path / "net.keras")
     random = np.random.default_rng(0)

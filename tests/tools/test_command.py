@@ -32,6 +32,7 @@ command.run(main, define_flags)
 """
 
 
+@pytest.mark.slow
 def test_a_tool_writes_what_is_asked_for_and_tells_what_is_wrong(tmp_path):
     (tmp_path / "tool.py").write_text(_TOOL)
 

@@ -170,6 +170,7 @@ def test_a_scale_of_zero_means_integers_and_floats_pass():
     np.testing.assert_array_equal(evaluate.quantize(x, np.float32, 0.0, 0), x)
 
 
+@pytest.mark.slow
 def test_predict_of_keras_does_not_depend_on_the_batch(tmp_path, images):
     model = _network()
     model.save(tmp_path / "model.keras")
@@ -192,6 +193,7 @@ def test_predict_preprocesses_no_more_than_a_batch_at_a_time(images):
 
 
 @pytest.mark.parametrize("dtype", [tf.int8, tf.uint8])
+@pytest.mark.slow
 def test_predict_of_an_integer_file_stays_near_the_float_model(tmp_path, images, dtype):
     model = _network()
     content = _int8(model, dtype)
@@ -266,6 +268,7 @@ def test_score_refuses_what_it_cannot_compare():
 
 
 @pytest.mark.parametrize("ending", ["fused", "activation", "layer", "ops"])
+@pytest.mark.slow
 def test_logits_model_is_the_model_before_its_softmax(images, ending):
     model = _network(ending)
     before = model.get_weights()
@@ -281,6 +284,7 @@ def test_logits_model_is_the_model_before_its_softmax(images, ending):
     np.testing.assert_array_equal(model.predict(_to_tf(images), verbose=0), probabilities)
 
 
+@pytest.mark.slow
 def test_logits_model_of_a_sequential_and_of_a_model_without_softmax(images):
     model = keras.Sequential([keras.Input(_SHAPE), keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")])
     probabilities = model.predict(_to_tf(images), verbose=0)
@@ -290,6 +294,7 @@ def test_logits_model_of_a_sequential_and_of_a_model_without_softmax(images):
     assert evaluate.logits_model(plain) is plain
 
 
+@pytest.mark.slow
 def test_evaluate_compares_logits_where_there_are_any(images):
     model, y = _network("fused"), np.zeros(len(images), int)
     logits = evaluate.logits_model(model)

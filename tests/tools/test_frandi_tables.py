@@ -32,6 +32,7 @@ def test_magnitude_pruning_takes_the_smallest_of_all_layers_together(name):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_the_labels_and_keeps_zeros():
     student = tool.magnitude_pruned(build("plain"), 0.5)
     (x,) = random_inputs(student, 64)
@@ -57,6 +58,7 @@ def test_settings_are_bits_and_no_recipe_writes_a_file():
             tool.bits_of(wrong)
 
 
+@pytest.mark.slow
 def test_figures_and_tables_of_a_tiny_model():
     model = build("plain")
     (x,) = random_inputs(model, 40)

@@ -36,6 +36,7 @@ def test_ablations_reach_every_method():
         assert recipe.quantize.range_source == "standard"
 
 
+@pytest.mark.slow
 def test_figures_on_a_tiny_model():
     model = build("relu6")
     (x,) = random_inputs(model, 20)

@@ -47,6 +47,7 @@ def test_rho_is_one_where_less_discrepancy_is_more_accuracy():
     assert alike["top1"] is None
 
 
+@pytest.mark.slow
 def test_the_ceiling_is_what_the_truth_itself_reaches():
     """The rho between measured and true accuracy, of models that are right independently."""
     random = np.random.default_rng(0)
@@ -62,6 +63,7 @@ def test_the_ceiling_is_what_the_truth_itself_reaches():
     assert tool.ceilings(rows, decisions * 0, y, good=100)["top1"] is None
 
 
+@pytest.mark.slow
 def test_what_ranks_better_than_output_discrepancy_is_ahead_in_most_draws():
     random = np.random.default_rng(0)
     truth, y = np.linspace(0.8, 0.9, 20), np.zeros(500, int)
@@ -86,6 +88,7 @@ def quickly(*args, steps: int = 2, **options):
         return generate_images(*args, steps=steps, **options)
 
 
+@pytest.mark.slow
 def test_figures_tables_and_plot_of_a_tiny_model(tmp_path, monkeypatch):
     model = build("plain")
     (x,) = random_inputs(model, 40)

@@ -43,6 +43,7 @@ def test_subjects_come_in_the_order_of_the_zoo():
         zoo.choose_subjects(["resnet8", "resnet9"])
 
 
+@pytest.mark.slow
 def test_every_tool_shows_the_flags_in_its_own_help():
     for tool in ("benchmark", "od_correlation"):
         command = [sys.executable, str(_TOOLS / f"{tool}.py"), "--help"]
