@@ -6,10 +6,10 @@ import numpy as np
 
 from tfdatafree.export.build import Built, build_integer_file
 from tfdatafree.export.simulate import simulate
-from tfdatafree.model.multiplications import multiplications
+from tfdatafree.model.cost import is_full_image, multiplications
 from tfdatafree.quantization.decision import Decision
 
-# Inputs on which a file is verified; one for a network in which a single input takes seconds.
+# Inputs on which a file is verified; one for a full-image network in which a single input takes seconds.
 _PROBES, _HEAVY = 2, 2**35
 
 
@@ -23,4 +23,5 @@ def write(decision: Decision, inputs: Sequence[np.ndarray]) -> Built:
         ExportError: The file would not be what was decided.
     """
     make = simulate if decision.options.simulated else build_integer_file
-    return make(decision, inputs, probes=1 if multiplications(decision.graph) > _HEAVY else _PROBES)
+    heavy = is_full_image(decision.graph) and multiplications(decision.graph) > _HEAVY
+    return make(decision, inputs, probes=1 if heavy else _PROBES)

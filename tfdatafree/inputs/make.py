@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 
 from tfdatafree.inputs.procedural import procedural_images
+from tfdatafree.model.cost import is_full_image, multiplications
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.multiplications import multiplications
 
-# Generated inputs pass through a network several times. Each time all of them together take at most this many multiplications,
-# some seconds on two cores, but there are never fewer inputs than `_FEWEST`.
+# Generated inputs pass through a network several times. Through a full-image network all of them together take at most this
+# many multiplications each time, some seconds on two cores, but there are never fewer inputs than `_FEWEST`.
 _MOST_MULTIPLICATIONS = 2**38
 _FEWEST = 4
 
@@ -20,7 +20,9 @@ def drawing(graph: Graph, input_range: tuple[float, float]) -> Callable[[int, in
 
 
 def affordable(graph: Graph, n: int) -> int:
-    """`n`, or fewer inputs for a network in which that many would take minutes."""
+    """`n`, or fewer inputs for a full-image network in which that many would take minutes."""
+    if not is_full_image(graph):
+        return n
     return min(n, max(_FEWEST, _MOST_MULTIPLICATIONS // max(multiplications(graph), 1)))
 
 

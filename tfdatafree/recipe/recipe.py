@@ -30,8 +30,8 @@ class Generate:
     """Inputs made without data.
 
     Attributes:
-        images: Number of procedural images per model input. A network that would take minutes for so many gets fewer, at
-            least 4; the report says how many.
+        images: Number of procedural images per model input. A full-image network (super-resolution, denoising) that would
+            take minutes for so many gets fewer, at least 4; the report says how many.
         samples: Number of layer-wise Gaussian samples.
     """
 

@@ -1,9 +1,12 @@
-"""How many multiplications one pass through a network takes: what running it costs, before it is run."""
+"""What running a network costs, and how much one input shows of it, before it is run."""
 
 import math
 
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import find_layout, kernel_of
+
+# From this number of positions on, one input shows a channel in many states.
+_MANY_POSITIONS = 2**12
 
 
 def multiplications(graph: Graph) -> int:
@@ -19,3 +22,11 @@ def multiplications(graph: Graph) -> int:
         positions = math.prod(size or 1 for size in graph.specs[tensor].shape[1:-1])
         total += positions * kernel_of(layer).size
     return total
+
+
+def is_full_image(graph: Graph) -> bool:
+    """Whether every tensor keeps the extent of an image, as in networks for super-resolution or denoising.
+
+    One input then shows every channel at thousands of positions. Behind a pooling or a Flatten it shows a channel once.
+    """
+    return all(math.prod(size or 1 for size in spec.shape[1:-1]) >= _MANY_POSITIONS for spec in graph.specs.values())
