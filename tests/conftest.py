@@ -4,6 +4,7 @@ The zoo is the folder that the environment variable TFDATAFREE_ZOO names, else .
 Tests marked `@pytest.mark.zoo` are skipped where there is none.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # One process per core: more threads in each would wait for one another.
     for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(threads, "1")
+    # Looking for cycles among TensorFlow's many objects takes a few percent of the time.
+    gc.set_threshold(100_000, 50, 100)
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "zoo"
 

@@ -209,7 +209,7 @@ def test_the_report_says_how_far_float_outputs_moved(caps):
 
 @pytest.mark.zoo
 @pytest.mark.slow
-@pytest.mark.parametrize("power", [1.0, 0.5])
+@pytest.mark.parametrize("power", [0.5])
 def test_a_trained_network_keeps_its_function(zoo, power):
     model = keras.models.load_model(zoo / "mobilenet_v1_025.keras", compile=False)
     inputs = [procedural_images(2, model.input_shape[1:], -1, 1)]

@@ -173,10 +173,10 @@ def test_budget_has_the_counts_of_str_and_the_weights_of_the_reference():
 
 
 def test_restored_channels_have_the_variance_of_the_float_layer():
-    unfolded, teacher = graphs("plain")
-    covariances = input_covariances(unfolded, teacher, drawing(unfolded, RANGE), images=8)
+    unfolded, reference = graphs("plain")
+    covariances = input_covariances(unfolded, reference, drawing(unfolded, RANGE), images=8)
     # The classifier's is restored under the covariance that it is judged by, with its class means in it.
-    classifier = teacher.producers()[decision_tensors(teacher)[0]].layer
+    classifier = reference.producers()[decision_tensors(reference)[0]].layer
     layers = [key for key in covariances if key != classifier]
     assert len(layers) > 1
     gaps = []
@@ -184,7 +184,7 @@ def test_restored_channels_have_the_variance_of_the_float_layer():
         result = pruned("plain", sparsity=0.5, method="uniform", restore=restore)
         ratio = [
             output_variance(prunable(result.current)[key], covariances[key])
-            / output_variance(prunable(teacher)[key], covariances[key])
+            / output_variance(prunable(reference)[key], covariances[key])
             for key in layers
         ]
         gaps.append(np.abs(np.concatenate(ratio) - 1).mean())
@@ -192,19 +192,21 @@ def test_restored_channels_have_the_variance_of_the_float_layer():
 
 
 def test_covariances_of_normal_inputs_are_diagonal_and_those_of_images_are_not():
-    unfolded, teacher = graphs("branch_add")
+    unfolded, reference = graphs("branch_add")
     for inputs, activations in (("standard", True), ("gaussian", True), ("gaussian", False)):
-        found = input_covariances(unfolded, teacher, drawing(unfolded, RANGE), inputs=inputs, activations=activations)
-        assert found.keys() == prunable(teacher).keys()
-        for matrix in found.values():
+        covariances = input_covariances(
+            unfolded, reference, drawing(unfolded, RANGE), inputs=inputs, activations=activations
+        )
+        assert covariances.keys() == prunable(reference).keys()
+        for matrix in covariances.values():
             np.testing.assert_array_equal(matrix[0], np.diag(np.diag(matrix[0])))
     # Without its ReLU a layer sees more variance.
     with_relu, without = (
-        input_covariances(unfolded, teacher, drawing(unfolded, RANGE), inputs="gaussian", activations=flag)
+        input_covariances(unfolded, reference, drawing(unfolded, RANGE), inputs="gaussian", activations=flag)
         for flag in (True, False)
     )
     assert any(np.trace(without[key][0]) > 1.2 * np.trace(with_relu[key][0]) for key in without)
-    images = input_covariances(unfolded, teacher, drawing(unfolded, RANGE), images=8)
+    images = input_covariances(unfolded, reference, drawing(unfolded, RANGE), images=8)
     assert any(np.abs(m[0] - np.diag(np.diag(m[0]))).max() > 0.1 * np.diag(m[0]).mean() for m in images.values())
 
 
@@ -236,30 +238,30 @@ def test_behind_a_flattened_map_nothing_is_a_pixel():
 
 def test_only_a_classifier_is_shown_its_classes():
     """The generated covariance is left as it is in front of every other layer, and of results that are not classes."""
-    unfolded, teacher = graphs("plain")
-    generated = input_covariances(unfolded, teacher, drawing(unfolded, RANGE), images=8)
-    means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in teacher.specs.items()}
+    unfolded, reference = graphs("plain")
+    generated = input_covariances(unfolded, reference, drawing(unfolded, RANGE), images=8)
+    means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in reference.specs.items()}
     options = Prune(sparsity=0.5, images=8)
-    problem = pose(network_of(unfolded, teacher, RANGE), options, means=means, seed=0)
+    problem = pose(network_of(unfolded, reference, RANGE), options, means=means, seed=0)
     changed = {key for key, matrix in generated.items() if not np.allclose(matrix, problem.covariances[key])}
     (last,) = changed
     np.testing.assert_allclose(
-        problem.covariances[last], with_class_means(generated[last], prunable(teacher)[last]), rtol=1e-5
+        problem.covariances[last], with_class_means(generated[last], prunable(reference)[last]), rtol=1e-5
     )
-    assert last == list(prunable(teacher))[-1]
+    assert last == list(prunable(reference))[-1]
 
 
 def test_a_channel_that_nothing_reads_does_not_matter():
-    unfolded, teacher = graphs("plain")
-    found = channel_sensitivities(unfolded, teacher, list(teacher.outputs), drawing(unfolded, RANGE))
-    keys = list(prunable(teacher))
-    assert found.keys() == set(keys) and all((found[key] >= 0).all() for key in keys)
+    unfolded, reference = graphs("plain")
+    sensitivities = channel_sensitivities(unfolded, reference, list(reference.outputs), drawing(unfolded, RANGE))
+    keys = list(prunable(reference))
+    assert sensitivities.keys() == set(keys) and all((sensitivities[key] >= 0).all() for key in keys)
     last = unfolded.copy()
     kernel = np.array(kernel_of(last.layers[keys[-1]]))
     kernel[..., 1, :] = 0
     last.layers[keys[-1]] = last.layers[keys[-1]].with_weights(kernel=kernel)
-    assert channel_sensitivities(last, teacher, list(teacher.outputs), drawing(last, RANGE))[keys[-2]][1] == 0
-    assert found[keys[-2]][1] > 0
+    assert channel_sensitivities(last, reference, list(reference.outputs), drawing(last, RANGE))[keys[-2]][1] == 0
+    assert sensitivities[keys[-2]][1] > 0
 
 
 @pytest.mark.parametrize(
@@ -339,8 +341,8 @@ def test_a_layer_whose_output_hardly_reaches_the_results_gives_up_most(method):
     norm = next(r for r in readers[quiet.output] if unfolded.layer_of(r).class_name == "BatchNormalization")
     layer = unfolded.layers[norm.layer]
     unfolded.layers[norm.layer] = layer.with_weights(gamma=layer.weight("gamma") * 1e-3)
-    teacher = fold(unfolded).graph
-    means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in teacher.specs.items()}
+    reference = fold(unfolded).graph
+    means = {tensor: np.zeros(spec.shape[-1]) for tensor, spec in reference.specs.items()}
     options = Prune(images=8, sparsity=0.5, method=method)
-    result = prune(network_of(unfolded, teacher, RANGE), options, means=means)
+    result = prune(network_of(unfolded, reference, RANGE), options, means=means)
     assert result.pruning.layers[quiet.layer] > 0.95

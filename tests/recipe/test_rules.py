@@ -166,10 +166,9 @@ def ruled(name: str, seed: int) -> tuple[Exported, LayerRules, Built | str]:
 
 
 # Every kind of operator, sharing of grids and of layers, and edge.
-MIXED = ["branch_add", "depthwise", "shared_layer_with_activation", "nested_called_twice", "ops_nodes", "sine", "two_inputs",
-         "two_outputs", "prelu", "elu", "hard_swish", "swish", "gelu", "squeeze_excite", "concatenate", "merges", "conv1d",
-         "upsampling_bilinear", "conv_transpose", "separable", "zero_padding", "poolings", "softmax", "uint8_input",
-         "input_is_an_output", "dead_channels"]  # fmt: skip
+MIXED = ["branch_add", "depthwise", "shared_layer_with_activation", "ops_nodes", "sine", "two_inputs", "prelu", "elu",
+         "hard_swish", "swish", "squeeze_excite", "concatenate", "merges", "conv1d", "upsampling_bilinear", "softmax",
+         "uint8_input", "input_is_an_output", "dead_channels"]  # fmt: skip
 # What has no 16-bit kernel, or only moves the values of the input.
 REFUSED = {"prelu": "PRELU", "elu": "ELU", "hard_swish": "HARD_SWISH"}
 

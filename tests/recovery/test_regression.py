@@ -139,7 +139,7 @@ def test_it_is_never_worse_than_the_start():
 
 def test_the_seed_decides_the_result():
     teacher = build("plain")
-    first, again, other = (regressed(pruned(teacher), teacher, steps=5, seed=seed).model for seed in (0, 0, 1))
+    first, again, other = (regressed(pruned(teacher), teacher, steps=2, seed=seed).model for seed in (0, 0, 1))
     same = [np.array_equal(a, b) for a, b in zip(first.get_weights(), again.get_weights(), strict=True)]
     assert all(same)
     assert any(not np.array_equal(a, b) for a, b in zip(first.get_weights(), other.get_weights(), strict=True))

@@ -64,7 +64,7 @@ def test_figures_and_tables_of_a_tiny_model():
     (x,) = random_inputs(model, 40)
     y = np.asarray(model(x)).argmax(axis=-1)
     said = []
-    effort = tool.Effort(images=16, steps=2, epochs=1)
+    effort = tool.Effort(images=8, steps=2, epochs=1)
     tables = tool.Tables(model, x, y, None, (x, y), (-2, 2), effort, lambda *what: said.append(what[:2]))
     with untraced():
         pruned, quantized = tables.pruned_row(0.5), tables.quantized_row("w4a4")
