@@ -90,20 +90,14 @@ def _widened(
     decision: Decision, float_model: FloatModel, spec: Spec, probes: Sequence[np.ndarray]
 ) -> Mapping[str, Range]:
     """Ranges of the decision tensors with headroom, from their noise in the file of `spec`."""
-    found = [tensor for tensor in decision_tensors(decision.graph) if tensor in float_model.tensor_of]
-    if not found:
+    tensors = [tensor for tensor in decision_tensors(decision.graph) if tensor in decision.ranges]
+    if not tensors:
         return {}
     result = quantize_file(float_model.content, spec)
     verify_content(result, spec)
     grids, index_of = _in_graph(float_model, result)
-    found = [tensor for tensor in found if tensor in grids]
-    noise = output_noise(
-        result.content,
-        decision.reference.up_to(found),
-        {tensor: grids[tensor] for tensor in found},
-        index_of,
-        probes,
-    )
+    reference = decision.reference.up_to([tensor for tensor in tensors if tensor in grids])
+    noise = output_noise(result.content, reference, grids, index_of, probes)
     return widen_decisions(decision.graph, decision.ranges, noise, grids)
 
 
@@ -251,7 +245,7 @@ def _float_rules(placement: Placement, float_model: FloatModel, file: File) -> d
 def _measure(content: bytes, tensors: Sequence[int], inputs: Sequence[np.ndarray]) -> dict[int, Range]:
     """Ranges of tensors inside Keras operations that became several operators, by running the float file."""
     found: dict[int, Range] = {}
-    for part in _parts(content, tensors) if tensors else ():
+    for part in _parts(content, tensors):
         # LiteRT's own kernels, as where the file's tensors are compared: the runtime's faster ones round otherwise.
         runner = Runner(_ending_at(content, part), delegate=False)
         for at in range(len(inputs[0])):
@@ -266,6 +260,8 @@ def _measure(content: bytes, tensors: Sequence[int], inputs: Sequence[np.ndarray
 
 def _parts(content: bytes, tensors: Sequence[int]) -> Iterator[list[int]]:
     """`tensors` in their order, as many at a time as are held in `_MEASURED_BYTES`."""
+    if not tensors:
+        return
     file, part, held = File.parse(content), [], 0
     for index in tensors:
         size = 4 * math.prod(file.shape(index))
