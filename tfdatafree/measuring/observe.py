@@ -72,8 +72,7 @@ def observe(
     walk = tap_covariances(normalized_walk(unfolded, inputs), unfolded, covariances, seed=seed)
     normalized = collect(walk, seed=seed, moments=wanted)
     with ThreadPoolExecutor(1) as thread:
-        # Drawing samples takes one core, and passing images on does not always take all others. It is done in this thread,
-        # because NumPy's memory of another one would not be given back.
+        # Drawing samples takes one core, and passing images on does not always take all others.
         walk = image_walk(folded, inputs)
         passed = thread.submit(collect, walk, batches=batches, seed=seed, moments=wanted)
         gaussian = _gaussian(unfolded, samples, standard, seed)

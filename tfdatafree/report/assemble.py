@@ -54,7 +54,7 @@ def make_report(
     source, low, high = network.source, *network.input_range.ends
     quantized = recipe.quantize is not None
     weights = [values.astype(np.float32, copy=False) for layer in source.layers.values() for values in layer.weights]
-    with ThreadPoolExecutor(1) as thread:  # packing takes one core, and running networks one input at a time leaves one
+    with ThreadPoolExecutor(1) as thread:  # packing takes one core, and the networks do not always take both
         packed = thread.submit(gzip_bytes, (values.tobytes() for values in weights))
         compared = _compared(source, built, inputs.arrays)
     return Report(
