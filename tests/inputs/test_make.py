@@ -6,6 +6,7 @@ from keras import layers as L
 from tiny_models import folded, randomized
 
 from tfdatafree import Generate, Recipe, compress
+from tfdatafree.export import write
 from tfdatafree.inputs import make
 from tfdatafree.inputs.make import affordable
 from tfdatafree.model.cost import multiplications
@@ -36,3 +37,11 @@ def test_the_report_says_how_many(monkeypatch):
     monkeypatch.setattr(make, "_MOST_MULTIPLICATIONS", 0)
     report = compress(denoiser(), Recipe(generate=Generate(images=6)), input_range=(-1, 1), verbose=0).report
     assert report.generated.startswith("4 procedural images") and report.compared == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heavy, probes", [(0, 1), (2**40, 2)])
+def test_a_large_full_image_network_is_verified_on_one_input(heavy, probes, monkeypatch):
+    monkeypatch.setattr(write, "_HEAVY", heavy)
+    built = compress(denoiser(), Recipe(generate=Generate(images=4)), input_range=(-1, 1), verbose=0).built
+    assert {check.count for check in built.checks.values()} == {probes}

@@ -6,7 +6,7 @@ from keras import layers as L
 from tiny_models import MODELS, build, every_model, functional, outputs_of, random_inputs, relative_difference, state
 
 from tfdatafree.errors import UnsupportedModelError
-from tfdatafree.model.graph import Graph, Layer, Node, Ref
+from tfdatafree.model.graph import Graph, Layer, Node, Ref, new_layer
 
 # The graph computes in float32 what this model computes in float16.
 TOLERANCE = {"mixed_float16": 2e-3}
@@ -210,3 +210,14 @@ def test_a_subclassed_model_inside_another_is_refused():
     x = tiny_models.image()
     with pytest.raises(UnsupportedModelError, match="'mine'"):
         Graph.from_keras(keras.Model(x, Mine(name="mine")(x)))
+
+
+@pytest.mark.parametrize("layer", [keras.layers.Conv2D(4, 3), keras.layers.DepthwiseConv2D(3)])
+def test_a_rebuilt_layer_has_the_config_and_the_weights_that_it_is_given(layer):
+    layer.build((None, 8, 8, 3))
+    kernel, bias = (np.full(variable.shape, 2.0, np.float32) for variable in layer.weights)
+    built = new_layer(type(layer), layer.get_config(), (None, 8, 8, 3), kernel=kernel, bias=bias)
+    config = lambda layer: {**layer.get_config(), "build_config": None}  # noqa: E731
+    assert config(built.operation) == config(layer)
+    np.testing.assert_array_equal(built.weight("kernel"), kernel)
+    np.testing.assert_array_equal(built.weight("bias"), bias)
