@@ -14,7 +14,6 @@ from progress_bar import frames
 from tiny_models import QUICK, build, compressed
 
 from tfdatafree import Recipe, compress
-from tfdatafree.demo import MODEL_PATH
 
 pytestmark = pytest.mark.slow
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo terminal")
@@ -67,7 +66,7 @@ def programs(folder) -> Iterator[dict[str, Future]]:
         return subprocess.run(command, capture_output=True, text=True, **options)
 
     started = {
-        "terminal": (on_a_terminal, folder, environment, "compress", str(MODEL_PATH), "-o", "shown.tflite"),
+        "terminal": (on_a_terminal, folder, environment, "compress", "small.keras", "-o", "shown.tflite"),
         "quiet": (on_a_terminal, folder, environment, *NOTED, "-o", "quiet.tflite", "--quiet"),
         "interrupted": (run, "interrupted.py", "small.keras"),
         "noted": (run, "-m", "tfdatafree", *NOTED, "-o", "out.tflite"),
@@ -109,7 +108,7 @@ def test_on_a_terminal_there_is_one_bar_and_nothing_of_tensorflows(programs, fol
     texts = {frame["text"].split(":")[0].strip() for frame in frames(shown)}
     assert {"load", "round weights, choose ranges", "export and verify"} <= texts
     assert any(": " in frame["text"].strip() for frame in frames(shown)), "layers are named"
-    again = compress(MODEL_PATH, verbose=0)
+    again = compress(folder / "small.keras", verbose=0)
     assert (folder / "shown.tflite").read_bytes() == again.tflite, "another process, the same bytes"
 
 
