@@ -98,7 +98,7 @@ def _widened(
     grids, index_of = _in_graph(float_model, result)
     reference = decision.reference.up_to([tensor for tensor in tensors if tensor in grids])
     noise = output_noise(result.content, reference, grids, index_of, probes)
-    return widen_decisions(decision.graph, decision.ranges, noise, grids)
+    return widen_decisions(decision, noise, grids)
 
 
 def _in_graph(float_model: FloatModel, result: IntegerModel) -> tuple[dict[str, Quantizer], dict[str, int]]:

@@ -49,7 +49,7 @@ def simulate(decision: Decision, inputs: Sequence[np.ndarray], *, probes: int = 
     checks = compare_simulation(graph, reference, grids, probe_inputs)
     widened: Mapping[str, Range] = {}
     if decision.file_ranges is None:
-        widened = widen_decisions(graph, ranges, {tensor: check.noise for tensor, check in checks.items()}, grids)
+        widened = widen_decisions(decision, {tensor: check.noise for tensor, check in checks.items()}, grids)
     ranges = {**ranges, **widened}
     if widened:
         grids = decision.placement.grids(ranges, bits)

@@ -147,7 +147,7 @@ def _remove_channels(network: Network, options: Prune, task: Task, inputs: Input
     return network.logged(notes={"channels removed": change}, reasons=pruned.reasons)
 
 
-def level_network(network: Network, task: Task) -> Network:
+def level_network(network: Network, task: Task, inputs: Inputs) -> Network:
     """The network with leveled channels, if the recipe levels them.
 
     Pruning compares weights as they are, so it comes before. Ranges and covariances depend on the scales of channels, so they
@@ -157,8 +157,8 @@ def level_network(network: Network, task: Task) -> Network:
     wide = recipe.quantize is None or recipe.quantize.activation_bits > 8
     if wide or recipe.equalize or not recipe.level_activations:
         return network
-    inputs = make_inputs(network.unfolded, _REACH_INPUTS, network.input_range.ends, seed=task.seed)
-    reaches = channel_reaches(normalized_walk(network.unfolded, inputs))
+    few = [array[:_REACH_INPUTS] for array in inputs.arrays]
+    reaches = channel_reaches(normalized_walk(network.unfolded, few, restore=not inputs.real))
     leveled = level_channels(network.unfolded, network.reference, reaches)
     return dataclasses.replace(
         network,
@@ -172,7 +172,7 @@ def level_network(network: Network, task: Task) -> Network:
 def pass_inputs(network: Network, task: Task, inputs: Inputs, progress: Progress) -> tuple[Network, Observed]:
     """The network with leveled channels, and the statistics of its tensors on `inputs`."""
     with progress.stage("pass inputs through the layers"):
-        network = level_network(network, task)
+        network = level_network(network, task, inputs)
         observed = observe(
             network.unfolded,
             network.reference,
@@ -180,6 +180,7 @@ def pass_inputs(network: Network, task: Task, inputs: Inputs, progress: Progress
             samples=task.recipe.generate.samples,
             standard=_standard(task.recipe),
             moments=needs_moments(task.recipe.quantization),
+            real=inputs.real and task.recipe.quantization.range_source == "images",
             seed=task.seed,
         )
     return network, observed

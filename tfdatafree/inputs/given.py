@@ -25,17 +25,19 @@ class Inputs:
         arrays: float32 (n, *shape) per graph input.
         described: What the result is made from, for the report.
         in_range: Whether they were made for the model's input range. If not, their own range is the input range.
+        real: Whether they are the user's own.
     """
 
     arrays: list[np.ndarray]
     described: str
     in_range: bool = False
+    real: bool = True
 
 
 def generated_inputs(graph: Graph, images: int, input_range: tuple[float, float], *, seed: int) -> Inputs:
     """Procedural images in `input_range`."""
     arrays = make_inputs(graph, images, input_range, seed=seed)
-    return Inputs(arrays, f"{images} procedural images and BatchNorm statistics; no data", in_range=True)
+    return Inputs(arrays, f"{images} procedural images and BatchNorm statistics; no data", in_range=True, real=False)
 
 
 def given_inputs(data: Any, graph: Graph, input_range: tuple[float, float]) -> Inputs:

@@ -1,7 +1,8 @@
 """Everything that compression learns about a model's tensors without data, gathered in one place.
 
 Three views of the same tensors: procedural images passed through the float network; the same images with every BatchNorm's
-statistics put right on the way; and layer-wise normal samples from BatchNorm statistics alone.
+statistics put right on the way; and layer-wise normal samples from BatchNorm statistics alone. Real inputs need no such help:
+all three views are then what the real inputs show.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from tfdatafree.measuring.patches import tap_covariances
 from tfdatafree.measuring.tensor_statistics import Statistics, collect
 from tfdatafree.measuring.walks import image_walk, normalized_walk, number_of_batches
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.saturation import softmax_inputs
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class Observed:
         normalized: Statistics over the inputs with BatchNorm statistics put right.
         gaussian: Statistics of layer-wise samples; the model's own inputs as in `images`.
         covariances: Layer key -> covariance of its input patches, (groups, inputs, inputs).
+        real: Whether the inputs are the user's own.
     """
 
     images: dict[str, Statistics]
     normalized: dict[str, Statistics]
     gaussian: dict[str, Statistics]
     covariances: dict[str, np.ndarray]
+    real: bool = False
 
     @property
     def means(self) -> dict[str, np.ndarray]:
@@ -52,6 +56,7 @@ def observe(
     samples: int = 2000,
     standard: bool = False,
     moments: bool = True,
+    real: bool = False,
     seed: int = 0,
 ) -> Observed:
     """Observes every tensor of a model.
@@ -64,25 +69,44 @@ def observe(
         standard: Layer-wise samples from N(0, 1) in place of BatchNorm statistics, and no covariances: an ablation.
         moments: Whether `images` and `normalized` know the channels' moments of all tensors, not of the inputs alone. These
             take longer than everything else; only ranges by "k_sigma" and searched steps of weights need them.
+        real: The inputs are the user's own. Nothing of what they show is put right by stored statistics.
     """
     batches = number_of_batches(folded, len(inputs[0]))
+    if real:
+        return _observe_real(unfolded, folded, inputs, batches, seed)
     wanted = None if moments else folded.inputs
+    peaks = softmax_inputs(folded)
     covariances: dict[str, np.ndarray] = {}
     # All inputs in one batch take the most memory. So this comes first, and nothing is done meanwhile.
     walk = tap_covariances(normalized_walk(unfolded, inputs), unfolded, covariances, seed=seed)
-    normalized = collect(walk, seed=seed, moments=wanted)
+    normalized = collect(walk, seed=seed, moments=wanted, peaks=peaks)
     with ThreadPoolExecutor(1) as thread:
         # Drawing samples takes one core, and passing images on does not always take all others.
         walk = image_walk(folded, inputs)
-        passed = thread.submit(collect, walk, batches=batches, seed=seed, moments=wanted)
+        passed = thread.submit(collect, walk, batches=batches, seed=seed, moments=wanted, peaks=peaks)
         gaussian = _gaussian(unfolded, samples, standard, seed)
         images = passed.result()
     if standard:
         covariances.clear()
     gaussian |= {tensor: images[tensor] for tensor in folded.inputs}
-    # A BatchNorm that was folded into the layer behind it changed what that layer sees.
+    return Observed(images, normalized, gaussian, _of_same_inputs(covariances, unfolded, folded))
+
+
+def _observe_real(unfolded: Graph, folded: Graph, inputs: Sequence[np.ndarray], batches: int, seed: int) -> Observed:
+    covariances: dict[str, np.ndarray] = {}
+    for _ in tap_covariances(normalized_walk(unfolded, inputs, restore=False), unfolded, covariances, seed=seed):
+        pass
+    seen = collect(image_walk(folded, inputs), batches=batches, seed=seed, peaks=softmax_inputs(folded))
+    return Observed(seen, seen, seen, _of_same_inputs(covariances, unfolded, folded), real=True)
+
+
+def _of_same_inputs(covariances: dict[str, np.ndarray], unfolded: Graph, folded: Graph) -> dict[str, np.ndarray]:
+    """Those of the layers that read the same tensor in both graphs.
+
+    A BatchNorm that was folded into the layer behind it changed what that layer sees.
+    """
     same = _kernel_inputs(unfolded).items() & _kernel_inputs(folded).items()
-    return Observed(images, normalized, gaussian, {key: covariances[key] for key, _ in same if key in covariances})
+    return {key: covariances[key] for key, _ in same if key in covariances}
 
 
 def tensor_means(

@@ -1,4 +1,4 @@
-"""What is remembered of each tensor while inputs pass through a model: extremes, channel moments, a few samples.
+"""What is remembered of each tensor while inputs pass through a model: extremes of each input, channel moments, a few samples.
 
 Nothing else is kept, so memory does not grow with the number of layers' activations.
 """
@@ -45,31 +45,54 @@ class Statistics:
     """Summary of one tensor, channels last.
 
     Attributes:
-        low, high: Extremes over all values.
+        lows, highs: Extremes over the values of each input, (inputs,).
         samples: Values drawn evenly from all that were seen, float32, shape (<= about SAMPLES,).
         count: Values seen per channel.
         moments: Of the channels; None where nobody asked for them.
+        least_peak: Each position has a largest value over its channels. This is the smallest of these; inf where nobody
+            asked for it.
     """
 
-    low: float
-    high: float
+    lows: np.ndarray
+    highs: np.ndarray
     samples: np.ndarray
     count: int
     moments: Moments | None = None
+    least_peak: float = np.inf
 
     @classmethod
-    def of(cls, values: np.ndarray, samples: int, random: np.random.Generator, *, moments: bool = True) -> "Statistics":
-        """Summary of `values` (..., channels) with about `samples` of them."""
+    def of(
+        cls,
+        values: np.ndarray,
+        samples: int,
+        random: np.random.Generator,
+        *,
+        moments: bool = True,
+        peaks: bool = False,
+    ) -> "Statistics":
+        """Summary of `values` (inputs, ..., channels) with about `samples` of them."""
         rows = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values.reshape(-1, 1)
         flat = rows.reshape(-1)
         drawn = flat if flat.size <= samples else flat[random.integers(flat.size, size=samples)]
+        by_input = values.reshape(len(values), -1)
         return cls(
-            float(flat.min()),
-            float(flat.max()),
+            by_input.min(axis=1),
+            by_input.max(axis=1),
             drawn.astype(np.float32),
             len(rows),
             Moments.of(rows) if moments else None,
+            float(rows.max(axis=1).min()) if peaks else np.inf,
         )
+
+    @property
+    def low(self) -> float:
+        """Smallest of all values."""
+        return float(self.lows.min())
+
+    @property
+    def high(self) -> float:
+        """Largest of all values."""
+        return float(self.highs.max())
 
     @property
     def mean(self) -> np.ndarray:
@@ -89,11 +112,12 @@ class Statistics:
         if self.moments is not None and other.moments is not None:
             moments = self.moments.merge(self.count, other.moments, other.count)
         return Statistics(
-            min(self.low, other.low),
-            max(self.high, other.high),
+            np.concatenate([self.lows, other.lows]),
+            np.concatenate([self.highs, other.highs]),
             np.concatenate([self.samples, other.samples]),
             self.count + other.count,
             moments,
+            min(self.least_peak, other.least_peak),
         )
 
 
@@ -103,18 +127,22 @@ def collect(
     batches: int = 1,
     seed: int = 0,
     moments: Collection[str] | None = None,
+    peaks: Collection[str] = (),
 ) -> dict[str, Statistics]:
     """Statistics of each tensor in a stream of (tensor name, array) pairs.
 
     Args:
         batches: How many times a name may come.
         moments: Tensors whose channels' means and variances are wanted: they take longer than all else. None: all.
+        peaks: Tensors whose `least_peak` is wanted.
     """
     random = np.random.default_rng(seed)
     share = -(-SAMPLES // batches)
     found: dict[str, Statistics] = {}
     for name, array in values:
-        new = Statistics.of(array, share, random, moments=moments is None or name in moments)
+        new = Statistics.of(
+            array, share, random, moments=moments is None or name in moments, peaks=name in peaks
+        )
         found[name] = found[name].merge(new) if name in found else new
     return found
 

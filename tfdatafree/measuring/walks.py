@@ -44,18 +44,23 @@ def one_batch(graph: Graph, inputs: Sequence[np.ndarray], largest: int = _NORMAL
     return [tf.convert_to_tensor(array[:count]) for array in inputs]
 
 
-def normalized_walk(graph: Graph, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def normalized_walk(
+    graph: Graph, inputs: Sequence[np.ndarray], *, restore: bool = True
+) -> Iterator[tuple[str, np.ndarray]]:
     """`image_walk` on an unfolded graph with each BatchNorm's input standardised over the batch.
 
     The BatchNorm's output then has exactly the mean and standard deviation that it had on the training data, whatever
     images are passed through: their spatial and cross-channel structure is kept, their first two moments are put right.
     All inputs pass as one batch, fewer of them where that would take too much memory.
+
+    Args:
+        restore: False: nothing is put right. Real inputs tell more about themselves than stored statistics do.
     """
     batch = one_batch(graph, inputs)
 
     def call(node: Node, live: Mapping[str, Any]) -> tuple:
         layer = graph.layer_of(node)
-        if not is_batchnorm(layer):
+        if not (restore and is_batchnorm(layer)):
             return graph.call(node, live)
         return (standardize(layer, live[node.inputs[0]]),)
 

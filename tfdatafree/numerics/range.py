@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# A 16-bit tensor among 8-bit ones has more levels than it needs. One bit of them gives its extremes room.
-_ROOM = 2.0
+# A 16-bit tensor has 256 times the levels of an 8-bit one. Two of its bits give its extremes room.
+_ROOM = 4.0
 
 
 @dataclass(frozen=True)
@@ -23,5 +23,5 @@ class Range:
 
 
 def with_room(range_: Range) -> Range:
-    """Twice the range, for tensors with so many levels that they need no more resolution."""
+    """Four times the range, for tensors with so many levels that they need no more resolution."""
     return Range(_ROOM * range_.low, _ROOM * range_.high)

@@ -11,9 +11,13 @@ from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.cap_layer import ChannelCap
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import find_layout
-from tfdatafree.model.operations import operation_of
+from tfdatafree.model.operations import operation_of, rectifier_of
+from tfdatafree.model.saturation import reach, saturating_reader
 from tfdatafree.numerics.range import Range
-from tfdatafree.quantization.ranges import aciq, k_sigma, min_max, percentile, search_range
+from tfdatafree.quantization.ranges import aciq, extreme_value, k_sigma, min_max, percentile, search_range
+
+# A softmax gets this many times the distance below its largest value that it needs.
+_SPARE = 1.25
 
 
 def choose_ranges(
@@ -28,12 +32,14 @@ def choose_ranges(
 
     Args:
         graph: The folded graph. Statistics of tensors that it does not have are ignored.
-        method: "min_max", "search", "percentile", "k_sigma" or "aciq".
+        method: "extreme_value", "min_max", "search", "percentile", "k_sigma" or "aciq".
         executor: Computes several tensors at a time.
     """
     statistics = {tensor: s for tensor, s in statistics.items() if tensor in graph.specs}
     if method == "min_max":
         return {tensor: Range(min(s.low, 0.0), max(s.high, 0.0)) for tensor, s in statistics.items()}
+    if method == "extreme_value":
+        return _within_sources(graph, {tensor: extreme_value(s.lows, s.highs) for tensor, s in statistics.items()})
     if method == "k_sigma":
         return _k_sigma_ranges(graph, statistics)
     function = {"search": _search, "percentile": _percentile, "aciq": _aciq}[method]
@@ -73,6 +79,48 @@ def within_caps(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
         source = node.inputs[0]
         if source in ranges and consumers[source] == [node]:
             ranges[source] = Range(ranges[source].low, min(ranges[source].high, float(operation.caps.max())))
+    return ranges
+
+
+def saturation(graph: Graph, statistics: Mapping[str, Statistics], bits: int) -> dict[str, tuple[float, float]]:
+    """{tensor that only saturating functions read: (low, high) beyond which their results stay within half a step}.
+
+    A softmax needs values down to a distance below the largest of its channels. So its lower end follows from the smallest of
+    these largest values. The distance is a quarter longer than needed, for inputs with smaller values than were seen.
+    """
+    limits = {}
+    for tensor, readers in graph.consumers().items():
+        kind = saturating_reader(graph, tensor, readers)
+        if kind is None or tensor not in statistics:
+            continue
+        distance = reach(kind, bits, graph.specs[tensor].size(-1))
+        if kind == "SOFTMAX":
+            limits[tensor] = min(statistics[tensor].least_peak, 0.0) - _SPARE * distance, np.inf
+        else:
+            limits[tensor] = -distance, distance
+    return limits
+
+
+def within(ranges: Mapping[str, Range], limits: Mapping[str, tuple[float, float]]) -> dict[str, Range]:
+    """`ranges` that end where `limits` do."""
+    return {
+        tensor: Range(max(r.low, limits[tensor][0]), min(r.high, limits[tensor][1])) if tensor in limits else r
+        for tensor, r in ranges.items()
+    }
+
+
+def _within_sources(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """`ranges` that do not go beyond a cap, nor beyond the range of the tensor whose values an operation only selects."""
+    ranges = dict(ranges)
+    for node in graph.nodes:
+        rectifier = rectifier_of(graph.operation_of(node))
+        selects = operation_of(graph.layer_of(node)).values is not None and node.inputs and node.inputs[0] in ranges
+        for tensor in node.outputs:
+            if tensor in ranges and rectifier is not None and rectifier.cap is not None:
+                ranges[tensor] = Range(ranges[tensor].low, min(ranges[tensor].high, rectifier.cap))
+            if tensor in ranges and selects:
+                source = ranges[node.inputs[0]]
+                ranges[tensor] = Range(max(ranges[tensor].low, source.low), min(ranges[tensor].high, source.high))
     return ranges
 
 

@@ -25,6 +25,8 @@ class Decision:
         reference: The folded float network with the same tensors.
         kernels: Layer -> integers of its kernel.
         ranges: Tensor -> range of its values.
+        limits: Tensor that only saturating functions read -> (low, high) beyond which values do not matter.
+        real: Whether ranges are from the user's own inputs.
         options: How to quantize.
         rules: Options of single layers.
         target: Device or runtime that the file is for.
@@ -40,6 +42,8 @@ class Decision:
     options: Quantize
     rules: LayerRules = NO_RULES
     target: Target = GENERIC
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    real: bool = False
     file_ranges: Mapping[str, Range] | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
 

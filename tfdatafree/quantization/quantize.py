@@ -11,8 +11,8 @@ from tfdatafree.measuring.walks import normalized_walk
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.network import Network
-from tfdatafree.numerics.range import Range
-from tfdatafree.quantization.activation_ranges import between, choose_ranges, widest, within_caps
+from tfdatafree.numerics.range import Range, with_room
+from tfdatafree.quantization.activation_ranges import between, choose_ranges, saturation, widest, within, within_caps
 from tfdatafree.quantization.activation_shift import correct_activation_shifts, measure_shifts
 from tfdatafree.quantization.bias import correct_biases
 from tfdatafree.quantization.decision import Decision
@@ -51,7 +51,10 @@ def quantize(
         else:
             graph, uncorrected = correct_biases(graph, current, observed.means)
         reasons |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
+    limits, decisions = _saturation(current, observed, options), decision_tensors(current)
     ranges = choose_tensor_ranges(current, observed, options, executor) | dict(known_ranges)
+    # Headroom is measured by the noise of decision tensors, in which clipped values do not belong.
+    ranges = within(ranges, {tensor: ends for tensor, ends in limits.items() if tensor not in decisions})
     if options.activation_correction:
         grids = Placement(graph, rules).grids(ranges, options.activation_bits)
         shifts = measure_shifts(normalized_walk(network.unfolded, inputs), grids)
@@ -62,6 +65,8 @@ def quantize(
         reference=network.reference,
         kernels=rounded.kernels,
         ranges=ranges,
+        limits=limits,
+        real=observed.real,
         options=options,
         rules=rules,
         target=target,
@@ -98,7 +103,8 @@ def choose_tensor_ranges(
 ) -> dict[str, Range]:
     """One range per tensor. From images, it lies between two estimates: with and without restored BatchNorm statistics.
 
-    Decision tensors get the wider estimate. A saturated output loses the decision, but a coarse one is only noisy.
+    Decision tensors get the wider of two extremes. A saturated output loses the decision, but a coarse one is only noisy.
+    Whatever real inputs showed is in the range. 16 bits have levels enough for four times the range.
     """
     sources = [observed.images, observed.normalized] if options.range_source == "images" else [observed.gaussian]
     estimates = [
@@ -106,9 +112,25 @@ def choose_tensor_ranges(
         for source in sources
     ]
     ranges = functools.reduce(between, estimates)
-    widened = functools.reduce(widest, estimates)
-    ranges |= {tensor: widened[tensor] for tensor in decision_tensors(graph) if tensor in widened}
+    if options.ranges != "extreme_value":
+        widened = functools.reduce(widest, estimates)
+        ranges |= {tensor: widened[tensor] for tensor in decision_tensors(graph) if tensor in widened}
+    elif observed.real:
+        ranges = widest(ranges, choose_ranges(graph, observed.images, "min_max"))
+    if options.activation_bits == 16:
+        ranges = {tensor: with_room(range_) for tensor, range_ in ranges.items()}
     return within_caps(graph, ranges)
+
+
+def _saturation(graph: Graph, observed: Observed, options: Quantize) -> dict[str, tuple[float, float]]:
+    """Where ranges may end because readers saturate; {} for the methods of papers, which do without."""
+    if options.ranges != "extreme_value":
+        return {}
+    views = [saturation(graph, view, options.activation_bits) for view in (observed.images, observed.normalized)]
+    return {
+        tensor: (min(limits[tensor][0] for limits in views if tensor in limits), high)
+        for tensor, (_, high) in (views[0] | views[1]).items()
+    }
 
 
 def choose_input_ranges(

@@ -10,6 +10,8 @@ from scipy import optimize, special
 from tfdatafree.numerics.affine import nudged_grid
 from tfdatafree.numerics.range import Range
 
+# A range has to do for that many inputs: one in so many may go beyond it.
+MANY_INPUTS = 256
 # Number of samples on which `search_range` compares grids. It is fixed, so that its tf.function is traced once.
 SEARCH_SAMPLES = 2048
 # Of these, the number of extreme values at each end of the distribution. The other samples are random.
@@ -34,6 +36,26 @@ def range_of_levels(low: float, high: float) -> Range:
     integers = np.clip(np.rint(levels[:, None] / scale), -128 - zero_point, 127 - zero_point)
     errors = np.mean(np.square(levels[:, None] - integers * scale), axis=0)
     return candidates[int(np.argmin(errors))]
+
+
+def extreme_value(lows: np.ndarray, highs: np.ndarray, inputs: int = MANY_INPUTS) -> Range:
+    """Range that many inputs would need, from the extremes of each of a few; extended to contain 0.
+
+    A Gumbel distribution is fitted to the extremes by their mean m and standard deviation s. The end is the most likely
+    extreme of `inputs` inputs: m + (ln(inputs) - gamma) s sqrt(6) / pi, gamma = 0.577. An end that no input has stays 0.
+    Args:
+        lows, highs: Smallest and largest value of each input, (n,), finite. From one input alone, it is `min_max`.
+    Source: Gumbel 1958, Statistics of Extremes; block maxima, by the method of moments.
+    """
+    low, high = -_extreme(-_finite(lows), inputs), _extreme(_finite(highs), inputs)
+    return Range(min(low, 0.0), max(high, 0.0))
+
+
+def _extreme(values: np.ndarray, inputs: int) -> float:
+    if values.max() <= 0 or len(values) == 1:
+        return float(values.max())
+    spread = values.std(ddof=1, dtype=np.float64) * np.sqrt(6) / np.pi
+    return float(values.mean(dtype=np.float64) + (np.log(inputs) - np.euler_gamma) * spread)
 
 
 def percentile(x: np.ndarray, percent: float = 99.99) -> Range:

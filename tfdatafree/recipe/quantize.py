@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from tfdatafree.recipe.check import require_choice
 
-RangeMethod = Literal["min_max", "search", "percentile", "k_sigma", "aciq"]
+RangeMethod = Literal["extreme_value", "min_max", "search", "percentile", "k_sigma", "aciq"]
 RangeSource = Literal["images", "gaussian", "standard"]
 EdgeDtype = Literal["int8", "uint8", "int16", "float32"]
 
@@ -39,10 +39,11 @@ class Quantize:
             layer, after the layers before it were rounded. False: not at all.
         edge_dtype: Type of the file's inputs and outputs: "int8", "uint8" or "float32"; with 16-bit activations "int16" or
             "float32". None: the type of the activations.
-        ranges: How the range of a tensor's integers is chosen from samples of its values. "min_max": from the smallest to the
-            largest value. "percentile": from the 0.01th to the 99.99th percentile. For reproducing papers only: "search",
-            the grid search of Horton et al. 2021, figure 4; "k_sigma", six standard deviations around the channel means
-            (Nagel et al. 2019); "aciq", analytic clipping (Banner et al. 2019).
+        ranges: How the range of a tensor's integers is chosen. "extreme_value": what 256 inputs would need, by the extremes
+            of each input; of the user's own inputs no value is clipped. "min_max": from the smallest to the largest value.
+            "percentile": from the 0.01th to the 99.99th percentile. For reproducing papers only: "search", the grid search
+            of Horton et al. 2021, figure 4; "k_sigma", six standard deviations around the channel means (Nagel et al.
+            2019); "aciq", analytic clipping (Banner et al. 2019).
         range_source: The samples. "images": values of the float model on procedural images. For reproducing papers only:
             "gaussian", layer-wise samples from BatchNorm statistics (Horton et al. 2021, eq. 10-12); "standard", the same
             from N(0, 1), also for bias correction, which shows what the statistics contribute.
@@ -65,7 +66,7 @@ class Quantize:
     bias_correction: Literal["analytic", "empirical"] | bool = "analytic"
     edge_dtype: EdgeDtype | None = None
     # All choices of these but the default, or some, are for reproducing papers only.
-    ranges: RangeMethod = "min_max"
+    ranges: RangeMethod = "extreme_value"
     range_source: RangeSource = "images"
     activation_correction: bool = False
     symmetric_weights: bool = True
