@@ -174,7 +174,7 @@ def _assemble(
         built=built,
         evidence=evidence,
         decision=None if decision is None else _with_written_grids(decision, built, weight_grids),
-        probes=Probes(input_range=network.input_range.ends, seed=task.seed, user_inputs=probe_inputs),
+        probes=Probes(input_range=network.input_range, seed=task.seed, user_inputs=probe_inputs),
     )
 
 

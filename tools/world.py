@@ -125,7 +125,9 @@ def measure(path: Path, recipe: str, rows: list[str]) -> list[dict]:
     inputs = by_input(model, stored)
     half = len(inputs[0]) // 2
     calibration, unseen = [array[:half] for array in inputs], [array[half:] for array in inputs]
-    packed = keras.tree.pack_sequence_as(model._inputs_struct, unseen) if hasattr(model, "_inputs_struct") else unseen[0]
+    packed = (
+        keras.tree.pack_sequence_as(model._inputs_struct, unseen) if hasattr(model, "_inputs_struct") else unseen[0]
+    )
     reference = [np.asarray(y, np.float32) for y in keras.tree.flatten(model.predict(packed, batch_size=8, verbose=0))]
 
     def compressed(**options):

@@ -107,8 +107,7 @@ def diagnose(
         decision = quantize_network(network, task, bits, observed, inputs, progress)
         with progress.stage(_STEP):
             if representative_data is None:
-                input_range = network.input_range.ends
-                measured = make_inputs(network.reference, images, input_range, seed=seed + _MEASURING_SEED)
+                measured = make_inputs(network.reference, images, network.input_range, seed=seed + _MEASURING_SEED)
             else:
                 measured = [array[:images] for array in inputs.arrays]
             built = simulate(decision, inputs.arrays)

@@ -248,9 +248,14 @@ def _match_values(
             if index is None:
                 continue
             expected, found = np.asarray(live[tensor]), runner.value(index)
-            if found is None or found.shape != expected.shape:
+            if found is None or not _alike(found.shape, expected.shape):
                 continue
             scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
-            if np.abs(found - expected).max(initial=0.0) <= _SAME_VALUES * scale:
+            if np.abs(found.reshape(expected.shape) - expected).max(initial=0.0) <= _SAME_VALUES * scale:
                 matched[tensor] = index
     return matched
+
+
+def _alike(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two shapes differ at most by axes of length 1: the file computes sequences as images with one row."""
+    return [size for size in shape if size > 1] == [size for size in other if size > 1]

@@ -168,8 +168,9 @@ def compare_tensors(
             for tensor in node.outputs:
                 if tensor not in grids:
                     continue
-                grid, integers = grids[tensor], runner.kept_value(index_of[tensor])
-                simulated = grid.quantize(np.asarray(live[tensor])).astype(np.int64)
+                grid, simulated = grids[tensor], grids[tensor].quantize(np.asarray(live[tensor])).astype(np.int64)
+                # The file has a sequence as an image with one row.
+                integers = runner.kept_value(index_of[tensor]).reshape(simulated.shape)
                 lsb = int(np.abs(simulated - integers).max(initial=0))
                 live[tensor] = grid.dequantize(integers)
                 note_difference(checks, tensor, lsb, np.asarray(reference_live[tensor]), live[tensor])
@@ -194,7 +195,7 @@ def output_noise(
         one_input = [array[at : at + 1] for array in inputs]
         runner.predict(one_input)
         for tensor, expected in zip(reference.outputs, reference.predict(one_input), strict=True):
-            value = grids[tensor].dequantize(runner.kept_value(index_of[tensor]))
+            value = grids[tensor].dequantize(runner.kept_value(index_of[tensor])).reshape(np.shape(expected))
             note_difference(checks, tensor, 0, expected, value)
     return {tensor: check.noise for tensor, check in checks.items()}
 

@@ -3,6 +3,9 @@
 import dataclasses
 from concurrent.futures import Executor
 
+import numpy as np
+from absl import logging
+
 from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.canonical.fold_scales import fold_scales
 from tfdatafree.canonical.form import canonical_form
@@ -12,7 +15,7 @@ from tfdatafree.export.write import write
 from tfdatafree.flow.bit_search import Bits, find_bits, require_size
 from tfdatafree.inputs.check import require_recoverable
 from tfdatafree.inputs.given import Inputs, generated_inputs, given_inputs
-from tfdatafree.inputs.input_range import find_input_range
+from tfdatafree.inputs.input_range import find_input_range, judge_input_range
 from tfdatafree.inputs.make import affordable, make_inputs
 from tfdatafree.measuring.observe import Observed, observe, tensor_means
 from tfdatafree.measuring.tensor_statistics import channel_reaches
@@ -20,7 +23,7 @@ from tfdatafree.measuring.walks import normalized_walk
 from tfdatafree.model.check import require_quantizable
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.load import load
-from tfdatafree.model.network import Network, Pruning
+from tfdatafree.model.network import InputRange, Network, Pruning
 from tfdatafree.model.rewrite import multiplied
 from tfdatafree.model.rule_match import apply_rules
 from tfdatafree.preconditioning.level import level_channels
@@ -35,6 +38,8 @@ from tfdatafree.recipe.prune import Prune
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.task import Task
 
+# Given inputs may leave the given range by this part of it, unnoticed.
+_ROUNDING = 0.01
 # Number of generated inputs on which the reach of channels is measured.
 _REACH_INPUTS = 4
 # The steps in order, and the seconds that each takes on a small classifier.
@@ -77,14 +82,25 @@ def read_network(task: Task, progress: Progress) -> Network:
         require_quantizable(graph)
         if task.recipe.recover is not None:
             require_recoverable(source, graph, task.recipe.recover)
-        input_range = task.input_range or find_input_range(graph, task.seed)
+        input_range = _input_range(graph, task)
     return Network(source=source, unfolded=graph, reference=graph, current=graph, input_range=input_range)
+
+
+def _input_range(graph: Graph, task: Task) -> InputRange:
+    """The given or found range. What the user should know about it is logged; real inputs settle it."""
+    if task.input_range is None:
+        found = find_input_range(graph, task.seed)
+    else:
+        found = judge_input_range(graph, task.input_range, task.seed)
+    if found.warning and task.representative_data is None:
+        logging.warning("%s", found.warning)
+    return found
 
 
 def precondition_network(network: Network, task: Task, progress: Progress) -> Network:
     """The network after preconditioning as the recipe says, with its BatchNorms folded."""
     with progress.stage("fold BatchNorm"):
-        input_range = network.input_range.ends
+        input_range = network.input_range
         log = precondition(network.unfolded, task.recipe, input_range, task.seed)
         folded = fold(log.graph)
         reference, notes = fold_scales(folded.graph).graph, dict(log.notes)
@@ -108,10 +124,26 @@ def precondition_network(network: Network, task: Task, progress: Progress) -> Ne
 def choose_inputs(network: Network, task: Task, progress: Progress) -> Inputs:
     """The inputs that layers are run on: the user's, or else generated ones."""
     with progress.stage("generate inputs"):
-        input_range = network.input_range.ends
+        input_range = network.input_range
         if task.representative_data is None:
             return generated_inputs(network.reference, _images(network.reference, task), input_range, seed=task.seed)
-        return given_inputs(task.representative_data, network.reference, input_range)
+        inputs = given_inputs(task.representative_data, network.reference, input_range.ends)
+        _note_scaling(inputs, network.input_range)
+        return inputs
+
+
+def _note_scaling(inputs: Inputs, input_range: InputRange) -> None:
+    """Tells the user where the given inputs leave the given range."""
+    low, high = float(np.min(inputs.arrays[0])), float(np.max(inputs.arrays[0]))
+    spare = _ROUNDING * (input_range.high - input_range.low)
+    if input_range.origin == "given" and (low < input_range.low - spare or high > input_range.high + spare):
+        logging.warning(
+            "representative_data reaches from %.4g to %.4g, beyond input_range (%.4g, %.4g); the range is widened. If that is "
+            "not meant, scale the data as the model takes them.",
+            low,
+            high,
+            *input_range.ends,
+        )
 
 
 def prune_network(network: Network, task: Task, inputs: Inputs, progress: Progress) -> Network:
@@ -134,7 +166,7 @@ def prune_network(network: Network, task: Task, inputs: Inputs, progress: Progre
 
 
 def _remove_channels(network: Network, options: Prune, task: Task, inputs: Inputs) -> Network:
-    pruned = prune_channels(network.unfolded, options, input_range=network.input_range.ends, seed=task.seed)
+    pruned = prune_channels(network.unfolded, options, input_range=network.input_range, seed=task.seed)
     folded = fold_scales(fold(pruned.graph).graph).graph
     change = moved_results(network.reference, folded, inputs.arrays)
     network = dataclasses.replace(

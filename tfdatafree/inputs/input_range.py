@@ -1,26 +1,39 @@
-"""Finds the range of a model's real inputs when the user does not give it.
+"""Finds the range of a model's real inputs when the user does not give it, and what inputs in this range look like.
 
-A Rescaling or Normalization layer at the input tells it. Otherwise the statistics of the first BatchNormalization tell it. They
-are the mean and variance of the layer before it on real inputs. Procedural images in each common range pass through this layer.
-The range whose images reproduce the statistics best is taken (smallest Kullback-Leibler divergence between Gaussians). If no
-common range fits, all [-2^k, 2^k] and [0, 2^k] are compared, too.
+A Rescaling or Normalization layer at the input tells the range. Otherwise the statistics of the first BatchNormalization do: they
+give the mean and the standard deviation of the inputs (`fit.py`). If pictures in a common range have about these, that range is
+taken, the one that fits best. Otherwise the range is the mean -+ 4 standard deviations, and inputs are generated with the
+mean, the deviation and the smoothness that fit.
+
+A range that the user gives is kept. Where the statistics contradict it, the generated inputs follow the statistics, within the
+range, and the user is told.
 """
+
+import dataclasses
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 
-from tfdatafree.inputs.procedural import procedural_images
-from tfdatafree.model.batchnorm import is_batchnorm, on_channels
-from tfdatafree.model.graph import Graph
+from tfdatafree.inputs.fit import Fit, fit_inputs
+from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.network import InputRange
+from tfdatafree.model.operations import operation_of
 
-# Common ranges of image and audio pipelines: [0, 1], [-1, 1], 8-bit, 8-bit less its mean, and
+# Common ranges of image and audio pipelines: [0, 1], [-1, 1], 8-bit, 8-bit less its mean; and for three channels
 # (x - mean) / sd of ImageNet.
-COMMON_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 128.0), (-2.12, 2.64))
-# If no common range comes within this many nats of the stored statistics, ranges of any size are tried.
-_FITS = 1.0
-_OTHER_HIGHS = 2.0 ** np.arange(-4, 11)
-_IMAGES = 8
+COMMON_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 128.0))
+COLOUR_RANGES = (*COMMON_RANGES, (-2.12, 2.64))
+# Where the mean of pictures can lie in their range, and their standard deviation, as parts of its width. Of photographs it
+# is 0.2 to 0.3. A signal that is taken for pictures would be clipped; pictures that are not recognized get a coarser grid.
+_MEANS, _DEVIATIONS = (0.1, 0.9), (0.08, 0.31)
+# Standard deviations on either side of the mean that a range without a name gets.
+_REACH = 4.0
+# Pictures within this many nats of the statistics fit.
+_FITS = 0.5
+# A given range is contradicted if another one fits this many nats better.
+_CONTRADICTED = 0.5
+_SETTLE = "pass input_range=(low, high) if you know it, or 8 real inputs as representative_data"
 
 
 def check_input_range(input_range) -> InputRange:
@@ -35,10 +48,8 @@ def check_input_range(input_range) -> InputRange:
 
 
 def find_input_range(graph: Graph, seed: int = 0) -> InputRange:
-    """The range of the first input of an unfolded, separated graph."""
-    first = graph.inputs[0]
-    consumers = graph.consumers()[first]
-    for node in consumers:
+    """The range of the first input of an unfolded, separated graph, and the inputs to generate in it."""
+    for node in _first_readers(graph):
         operation = graph.operation_of(node)
         if isinstance(operation, keras.layers.Rescaling):
             return InputRange(0.0, 255.0, f"from the Rescaling layer '{node.name}', which takes 8-bit values")
@@ -46,45 +57,70 @@ def find_input_range(graph: Graph, seed: int = 0) -> InputRange:
             mean, sd = np.asarray(operation.mean), np.sqrt(np.asarray(operation.variance))
             low, high = float((mean - 3 * sd).min()), float((mean + 3 * sd).max())
             return InputRange(low, high, f"from the Normalization layer '{node.name}': mean +- 3 standard deviations")
-    batchnorm = _first_batchnorm(graph)
-    if batchnorm is None:
-        return InputRange(-1.0, 1.0, "assumed: no layer of the model tells; pass input_range=(low, high)")
-    divergence = {limits: _divergence(graph, batchnorm, limits, seed) for limits in COMMON_RANGES}
-    if min(divergence.values()) > _FITS:
-        others = [limits for high in _OTHER_HIGHS.tolist() for limits in ((-high, high), (0.0, high))]
-        divergence |= {limits: _divergence(graph, batchnorm, limits, seed) for limits in others}
-    low, high = min(divergence, key=divergence.__getitem__)
-    return InputRange(
-        low, high, f"estimated from the statistics of '{batchnorm.name}'; pass input_range if you know it"
-    )
+    fit = fit_inputs(graph, seed)
+    if fit is None:
+        return InputRange(
+            -1.0,
+            1.0,
+            f"assumed: no layer of the model tells; {_SETTLE}",
+            warning=f"nothing in '{graph.name}' tells the range of its inputs, and [-1, 1] is assumed; if real inputs leave "
+            f"it, results can be useless: {_SETTLE}.",
+        )
+    origin = f"estimated from the statistics of '{fit.batchnorm}'; {_SETTLE}"
+    common = _common_range(fit, graph.specs[graph.inputs[0]].size(-1))
+    if common is not None:
+        return InputRange(*common, origin, divergence=fit.of_range(*common))
+    low, high = float((fit.mean - _REACH * fit.sd).min()), float((fit.mean + _REACH * fit.sd).max())
+    return _fitted(InputRange(low, high, origin), fit)
 
 
-def _first_batchnorm(graph: Graph):
-    """The first BatchNorm that reads only what comes from the first input; None if there is none."""
-    reached = {graph.inputs[0]}
-    for node in graph.nodes:
-        if not reached.issuperset(node.inputs):
-            continue
-        if is_batchnorm(graph.layer_of(node)) and on_channels(graph, node):
-            return node
-        reached.update(node.outputs)
-    return None
+def judge_input_range(graph: Graph, given: InputRange, seed: int = 0) -> InputRange:
+    """The range that the user gives, with inputs that fit the statistics, and a warning where these contradict the range."""
+    fit = fit_inputs(graph, seed)
+    if fit is None:
+        return given
+    divergence = fit.of_range(*given.ends)
+    if divergence <= _FITS:
+        return dataclasses.replace(given, divergence=divergence)
+    found = _fitted(given, fit) if fit.linear else dataclasses.replace(given, divergence=divergence)
+    width, sd = given.high - given.low, float(fit.sd.max())
+    outside = bool(np.any(fit.mean < given.low) or np.any(fit.mean > given.high))
+    if divergence - fit.divergence > _CONTRADICTED and (outside or sd > width or sd < width / 100):
+        low, high = _common_range(fit, graph.specs[graph.inputs[0]].size(-1)) or (
+            float((fit.mean - _REACH * fit.sd).min()),
+            float((fit.mean + _REACH * fit.sd).max()),
+        )
+        found = dataclasses.replace(
+            found,
+            warning=f"input_range is ({given.low:g}, {given.high:g}), but the statistics of '{fit.batchnorm}' fit inputs from "
+            f"{low:.4g} to {high:.4g}, {(high - low) / width:.3g} times as wide; did you mean ({low:.4g}, {high:.4g})?",
+        )
+    return found
 
 
-def _divergence(graph: Graph, batchnorm, input_range: tuple[float, float], seed: int) -> float:
-    """Mean KL(N(measured) || N(stored)) over the channels that enter `batchnorm`."""
-    spec = graph.specs[graph.inputs[0]]
-    images = procedural_images(_IMAGES, spec.example_shape, *input_range, seed=seed)
-    live = {graph.inputs[0]: images}
-    for node in graph.nodes:
-        if node is batchnorm:
-            break
-        if live.keys() >= set(node.inputs):
-            live.update(zip(node.outputs, graph.call(node, live), strict=True))
-    x = np.asarray(live[batchnorm.inputs[0]]).reshape(-1, graph.specs[batchnorm.inputs[0]].size(-1))
-    layer = graph.layer_of(batchnorm)
-    stored_mean, stored_variance = layer.weight("moving_mean"), layer.weight("moving_variance")
-    floor = layer.operation.epsilon
-    mean, variance = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
-    ratio = (variance + floor) / (stored_variance + floor)
-    return float(np.mean(ratio - 1 - np.log(ratio) + np.square(mean - stored_mean) / (stored_variance + floor)) / 2)
+def _fitted(range_: InputRange, fit: Fit) -> InputRange:
+    return dataclasses.replace(range_, kind=fit.kind, offset=fit.offset, scale=fit.scale, divergence=fit.divergence)
+
+
+def _likely(fit: Fit, low: float, high: float) -> bool:
+    """Whether pictures in this range can have the mean and the standard deviation of `fit`."""
+    width = high - low
+    mean, deviation = (fit.mean.mean() - low) / width, np.sqrt(np.square(fit.sd).mean()) / width
+    return bool(_MEANS[0] <= mean <= _MEANS[1] and _DEVIATIONS[0] <= deviation <= _DEVIATIONS[1])
+
+
+def _common_range(fit: Fit, channels: int) -> tuple[float, float] | None:
+    """The common range whose pictures fit best; None where none does."""
+    likely = [ends for ends in (COLOUR_RANGES if channels == 3 else COMMON_RANGES) if _likely(fit, *ends)]
+    best = min(likely, key=lambda ends: fit.of_range(*ends), default=None)
+    return best if best is not None and fit.of_range(*best) <= _FITS else None
+
+
+def _first_readers(graph: Graph) -> Iterator[Node]:
+    """The operations that read the first input, also behind padding, a change of shape and the like."""
+    consumers, behind = graph.consumers(), [graph.inputs[0]]
+    while behind:
+        for node in consumers[behind.pop()]:
+            yield node
+            if operation_of(graph.layer_of(node)).values is not None:
+                behind += node.outputs

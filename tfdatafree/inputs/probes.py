@@ -7,6 +7,7 @@ import numpy as np
 
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.network import InputRange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class Probes:
         user_inputs: The user's own inputs, one array (n, *shape) per graph input; None: inputs are generated.
     """
 
-    input_range: tuple[float, float]
+    input_range: InputRange | tuple[float, float]
     seed: int
     user_inputs: Sequence[np.ndarray] | None = None
 

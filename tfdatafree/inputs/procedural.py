@@ -12,11 +12,37 @@ from typing import Any
 
 import numpy as np
 
+from tfdatafree.model.network import InputKind
+
 _LEAVES = 220
 # Radii as parts of the image's longer side; their density falls as r**-3: the scene looks alike at all scales.
 _SMALLEST_LEAF, _LARGEST_LEAF = 0.03, 0.6
+# Standard deviation of the logarithm of the strength of fields and noise.
+_LOUDNESS = 0.4
 # Pixels that are compared with their leaves in one go. It bounds memory; larger parts are not faster.
 _PIXELS_AT_ONCE = 2**16
+
+# Mean and standard deviation of procedural pictures in [0, 1].
+PICTURE_MEAN, PICTURE_SD = 0.5, 0.23
+
+
+def kinds_for(shape: Sequence[int]) -> tuple[InputKind, ...]:
+    """InputKinds of inputs that differ for this shape, pictures first."""
+    return ("pictures", "fields", "noise") if len(shape) > 1 else ("pictures",)
+
+
+def unit_inputs(n: int, shape: Sequence[int], kind: InputKind = "pictures", seed: int = 0) -> np.ndarray:
+    """`n` inputs (n, *shape), float32, with a mean near 0 and a standard deviation near 1. Input i does not depend on n."""
+    if kind == "pictures":
+        return (procedural_images(n, shape, seed=seed) - np.float32(PICTURE_MEAN)) / np.float32(PICTURE_SD)
+    random = np.random.default_rng(seed)
+    inputs = np.empty((n, *shape), np.float32)
+    for values in inputs:
+        field = _spectral_noise(random, tuple(shape)) if kind == "fields" else random.standard_normal(shape, np.float32)
+        field /= field.std() + np.float32(1e-6)
+        # Loud and soft ones: the mean of their squares is 1.
+        values[:] = field * np.float32(np.exp(_LOUDNESS * random.standard_normal() - _LOUDNESS**2))
+    return inputs
 
 
 def procedural_images(

@@ -140,9 +140,7 @@ def collect(
     share = -(-SAMPLES // batches)
     found: dict[str, Statistics] = {}
     for name, array in values:
-        new = Statistics.of(
-            array, share, random, moments=moments is None or name in moments, peaks=name in peaks
-        )
+        new = Statistics.of(array, share, random, moments=moments is None or name in moments, peaks=name in peaks)
         found[name] = found[name].merge(new) if name in found else new
     return found
 

@@ -3,20 +3,40 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from tfdatafree.model.graph import Graph
 from tfdatafree.recipe.rules import NO_RULES, LayerRules
 
+# "pictures": what `inputs/procedural.py` makes for images. "fields": smooth along all axes but the channels, not bounded, of
+# varying strength. "noise": the same without any smoothness.
+InputKind = Literal["pictures", "fields", "noise"]
+
 
 @dataclass(frozen=True)
 class InputRange:
-    """Range of the model's real inputs, and where it comes from."""
+    """Range of the model's real inputs, where it comes from, and the inputs that are generated in it.
+
+    Attributes:
+        low, high: The range.
+        origin: Where it comes from, for the report.
+        kind: Kind of the generated inputs.
+        offset, scale: Generated inputs are offset + scale * z within the range, with z of that kind, mean 0 and standard
+            deviation 1: (channels,) or (1,). None: they are pictures that fill the range.
+        divergence: What is left between their statistics and those of the first BatchNorm, in nats; None: none tells.
+        warning: What the user should know about the range; empty: nothing.
+    """
 
     low: float
     high: float
     origin: str
+    kind: InputKind = "pictures"
+    offset: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    divergence: float | None = None
+    warning: str = ""
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from tfdatafree.inputs.make import make_inputs
 from tfdatafree.measuring.damage import single_layer_damages
 from tfdatafree.model.batchnorm import is_batchnorm, output_moments
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.network import InputRange
 from tfdatafree.model.rewrite import Rewrite
 
 _REACH = 4.0  # standard deviations from the mean that the range of a tensor surely covers
@@ -40,7 +41,7 @@ def freeze_constant_channels(graph: Graph) -> Rewrite:
     return Rewrite(graph=frozen, notes={name: _note(channels) for name, channels in constant.items()})
 
 
-def freeze_harmless_channels(graph: Graph, input_range: tuple[float, float], *, seed: int = 0) -> Rewrite:
+def freeze_harmless_channels(graph: Graph, input_range: InputRange | tuple[float, float], *, seed: int = 0) -> Rewrite:
     """`freeze_constant_channels` in those BatchNorms where the results hardly change. For the others, `kept` says why not.
 
     Args:

@@ -9,6 +9,7 @@ from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.network import InputRange
 from tfdatafree.model.rewrite import Pass, Rewrite, apply_passes
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.preconditioning.absorb_bias import absorb_biases
@@ -23,7 +24,9 @@ _COMPARED = 8
 _SHOWN = 16
 
 
-def precondition(unfolded: Graph, recipe: Recipe, input_range: tuple[float, float], seed: int = 0) -> Rewrite:
+def precondition(
+    unfolded: Graph, recipe: Recipe, input_range: InputRange | tuple[float, float], seed: int = 0
+) -> Rewrite:
     """A separated graph with its BatchNorms made easier to quantize, as the recipe says.
 
     Args:
@@ -33,7 +36,7 @@ def precondition(unfolded: Graph, recipe: Recipe, input_range: tuple[float, floa
     return apply_passes(unfolded, passes_of(recipe, input_range, seed))
 
 
-def passes_of(recipe: Recipe, input_range: tuple[float, float], seed: int = 0) -> list[Pass]:
+def passes_of(recipe: Recipe, input_range: InputRange | tuple[float, float], seed: int = 0) -> list[Pass]:
     """The passes that the recipe asks for, in their order. Each says in `kept` what it did not do, and why."""
     passes: list[Pass] = []
     if recipe.quantize is not None or recipe.prune is not None:

@@ -30,6 +30,7 @@ from tfdatafree.model.kernels import (
     scale_inputs,
     with_kernel,
 )
+from tfdatafree.model.network import InputRange
 from tfdatafree.pruning.channel_budget import Kernel, choose_channel_counts
 from tfdatafree.pruning.channel_order import Reader, order_channels, output_energy, refit_without
 from tfdatafree.pruning.remove_channels import Channels, find_channels, without_groups
@@ -54,7 +55,7 @@ class PrunedChannels:
 
 
 def prune_channels(
-    unfolded: Graph, options: Prune, *, input_range: tuple[float, float], seed: int = 0
+    unfolded: Graph, options: Prune, *, input_range: InputRange | tuple[float, float], seed: int = 0
 ) -> PrunedChannels:
     """Removes about `options.sparsity` of the weights of all kernels as whole channels.
 

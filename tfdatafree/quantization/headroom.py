@@ -48,9 +48,7 @@ def with_headroom(
     return Range(low, min(float(np.clip(top, least, MOST)) * range_.high, limits[1]))
 
 
-def widen_decisions(
-    decision: Decision, noise: Mapping[str, float], grids: Mapping[str, Quantizer]
-) -> dict[str, Range]:
+def widen_decisions(decision: Decision, noise: Mapping[str, float], grids: Mapping[str, Quantizer]) -> dict[str, Range]:
     """The ranges of the decision tensors with headroom; {} without decision tensors.
 
     Args:

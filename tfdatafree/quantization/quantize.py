@@ -136,8 +136,15 @@ def _saturation(graph: Graph, observed: Observed, options: Quantize) -> dict[str
 def choose_input_ranges(
     network: Network, observed: Observed, options: Quantize, *, from_user: bool
 ) -> dict[str, Range]:
-    """Ranges of the input tensors: from the user or the model, or the extremes of the user's inputs."""
+    """Ranges of the input tensors: from the user or the model, or the extremes of the user's inputs.
+
+    If the user gives a range, too, it is that range, wider where the inputs go beyond it.
+    """
     known, names = network.input_range, network.reference.inputs
-    if from_user and known.origin != "given":
-        return {tensor: Range(observed.images[tensor].low, observed.images[tensor].high) for tensor in names}
+    if from_user:
+        seen = {tensor: Range(observed.images[tensor].low, observed.images[tensor].high) for tensor in names}
+        if known.origin != "given":
+            return seen
+        if any(range_.low < known.low or range_.high > known.high for range_ in seen.values()):
+            return {t: Range(min(r.low, known.low), max(r.high, known.high)) for t, r in seen.items()}
     return dict.fromkeys(names, range_of_levels(*known.ends) if options.activation_bits == 8 else Range(*known.ends))

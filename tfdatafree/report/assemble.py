@@ -11,7 +11,7 @@ from tfdatafree.export.build import Built
 from tfdatafree.export.run import predict_as_written
 from tfdatafree.inputs.given import Inputs
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.network import Network
+from tfdatafree.model.network import InputRange, Network
 from tfdatafree.quantization.bit_choice import Policy
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.report.evidence import Evidence
@@ -51,7 +51,7 @@ def make_report(
     Raises:
         ExportError: The target cannot use the file.
     """
-    source, low, high = network.source, *network.input_range.ends
+    source = network.source
     quantized = recipe.quantize is not None
     weights = [values.astype(np.float32, copy=False) for layer in source.layers.values() for values in layer.weights]
     with ThreadPoolExecutor(1) as thread:  # packing takes one core, and the networks do not always take both
@@ -61,7 +61,7 @@ def make_report(
         model=source.name,
         recipe=recipe.name,
         simulated=None if recipe.quantize is None else recipe.quantize.simulated,
-        input_range=f"[{low:g}, {high:g}], {network.input_range.origin}",
+        input_range=_input_range(network.input_range, inputs),
         generated=inputs.described if quantized else _float_source(recipe),
         float_bytes=sum(values.nbytes for values in weights),
         float_gzip_bytes=packed.result(),
@@ -139,6 +139,14 @@ def _on_target(content: bytes | None, target: Target) -> dict[str, Any]:
         return {"on_target": check}
     check, compiled = ask_vela(check, content, target.accelerator)
     return {"on_target": check, "npu_bytes": None if compiled is None else compiled.bytes}
+
+
+def _input_range(found: InputRange, inputs: Inputs) -> str:
+    """The range, where it comes from, and how well the generated inputs fit the first statistics."""
+    text = f"[{found.low:g}, {found.high:g}], {found.origin}"
+    if inputs.real or found.divergence is None:
+        return text
+    return f"{text}; generated {found.kind} fit within {found.divergence:.2g} nats"
 
 
 def _float_source(recipe: Recipe) -> str:

@@ -1,0 +1,224 @@
+"""Fits the distribution of generated inputs to what the first BatchNorm knows of the real ones.
+
+The statistics of the first BatchNorm are those of f(x) on real inputs x, where f is all that comes before it. Generated inputs
+are x = m + s z with base inputs z of a kind (pictures, smooth fields, noise) and a mean m and a standard deviation s per
+channel. The best m, s and kind are those with the smallest divergence
+
+    KL(N(mean of f(x), variance of f(x)) || N(stored mean, stored variance)),      mean over the BatchNorm's channels, in nats
+
+Mostly f is linear up to a constant (convolution, padding, permutation). Then f(m + s z) = f(0) + m f'(1) + s f'(z), and moments
+for every m and s follow from one pass of 0, 1 and z. Otherwise inputs pass once for each m and s that is tried.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from scipy import optimize
+
+from tfdatafree.inputs.procedural import PICTURE_MEAN, PICTURE_SD, kinds_for, unit_inputs
+from tfdatafree.model.batchnorm import is_batchnorm, on_channels
+from tfdatafree.model.cost import multiplications
+from tfdatafree.model.graph import Graph, Layer, Node
+from tfdatafree.model.network import InputKind
+
+# With more channels, all share one mean and one standard deviation: the statistics of a few filters do not tell more.
+_MOST_CHANNELS = 4
+_EXAMPLES = 8
+# All examples together have about this many values, but there are never fewer than four.
+_VALUES = 2**19
+# Positions of each example whose values are looked at.
+_POSITIONS = 4096
+# Multiplications for all that is tried where f is not linear.
+_MOST_MULTIPLICATIONS = 2**34
+_TRIES = 100
+# A kind other than pictures has to fit better by this many nats, plus a quarter of what pictures reach.
+_CLEARLY = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The generated inputs that fit best, offset + scale * z.
+
+    Attributes:
+        kind: Kind of the base inputs z.
+        offset, scale: Per channel, or one number for all: (channels,) or (1,).
+        mean, sd: Of these inputs, alike.
+        divergence: What is left of the divergence, in nats.
+        batchnorm: Name of the BatchNorm.
+        linear: Whether everything before it is linear. A ReLU hides half of what the statistics could tell.
+        of_range: (low, high) -> divergence of pictures that fill this range.
+    """
+
+    kind: InputKind
+    offset: np.ndarray
+    scale: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+    divergence: float
+    batchnorm: str
+    linear: bool
+    of_range: Callable[[float, float], float]
+
+
+def fit_inputs(graph: Graph, seed: int = 0) -> Fit | None:
+    """The inputs that fit the first BatchNorm of an unfolded, separated graph best; None where no BatchNorm tells."""
+    node = first_batchnorm(graph)
+    if node is None:
+        return None
+    prefix = graph.up_to(node.inputs) if node.inputs[0] not in graph.inputs else None
+    spec, layer = graph.specs[graph.inputs[0]], graph.layer_of(node)
+    shape, channels = spec.example_shape, spec.example_shape[-1]
+    groups = channels if channels <= _MOST_CHANNELS else 1
+    count = int(np.clip(_VALUES // np.prod(shape), 4, _EXAMPLES))
+    if prefix is not None:
+        count = int(np.clip(_MOST_MULTIPLICATIONS // (_TRIES * max(multiplications(prefix), 1)), 1, count))
+        prefix = prefix.with_tensors()
+    problem = _Problem(prefix, graph.inputs[0], spec.dtype, layer, shape, groups)
+    fits, base = {}, {}
+    for kind in kinds_for(shape):
+        base[kind] = unit_inputs(count, shape, kind, seed=seed)
+        divergence = problem.divergence_on(base[kind], seed)
+        fits[kind] = divergence, *_minimum(divergence, groups)
+    pictures = kinds_for(shape)[0]
+    best = min(fits, key=lambda kind: fits[kind][1])
+    if fits[best][1] > 0.75 * fits[pictures][1] - _CLEARLY:
+        best = pictures
+    of_pictures = fits[pictures][0]
+
+    def of_range(low: float, high: float) -> float:
+        width = high - low
+        return of_pictures(np.full(groups, low + PICTURE_MEAN * width), np.full(groups, PICTURE_SD * width))
+
+    _, least, offset, scale = fits[best]
+    rows = base[best].reshape(-1, channels if groups == channels else 1).astype(np.float64)
+    return Fit(
+        kind=best,
+        offset=offset,
+        scale=scale,
+        mean=offset + scale * rows.mean(axis=0),
+        sd=scale * rows.std(axis=0),
+        divergence=least,
+        batchnorm=node.name,
+        linear=problem.linear,
+        of_range=of_range,
+    )
+
+
+def first_batchnorm(graph: Graph) -> Node | None:
+    """The first BatchNorm that reads only what comes from the first input."""
+    reached = {graph.inputs[0]}
+    for node in graph.nodes:
+        if not reached.issuperset(node.inputs):
+            continue
+        if is_batchnorm(graph.layer_of(node)) and on_channels(graph, node):
+            return node
+        reached.update(node.outputs)
+    return None
+
+
+Divergence = Callable[[np.ndarray, np.ndarray], float]
+
+
+class _Problem:
+    """The way from the input to the first BatchNorm."""
+
+    def __init__(
+        self, prefix: Graph | None, tensor: str, dtype: str, layer: Layer, shape: tuple[int, ...], groups: int
+    ):
+        self._prefix, self._tensor, self._shape, self._groups = prefix, tensor, shape, groups
+        self._dtype = dtype
+        self.linear = False
+        self._mean = layer.required_weight("moving_mean").astype(np.float64)
+        self._variance = layer.required_weight("moving_variance").astype(np.float64) + layer.operation.epsilon
+        self._epsilon = layer.operation.epsilon
+
+    def divergence_on(self, z: np.ndarray, seed: int) -> Divergence:
+        """(m, s) -> divergence of m + s z; both (groups,)."""
+        random = np.random.default_rng(seed)
+        constant, ones, parts = self._parts(z)
+        places = None
+
+        def run(x: np.ndarray) -> np.ndarray:
+            """(examples, positions, channels) before the BatchNorm, float64."""
+            nonlocal places
+            y = self._run(x)
+            y = y.reshape(len(y), -1, y.shape[-1])
+            if places is None:
+                places = (
+                    np.arange(y.shape[1])
+                    if y.shape[1] <= _POSITIONS
+                    else random.choice(y.shape[1], _POSITIONS, replace=False)
+                )
+            return y[:, places].astype(np.float64)
+
+        zero = run(constant)
+        self.linear = self._is_linear(run, zero, z[:1])
+        if not self.linear:
+            return lambda m, s: self._divergence(*_moments(run((m.mean() + s.mean() * z).astype(np.float32))))
+        features = [np.broadcast_to(zero, (len(z), *zero.shape[1:]))]
+        features += [np.broadcast_to(run(one) - zero, features[0].shape) for one in ones]
+        features += [run(part) - zero for part in parts]
+        stacked = np.stack(features, axis=-1).reshape(-1, zero.shape[-1], len(features))  # (rows, channels, features)
+        means = stacked.mean(axis=0)
+        squares = np.einsum("rcf,rcg->cfg", stacked, stacked, optimize=True) / len(stacked)
+        covariances = squares - means[:, :, None] * means[:, None, :]
+
+        def divergence(m: np.ndarray, s: np.ndarray) -> float:
+            weights = np.concatenate([[1.0], m, s])
+            return self._divergence(means @ weights, np.maximum(weights @ covariances @ weights, 0))
+
+        return divergence
+
+    def _parts(self, z: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+        """0, ones in one group of channels, and z in one group of channels."""
+        zero = np.zeros((1, *self._shape), np.float32)
+        if self._groups == 1:
+            return zero, [zero + 1], [z]
+        ones, parts = [], []
+        for channel in range(self._groups):
+            mask = np.zeros(self._shape[-1], np.float32)
+            mask[channel] = 1
+            ones.append(zero + mask)
+            parts.append(z * mask)
+        return zero, ones, parts
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        if self._prefix is None:
+            return x
+        return np.asarray(self._prefix.predict([tf.cast(x, self._dtype)])[0])
+
+    def _is_linear(self, run: Callable[[np.ndarray], np.ndarray], zero: np.ndarray, z: np.ndarray) -> bool:
+        """Whether f(z + 3) + f(0) = f(z) + f(3) and f(-z) = 2 f(0) - f(z), up to rounding."""
+        if "int" in self._dtype:
+            return False
+        once, three = run(z), run(np.full_like(z, 3.0))
+        scale = np.abs(once - zero).max() + np.abs(three - zero).max()
+        sums = np.abs(run(z + 3) + zero - once - three).max() + np.abs(run(-z) - 2 * zero + once).max()
+        return bool(sums <= 1e-3 * scale)
+
+    def _divergence(self, mean: np.ndarray, variance: np.ndarray) -> float:
+        ratio = (variance + self._epsilon) / self._variance
+        terms = ratio - 1 - np.log(ratio) + np.square(mean - self._mean) / self._variance
+        return float(terms.mean() / 2)
+
+
+def _moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return y.mean(axis=(0, 1)), y.var(axis=(0, 1))
+
+
+def _minimum(divergence: Divergence, groups: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """The smallest divergence, its m and its s."""
+    shared = lambda at: divergence(np.full(groups, at[0] * np.exp(at[1])), np.full(groups, np.exp(at[1])))  # noqa: E731
+    starts = [np.array([m, log_s]) for log_s in np.log(4.0) * np.arange(-3, 6) for m in (-2.0, 0.0, 2.0)]
+    start = min(starts, key=shared)
+    found = optimize.minimize(shared, start, method="Nelder-Mead", options={"maxfev": 60, "xatol": 1e-3, "fatol": 1e-5})
+    best = found.fun, np.full(groups, found.x[0] * np.exp(found.x[1])), np.full(groups, np.exp(found.x[1]))
+    if groups > 1:
+        split = lambda at: divergence(at[:groups] * np.exp(at[groups:]), np.exp(at[groups:]))  # noqa: E731
+        start = np.concatenate([np.full(groups, found.x[0]), np.full(groups, found.x[1])])
+        found = optimize.minimize(split, start, method="L-BFGS-B", options={"maxiter": 100})
+        sd = np.exp(found.x[groups:])
+        best = min(best, (float(found.fun), found.x[:groups] * sd, sd), key=lambda result: result[0])
+    return best
