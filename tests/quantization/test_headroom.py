@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -6,7 +8,9 @@ from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import activation_quantizer
 from tfdatafree.numerics.range import Range
+from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.headroom import BOTTOM, COST_DB, LEAST, MOST, widen_decisions, with_headroom
+from tfdatafree.recipe.quantize import Quantize
 
 
 def steps_of(range_: Range) -> float:
@@ -68,5 +72,12 @@ def test_only_decisions_are_widened():
     graph = classifier(keras.layers.Softmax())
     ranges = {"conv": Range(-1, 1), "logits": Range(-2, 4)}
     grids = {name: activation_quantizer(r.low, r.high) for name, r in ranges.items()}
-    widened = widen_decisions(graph, ranges, {"conv": 1.0, "logits": 1e9}, grids)
-    assert widened == {"logits": Range(-2 * BOTTOM, 4 * MOST)}
+    decision = Decision(graph=graph, reference=graph, kernels={}, ranges=ranges, options=Quantize())
+    loud, exact = {"conv": 1.0, "logits": 1e9}, {"conv": 1.0, "logits": 0.0}
+    assert widen_decisions(decision, loud, grids) == {"logits": Range(-2 * BOTTOM, 4 * MOST)}
+    assert widen_decisions(decision, exact, grids) == {"logits": Range(-2 * BOTTOM, 4 * LEAST)}
+    # Real inputs showed how large outputs are, and no grid reaches beyond where its reader saturates.
+    real = dataclasses.replace(decision, real=True)
+    assert widen_decisions(real, exact, grids) == {"logits": Range(-2 * BOTTOM, 4)}
+    limited = dataclasses.replace(decision, limits={"logits": (-1.5, 5.0)})
+    assert widen_decisions(limited, loud, grids) == {"logits": Range(-1.5, 5)}

@@ -213,8 +213,10 @@ def test_sixteen_bits_everywhere_by_rule_are_as_near_as_the_preset():
         error[name] = relative_difference(
             [compressed("branch_add", *rules, quantize=options).predict(inputs[0])], wanted
         )
-    # The model's input keeps 8 bits, which is all that is left of the error.
-    assert error["rule"] < 1.2 * error["preset"] and error["rule"] < error["int8"] / 1.5, error
+    # The model's input keeps 8 bits. What they alone cost comes on top.
+    grid = compressed("branch_add", Rule("*", activation_bits=16)).built.grids["image"]
+    rounding = relative_difference(outputs_of(model, [grid(inputs[0])]), wanted)
+    assert error["rule"] < error["preset"] + 1.2 * rounding and error["rule"] < error["int8"] / 1.5, (error, rounding)
 
 
 @pytest.mark.slow

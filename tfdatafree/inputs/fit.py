@@ -33,6 +33,11 @@ _POSITIONS = 4096
 # Multiplications for all that is tried where f is not linear.
 _MOST_MULTIPLICATIONS = 2**34
 _TRIES = 100
+# Channels with this part of the median variance are dead.
+_DEAD = 1e-4
+# What it costs, in nats, if the channels of the inputs differ by one standard deviation or by a factor e. Where a few filters
+# do not tell the channels apart, they stay alike.
+_UNLIKE = 0.02
 # A kind other than pictures has to fit better by this many nats, plus a quarter of what pictures reach.
 _CLEARLY = 0.01
 
@@ -67,7 +72,7 @@ def fit_inputs(graph: Graph, seed: int = 0) -> Fit | None:
     node = first_batchnorm(graph)
     if node is None:
         return None
-    prefix = graph.up_to(node.inputs) if node.inputs[0] not in graph.inputs else None
+    prefix = _before(graph, node)
     spec, layer = graph.specs[graph.inputs[0]], graph.layer_of(node)
     shape, channels = spec.example_shape, spec.example_shape[-1]
     groups = channels if channels <= _MOST_CHANNELS else 1
@@ -106,6 +111,15 @@ def fit_inputs(graph: Graph, seed: int = 0) -> Fit | None:
     )
 
 
+def _before(graph: Graph, node: Node) -> Graph | None:
+    """What computes the input of `node` from the first input; None where it is the first input."""
+    if node.inputs[0] in graph.inputs:
+        return None
+    prefix = graph.up_to(node.inputs)
+    prefix.inputs = prefix.inputs[:1]
+    return prefix
+
+
 def first_batchnorm(graph: Graph) -> Node | None:
     """The first BatchNorm that reads only what comes from the first input."""
     reached = {graph.inputs[0]}
@@ -133,6 +147,8 @@ class _Problem:
         self._mean = layer.required_weight("moving_mean").astype(np.float64)
         self._variance = layer.required_weight("moving_variance").astype(np.float64) + layer.operation.epsilon
         self._epsilon = layer.operation.epsilon
+        # Channels that were constant in training, or that are whatever comes, tell nothing.
+        self._alive = np.ones(len(self._mean), bool)
 
     def divergence_on(self, z: np.ndarray, seed: int) -> Divergence:
         """(m, s) -> divergence of m + s z; both (groups,)."""
@@ -154,6 +170,8 @@ class _Problem:
             return y[:, places].astype(np.float64)
 
         zero = run(constant)
+        self._alive = self._variance > _DEAD * np.median(self._variance)
+        self._alive &= run(z).var(axis=(0, 1)) > 0
         self.linear = self._is_linear(run, zero, z[:1])
         if not self.linear:
             return lambda m, s: self._divergence(*_moments(run((m.mean() + s.mean() * z).astype(np.float32))))
@@ -201,7 +219,7 @@ class _Problem:
     def _divergence(self, mean: np.ndarray, variance: np.ndarray) -> float:
         ratio = (variance + self._epsilon) / self._variance
         terms = ratio - 1 - np.log(ratio) + np.square(mean - self._mean) / self._variance
-        return float(terms.mean() / 2)
+        return float(terms[self._alive].mean() / 2)
 
 
 def _moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -216,9 +234,14 @@ def _minimum(divergence: Divergence, groups: int) -> tuple[float, np.ndarray, np
     found = optimize.minimize(shared, start, method="Nelder-Mead", options={"maxfev": 60, "xatol": 1e-3, "fatol": 1e-5})
     best = found.fun, np.full(groups, found.x[0] * np.exp(found.x[1])), np.full(groups, np.exp(found.x[1]))
     if groups > 1:
-        split = lambda at: divergence(at[:groups] * np.exp(at[groups:]), np.exp(at[groups:]))  # noqa: E731
+
+        def split(at: np.ndarray) -> float:
+            m, log_s = at[:groups], at[groups:]
+            return divergence(m * np.exp(log_s), np.exp(log_s)) + _UNLIKE * (m.var() + log_s.var())
+
         start = np.concatenate([np.full(groups, found.x[0]), np.full(groups, found.x[1])])
         found = optimize.minimize(split, start, method="L-BFGS-B", options={"maxiter": 100})
-        sd = np.exp(found.x[groups:])
-        best = min(best, (float(found.fun), found.x[:groups] * sd, sd), key=lambda result: result[0])
+        scale = np.exp(found.x[groups:])
+        offset = found.x[:groups] * scale
+        best = min(best, (divergence(offset, scale), offset, scale), key=lambda result: result[0])
     return best

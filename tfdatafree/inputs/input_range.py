@@ -2,7 +2,7 @@
 
 A Rescaling or Normalization layer at the input tells the range. Otherwise the statistics of the first BatchNormalization do: they
 give the mean and the standard deviation of the inputs (`fit.py`). If pictures in a common range have about these, that range is
-taken, the one that fits best. Otherwise the range is the mean -+ 4 standard deviations, and inputs are generated with the
+taken, the one that fits best. Otherwise the range is the mean -+ 3.75 standard deviations, and inputs are generated with the
 mean, the deviation and the smoothness that fit.
 
 A range that the user gives is kept. Where the statistics contradict it, the generated inputs follow the statistics, within the
@@ -28,7 +28,7 @@ COLOUR_RANGES = (*COMMON_RANGES, (-2.12, 2.64))
 # is 0.2 to 0.3. A signal that is taken for pictures would be clipped; pictures that are not recognized get a coarser grid.
 _MEANS, _DEVIATIONS = (0.1, 0.9), (0.08, 0.31)
 # Standard deviations on either side of the mean that a range without a name gets.
-_REACH = 4.0
+_REACH = 3.75
 # Pictures within this many nats of the statistics fit.
 _FITS = 0.5
 # A given range is contradicted if another one fits this many nats better.
