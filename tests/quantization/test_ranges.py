@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from tfdatafree.numerics.affine import activation_quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization import ranges
-from tfdatafree.quantization.ranges import aciq, k_sigma, min_max, percentile, range_of_levels, search_range
+from tfdatafree.quantization.ranges import (
+    aciq,
+    extreme_value,
+    k_sigma,
+    min_max,
+    percentile,
+    range_of_levels,
+    search_range,
+)
 
 # Grids are compared in float32: equal errors may differ by this much.
 ROUNDING = 1 + 1e-3
@@ -195,3 +203,33 @@ def test_no_level_of_a_symmetric_image_lies_halfway_between_two_steps():
     assert off[0] < 1e-5 < 1e-3 < off[1]
     rms = [np.sqrt(np.mean(np.square(q(levels) - levels))) / q.scale for q in (plain, chosen)]
     assert rms[1] < 0.6 * rms[0]
+
+
+# Extreme values ---------------------------------------------------------------------------------------------------------
+
+
+def test_extreme_values_hold_what_many_inputs_need():
+    """From the extremes of 32 inputs, the range that about one in 256 inputs leaves."""
+    random = np.random.default_rng(0)
+    ratios = []
+    for trial in range(60):
+        values = random.exponential(size=(256, 500)) if trial % 2 else random.normal(size=(256, 500))
+        found = extreme_value(values[:32].min(axis=1), values[:32].max(axis=1))
+        ratios.append(found.high / values.max())
+        assert found.low <= 0 <= found.high
+    assert 0.9 < np.mean(ratios) < 1.15 and min(ratios) > 0.7
+
+
+@given(st.integers(0, 2**16), st.floats(1e-3, 1e3))
+@settings(max_examples=30, deadline=None)
+def test_extreme_values_scale_with_the_values(seed, scale):
+    random = np.random.default_rng(seed)
+    lows, highs = np.sort(random.normal(size=(2, 12)), axis=0)
+    once, scaled = extreme_value(lows, highs), extreme_value(scale * lows, scale * highs)
+    assert (scaled.low, scaled.high) == pytest.approx((scale * once.low, scale * once.high), rel=1e-5)
+
+
+def test_extreme_values_of_what_does_not_vary_are_its_extremes():
+    assert extreme_value(np.zeros(8), np.full(8, 6.0)) == Range(0, 6)
+    assert extreme_value(np.array([-2.0]), np.array([3.0])) == min_max(np.array([-2.0, 3.0]))
+    assert extreme_value(np.full(4, -3.0), np.full(4, -1.0)) == Range(-3, 0), "an end that no input has stays 0"

@@ -14,7 +14,10 @@ from tfdatafree.recipe.recipe import PRESETS, Generate, Recipe, get_recipe
     [
         ({"weight_bits": 3}, "weight_bits is 3; choose one of 4, 5, 6, 7, 8"),
         ({"activation_bits": 3}, "activation_bits is 3; choose one of 4, 5, 6, 7, 8, 16"),
-        ({"ranges": "minmax"}, "ranges is 'minmax'; choose one of 'extreme_value', 'min_max', 'search', 'percentile', 'k_sigma'"),
+        (
+            {"ranges": "minmax"},
+            "ranges is 'minmax'; choose one of 'extreme_value', 'min_max', 'search', 'percentile', 'k_sigma'",
+        ),
         ({"range_source": "noise"}, "range_source is 'noise'; choose one of 'images', 'gaussian'"),
         ({"per_channel": None}, "per_channel is None; choose one of True, False"),
         ({"bias_correction": "yes"}, "bias_correction is 'yes'"),

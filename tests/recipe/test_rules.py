@@ -216,7 +216,7 @@ def test_sixteen_bits_everywhere_by_rule_are_as_near_as_the_preset():
     # The model's input keeps 8 bits. What they alone cost comes on top.
     grid = compressed("branch_add", Rule("*", activation_bits=16)).built.grids["image"]
     rounding = relative_difference(outputs_of(model, [grid(inputs[0])]), wanted)
-    assert error["rule"] < error["preset"] + 1.2 * rounding and error["rule"] < error["int8"] / 1.5, (error, rounding)
+    assert error["rule"] < 1.2 * (error["preset"] + rounding) and error["rule"] < error["int8"] / 1.5, (error, rounding)
 
 
 @pytest.mark.slow

@@ -69,35 +69,17 @@ class Fit:
 
 def fit_inputs(graph: Graph, seed: int = 0) -> Fit | None:
     """The inputs that fit the first BatchNorm of an unfolded, separated graph best; None where no BatchNorm tells."""
-    node = first_batchnorm(graph)
-    if node is None:
+    problem = _pose(graph)
+    if problem is None:
         return None
-    prefix = _before(graph, node)
-    spec, layer = graph.specs[graph.inputs[0]], graph.layer_of(node)
-    shape, channels = spec.example_shape, spec.example_shape[-1]
-    groups = channels if channels <= _MOST_CHANNELS else 1
-    count = int(np.clip(_VALUES // np.prod(shape), 4, _EXAMPLES))
-    if prefix is not None:
-        count = int(np.clip(_MOST_MULTIPLICATIONS // (_TRIES * max(multiplications(prefix), 1)), 1, count))
-        prefix = prefix.with_tensors()
-    problem = _Problem(prefix, graph.inputs[0], spec.dtype, layer, shape, groups)
-    fits, base = {}, {}
-    for kind in kinds_for(shape):
-        base[kind] = unit_inputs(count, shape, kind, seed=seed)
-        divergence = problem.divergence_on(base[kind], seed)
-        fits[kind] = divergence, *_minimum(divergence, groups)
-    pictures = kinds_for(shape)[0]
-    best = min(fits, key=lambda kind: fits[kind][1])
-    if fits[best][1] > 0.75 * fits[pictures][1] - _CLEARLY:
+    bases = {kind: problem.inputs(kind, seed) for kind in kinds_for(problem.shape)}
+    divergences = {kind: problem.divergence_on(z, seed) for kind, z in bases.items()}
+    found = {kind: _shared_minimum(divergence, problem.groups) for kind, divergence in divergences.items()}
+    best, pictures = min(found, key=lambda kind: found[kind][0]), next(iter(found))
+    if found[best][0] > 0.75 * found[pictures][0] - _CLEARLY:
         best = pictures
-    of_pictures = fits[pictures][0]
-
-    def of_range(low: float, high: float) -> float:
-        width = high - low
-        return of_pictures(np.full(groups, low + PICTURE_MEAN * width), np.full(groups, PICTURE_SD * width))
-
-    _, least, offset, scale = fits[best]
-    rows = base[best].reshape(-1, channels if groups == channels else 1).astype(np.float64)
+    least, offset, scale = _split_minimum(divergences[best], *found[best])
+    rows = bases[best].reshape(-1, problem.shape[-1] if problem.groups > 1 else 1).astype(np.float64)
     return Fit(
         kind=best,
         offset=offset,
@@ -105,10 +87,39 @@ def fit_inputs(graph: Graph, seed: int = 0) -> Fit | None:
         mean=offset + scale * rows.mean(axis=0),
         sd=scale * rows.std(axis=0),
         divergence=least,
-        batchnorm=node.name,
+        batchnorm=problem.batchnorm,
         linear=problem.linear,
-        of_range=of_range,
+        of_range=lambda low, high: _of_range(divergences[pictures], problem.groups, low, high),
     )
+
+
+def divergence_of_pictures(graph: Graph, low: float, high: float, seed: int = 0) -> float | None:
+    """The divergence of pictures that fill the range, in nats; None where no BatchNorm tells."""
+    problem = _pose(graph)
+    if problem is None:
+        return None
+    z = problem.inputs(kinds_for(problem.shape)[0], seed)
+    width = high - low
+    mean, variance = problem.moments(z * np.float32(PICTURE_SD * width) + np.float32(low + PICTURE_MEAN * width))
+    return problem.divergence(mean, variance)
+
+
+def _of_range(divergence: "Divergence", groups: int, low: float, high: float) -> float:
+    width = high - low
+    return divergence(np.full(groups, low + PICTURE_MEAN * width), np.full(groups, PICTURE_SD * width))
+
+
+def _pose(graph: Graph) -> "_Problem | None":
+    node = first_batchnorm(graph)
+    if node is None:
+        return None
+    prefix, spec = _before(graph, node), graph.specs[graph.inputs[0]]
+    shape = spec.example_shape
+    count = int(np.clip(_VALUES // np.prod(shape), 4, _EXAMPLES))
+    if prefix is not None:
+        count = int(np.clip(_MOST_MULTIPLICATIONS // (_TRIES * max(multiplications(prefix), 1)), 1, count))
+        prefix = prefix.with_tensors()
+    return _Problem(prefix, node.name, spec.dtype, graph.layer_of(node), shape, count)
 
 
 def _before(graph: Graph, node: Node) -> Graph | None:
@@ -139,16 +150,27 @@ class _Problem:
     """The way from the input to the first BatchNorm."""
 
     def __init__(
-        self, prefix: Graph | None, tensor: str, dtype: str, layer: Layer, shape: tuple[int, ...], groups: int
+        self, prefix: Graph | None, batchnorm: str, dtype: str, layer: Layer, shape: tuple[int, ...], count: int
     ):
-        self._prefix, self._tensor, self._shape, self._groups = prefix, tensor, shape, groups
-        self._dtype = dtype
-        self.linear = False
-        self._mean = layer.required_weight("moving_mean").astype(np.float64)
-        self._variance = layer.required_weight("moving_variance").astype(np.float64) + layer.operation.epsilon
+        self.batchnorm, self.shape, self.linear = batchnorm, shape, False
+        self.groups = shape[-1] if shape[-1] <= _MOST_CHANNELS else 1
+        self._prefix, self._dtype, self._count = prefix, dtype, count
         self._epsilon = layer.operation.epsilon
+        self._mean = layer.required_weight("moving_mean").astype(np.float64)
+        self._variance = layer.required_weight("moving_variance").astype(np.float64) + self._epsilon
         # Channels that were constant in training, or that are whatever comes, tell nothing.
         self._alive = np.ones(len(self._mean), bool)
+
+    def inputs(self, kind: InputKind, seed: int) -> np.ndarray:
+        """Base inputs z."""
+        return unit_inputs(self._count, self.shape, kind, seed=seed)
+
+    def moments(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of each channel before the BatchNorm."""
+        y = self._run(x)
+        mean, variance = _moments(y.reshape(len(y), -1, y.shape[-1]).astype(np.float64))
+        self._alive = (self._variance > _DEAD * np.median(self._variance)) & (variance > 0)
+        return mean, variance
 
     def divergence_on(self, z: np.ndarray, seed: int) -> Divergence:
         """(m, s) -> divergence of m + s z; both (groups,)."""
@@ -174,7 +196,7 @@ class _Problem:
         self._alive &= run(z).var(axis=(0, 1)) > 0
         self.linear = self._is_linear(run, zero, z[:1])
         if not self.linear:
-            return lambda m, s: self._divergence(*_moments(run((m.mean() + s.mean() * z).astype(np.float32))))
+            return lambda m, s: self.divergence(*_moments(run((m.mean() + s.mean() * z).astype(np.float32))))
         features = [np.broadcast_to(zero, (len(z), *zero.shape[1:]))]
         features += [np.broadcast_to(run(one) - zero, features[0].shape) for one in ones]
         features += [run(part) - zero for part in parts]
@@ -185,18 +207,18 @@ class _Problem:
 
         def divergence(m: np.ndarray, s: np.ndarray) -> float:
             weights = np.concatenate([[1.0], m, s])
-            return self._divergence(means @ weights, np.maximum(weights @ covariances @ weights, 0))
+            return self.divergence(means @ weights, np.maximum(weights @ covariances @ weights, 0))
 
         return divergence
 
     def _parts(self, z: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
         """0, ones in one group of channels, and z in one group of channels."""
-        zero = np.zeros((1, *self._shape), np.float32)
-        if self._groups == 1:
+        zero = np.zeros((1, *self.shape), np.float32)
+        if self.groups == 1:
             return zero, [zero + 1], [z]
         ones, parts = [], []
-        for channel in range(self._groups):
-            mask = np.zeros(self._shape[-1], np.float32)
+        for channel in range(self.groups):
+            mask = np.zeros(self.shape[-1], np.float32)
             mask[channel] = 1
             ones.append(zero + mask)
             parts.append(z * mask)
@@ -216,32 +238,46 @@ class _Problem:
         sums = np.abs(run(z + 3) + zero - once - three).max() + np.abs(run(-z) - 2 * zero + once).max()
         return bool(sums <= 1e-3 * scale)
 
-    def _divergence(self, mean: np.ndarray, variance: np.ndarray) -> float:
+    def divergence(self, mean: np.ndarray, variance: np.ndarray) -> float:
         ratio = (variance + self._epsilon) / self._variance
         terms = ratio - 1 - np.log(ratio) + np.square(mean - self._mean) / self._variance
-        return float(terms[self._alive].mean() / 2)
+        return float(terms[self._alive].mean() / 2) if self._alive.any() else 0.0
 
 
 def _moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return y.mean(axis=(0, 1)), y.var(axis=(0, 1))
 
 
-def _minimum(divergence: Divergence, groups: int) -> tuple[float, np.ndarray, np.ndarray]:
-    """The smallest divergence, its m and its s."""
-    shared = lambda at: divergence(np.full(groups, at[0] * np.exp(at[1])), np.full(groups, np.exp(at[1])))  # noqa: E731
+def _shared_minimum(divergence: Divergence, groups: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """The smallest divergence with one m and one s for all channels, this m and this s."""
+
+    def shared(at: np.ndarray) -> float:
+        return divergence(np.full(groups, at[0] * np.exp(at[1])), np.full(groups, np.exp(at[1])))
+
     starts = [np.array([m, log_s]) for log_s in np.log(4.0) * np.arange(-3, 6) for m in (-2.0, 0.0, 2.0)]
     start = min(starts, key=shared)
     found = optimize.minimize(shared, start, method="Nelder-Mead", options={"maxfev": 60, "xatol": 1e-3, "fatol": 1e-5})
-    best = found.fun, np.full(groups, found.x[0] * np.exp(found.x[1])), np.full(groups, np.exp(found.x[1]))
-    if groups > 1:
+    scale = np.full(groups, np.exp(found.x[1]))
+    return float(found.fun), found.x[0] * scale, scale
 
-        def split(at: np.ndarray) -> float:
-            m, log_s = at[:groups], at[groups:]
-            return divergence(m * np.exp(log_s), np.exp(log_s)) + _UNLIKE * (m.var() + log_s.var())
 
-        start = np.concatenate([np.full(groups, found.x[0]), np.full(groups, found.x[1])])
-        found = optimize.minimize(split, start, method="L-BFGS-B", options={"maxiter": 100})
-        scale = np.exp(found.x[groups:])
-        offset = found.x[:groups] * scale
-        best = min(best, (divergence(offset, scale), offset, scale), key=lambda result: result[0])
-    return best
+def _split_minimum(
+    divergence: Divergence, least: float, offset: np.ndarray, scale: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The same with an m and an s for each channel, from what fits all channels together."""
+    groups = len(scale)
+    if groups == 1:
+        return least, offset, scale
+
+    def split(at: np.ndarray) -> float:
+        m, log_s = at[:groups], at[groups:]
+        return divergence(m * np.exp(log_s), np.exp(log_s)) + _UNLIKE * (m.var() + log_s.var())
+
+    start = np.concatenate([offset / scale, np.log(scale)])
+    found = optimize.minimize(split, start, method="L-BFGS-B", options={"maxiter": 50})
+    wide = np.exp(found.x[groups:])
+    return min(
+        (least, offset, scale),
+        (divergence(found.x[:groups] * wide, wide), found.x[:groups] * wide, wide),
+        key=lambda result: result[0],
+    )
