@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo terminal")
 
 # An open model is read with a note.
-NOTED = ("compress", "open.keras", "--input_shape=8,8,1")
+NOTED = ("compress", "open.keras", "--input_shape=8,8,1", "--input_range=-1,1")
 # The command line, stopped by Ctrl-C where the work is done and where the file is put in its place.
 INTERRUPTED = """
 import importlib, os, signal, sys, time

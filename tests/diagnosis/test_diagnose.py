@@ -13,7 +13,6 @@ from tiny_models import build, image, randomized, separated, state
 
 from tfdatafree import Generate, Prune, Quantize, Recipe, Rule, compress, diagnose
 from tfdatafree.cli import main
-from tfdatafree.demo import MODEL_PATH
 from tfdatafree.diagnosis.channels import channel_findings
 from tfdatafree.diagnosis.diagnosis import Diagnosis, Suspect, advise
 from tfdatafree.inputs.make import make_inputs
@@ -229,10 +228,11 @@ def test_what_cannot_be_diagnosed_is_refused(options, message):
 @pytest.mark.slow
 def test_the_command_line_prints_it_and_saves_the_better_recipe(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    hurt().save("hurt.keras")
     arguments = [
         "diagnose",
-        str(MODEL_PATH),
-        "--input_range=0,1",
+        "hurt.keras",
+        "--input_range=-1,1",
         "--images=2",
         "--rules=2",
         "--save_recipe=better.json",
@@ -242,5 +242,5 @@ def test_the_command_line_prints_it_and_saves_the_better_recipe(tmp_path, monkey
     assert "one quantizer at a time" in printed and "wrote better.json" in printed
     better = read_recipe(tmp_path / "better.json")
     assert 1 <= len(better.rules) <= 2 and better.name == "int8, diagnosed"
-    assert main(["compress", str(MODEL_PATH), "-o", "a.tflite", "--recipe=better.json", "--quiet"]) == 0
+    assert main(["compress", "hurt.keras", "-o", "a.tflite", "--recipe=better.json", "--quiet"]) == 0
     assert main(arguments) == 1 and "exists" in capsys.readouterr().err

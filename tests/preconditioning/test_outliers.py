@@ -97,7 +97,11 @@ def test_one_step_per_kernel_gets_finer():
         return tfdatafree.compress(model, options, input_range=ENDS, verbose=0)
 
     scaled, plain = made(True), made(False)
-    assert np.linalg.norm(scaled.predict(x) - wanted) < 0.5 * np.linalg.norm(plain.predict(x) - wanted)
+    steps = [float(result.weight_grids["depthwise"].scale) for result in (scaled, plain)]
+    assert steps[0] < 0.5 * steps[1]
+    # With the weights of the file, and nothing else rounded.
+    error = [np.linalg.norm(result.built.graph.predict([x])[0] - wanted) for result in (scaled, plain)]
+    assert error[0] < 0.7 * error[1]
     assert any("scale_outliers=True the float outputs move by" in note for note in scaled.report.notes.values())
     assert any("outlying weights" in note for note in scaled.report.notes.values())
     operators = [sorted(layer.operation for layer in made.report.layers) for made in (scaled, plain)]

@@ -87,9 +87,9 @@ def kernels(graph: Graph) -> dict[str, np.ndarray]:
 @cases
 def test_the_file_is_what_the_model_simulates(name, recipe):
     result = recovered(name, recipe).compressed
-    assert (result.tflite != student_of(name, recipe).tflite) == (
-        recovered(name, recipe).after < recovered(name, recipe).before
-    )
+    # Other weights may give the very same results.
+    same = result.tflite == student_of(name, recipe).tflite
+    assert not same or recovered(name, recipe).after == recovered(name, recipe).before
     inputs = images_of(name)
     # Each layer, for the inputs that it has in the file: within one integer, and mostly the same.
     file = File.parse(result.tflite)

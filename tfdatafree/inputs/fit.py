@@ -75,18 +75,18 @@ def fit_inputs(graph: Graph, seed: int = 0) -> Fit | None:
     bases = {kind: problem.inputs(kind, seed) for kind in kinds_for(problem.shape)}
     divergences = {kind: problem.divergence_on(z, seed) for kind, z in bases.items()}
     found = {kind: _shared_minimum(divergence, problem.groups) for kind, divergence in divergences.items()}
-    best, pictures = min(found, key=lambda kind: found[kind][0]), next(iter(found))
-    if found[best][0] > 0.75 * found[pictures][0] - _CLEARLY:
+    best, pictures = min(found, key=lambda kind: found[kind].divergence), next(iter(found))
+    if found[best].divergence > 0.75 * found[pictures].divergence - _CLEARLY:
         best = pictures
-    least, offset, scale = _split_minimum(divergences[best], *found[best])
+    minimum = _split_minimum(divergences[best], found[best])
     rows = bases[best].reshape(-1, problem.shape[-1] if problem.groups > 1 else 1).astype(np.float64)
     return Fit(
         kind=best,
-        offset=offset,
-        scale=scale,
-        mean=offset + scale * rows.mean(axis=0),
-        sd=scale * rows.std(axis=0),
-        divergence=least,
+        offset=minimum.offset,
+        scale=minimum.scale,
+        mean=minimum.offset + minimum.scale * rows.mean(axis=0),
+        sd=minimum.scale * rows.std(axis=0),
+        divergence=minimum.divergence,
         batchnorm=problem.batchnorm,
         linear=problem.linear,
         of_range=lambda low, high: _of_range(divergences[pictures], problem.groups, low, high),
@@ -175,7 +175,7 @@ class _Problem:
     def divergence_on(self, z: np.ndarray, seed: int) -> Divergence:
         """(m, s) -> divergence of m + s z; both (groups,)."""
         random = np.random.default_rng(seed)
-        constant, ones, parts = self._parts(z)
+        constant, masks = np.zeros((1, *self.shape), np.float32), self._masks()
         places = None
 
         def run(x: np.ndarray) -> np.ndarray:
@@ -198,8 +198,8 @@ class _Problem:
         if not self.linear:
             return lambda m, s: self.divergence(*_moments(run((m.mean() + s.mean() * z).astype(np.float32))))
         features = [np.broadcast_to(zero, (len(z), *zero.shape[1:]))]
-        features += [np.broadcast_to(run(one) - zero, features[0].shape) for one in ones]
-        features += [run(part) - zero for part in parts]
+        features += [np.broadcast_to(run(constant + mask) - zero, features[0].shape) for mask in masks]
+        features += [run(z * mask) - zero for mask in masks]
         stacked = np.stack(features, axis=-1).reshape(-1, zero.shape[-1], len(features))  # (rows, channels, features)
         means = stacked.mean(axis=0)
         squares = np.einsum("rcf,rcg->cfg", stacked, stacked, optimize=True) / len(stacked)
@@ -211,18 +211,14 @@ class _Problem:
 
         return divergence
 
-    def _parts(self, z: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        """0, ones in one group of channels, and z in one group of channels."""
-        zero = np.zeros((1, *self.shape), np.float32)
-        if self.groups == 1:
-            return zero, [zero + 1], [z]
-        ones, parts = [], []
-        for channel in range(self.groups):
-            mask = np.zeros(self.shape[-1], np.float32)
-            mask[channel] = 1
-            ones.append(zero + mask)
-            parts.append(z * mask)
-        return zero, ones, parts
+    def _masks(self) -> np.ndarray:
+        """1 in one group of channels and 0 in the others, (groups, 1, ..., 1, channels)."""
+        masks = (
+            np.eye(self.shape[-1], dtype=np.float32) if self.groups > 1 else np.ones((1, self.shape[-1]), np.float32)
+        )
+        return (
+            masks.reshape(self.groups, *[1] * len(self.shape), self.shape[-1])[:, 0] if len(self.shape) > 1 else masks
+        )
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         if self._prefix is None:
@@ -248,8 +244,17 @@ def _moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return y.mean(axis=(0, 1)), y.var(axis=(0, 1))
 
 
-def _shared_minimum(divergence: Divergence, groups: int) -> tuple[float, np.ndarray, np.ndarray]:
-    """The smallest divergence with one m and one s for all channels, this m and this s."""
+@dataclass(frozen=True)
+class _Minimum:
+    """A small divergence, and the m and s of each group of channels that give it."""
+
+    divergence: float
+    offset: np.ndarray
+    scale: np.ndarray
+
+
+def _shared_minimum(divergence: Divergence, groups: int) -> _Minimum:
+    """The minimum with one m and one s for all channels."""
 
     def shared(at: np.ndarray) -> float:
         return divergence(np.full(groups, at[0] * np.exp(at[1])), np.full(groups, np.exp(at[1])))
@@ -258,26 +263,21 @@ def _shared_minimum(divergence: Divergence, groups: int) -> tuple[float, np.ndar
     start = min(starts, key=shared)
     found = optimize.minimize(shared, start, method="Nelder-Mead", options={"maxfev": 60, "xatol": 1e-3, "fatol": 1e-5})
     scale = np.full(groups, np.exp(found.x[1]))
-    return float(found.fun), found.x[0] * scale, scale
+    return _Minimum(float(found.fun), found.x[0] * scale, scale)
 
 
-def _split_minimum(
-    divergence: Divergence, least: float, offset: np.ndarray, scale: np.ndarray
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """The same with an m and an s for each channel, from what fits all channels together."""
-    groups = len(scale)
+def _split_minimum(divergence: Divergence, shared: _Minimum) -> _Minimum:
+    """The minimum with an m and an s for each channel, from what fits all channels together."""
+    groups = len(shared.scale)
     if groups == 1:
-        return least, offset, scale
+        return shared
 
     def split(at: np.ndarray) -> float:
         m, log_s = at[:groups], at[groups:]
         return divergence(m * np.exp(log_s), np.exp(log_s)) + _UNLIKE * (m.var() + log_s.var())
 
-    start = np.concatenate([offset / scale, np.log(scale)])
+    start = np.concatenate([shared.offset / shared.scale, np.log(shared.scale)])
     found = optimize.minimize(split, start, method="L-BFGS-B", options={"maxiter": 50})
-    wide = np.exp(found.x[groups:])
-    return min(
-        (least, offset, scale),
-        (divergence(found.x[:groups] * wide, wide), found.x[:groups] * wide, wide),
-        key=lambda result: result[0],
-    )
+    scale = np.exp(found.x[groups:])
+    offset = found.x[:groups] * scale
+    return min(shared, _Minimum(divergence(offset, scale), offset, scale), key=lambda minimum: minimum.divergence)

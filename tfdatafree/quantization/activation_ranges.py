@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def choose_ranges(
     if method == "min_max":
         return {tensor: Range(min(s.low, 0.0), max(s.high, 0.0)) for tensor, s in statistics.items()}
     if method == "extreme_value":
-        return _within_sources(graph, {tensor: extreme_value(s.lows, s.highs) for tensor, s in statistics.items()})
+        return within_bounds(graph, {tensor: extreme_value(s.lows, s.highs) for tensor, s in statistics.items()})
     if method == "k_sigma":
         return _k_sigma_ranges(graph, statistics)
     function = {"search": _search, "percentile": _percentile, "aciq": _aciq}[method]
@@ -109,19 +110,27 @@ def within(ranges: Mapping[str, Range], limits: Mapping[str, tuple[float, float]
     }
 
 
-def _within_sources(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
+def within_bounds(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
     """`ranges` that do not go beyond a cap, nor beyond the range of the tensor whose values an operation only selects."""
     ranges = dict(ranges)
     for node in graph.nodes:
-        rectifier = rectifier_of(graph.operation_of(node))
+        cap = _cap(graph.operation_of(node))
         selects = operation_of(graph.layer_of(node)).values is not None and node.inputs and node.inputs[0] in ranges
         for tensor in node.outputs:
-            if tensor in ranges and rectifier is not None and rectifier.cap is not None:
-                ranges[tensor] = Range(ranges[tensor].low, min(ranges[tensor].high, rectifier.cap))
+            if tensor in ranges and cap is not None:
+                ranges[tensor] = Range(ranges[tensor].low, min(ranges[tensor].high, cap))
             if tensor in ranges and selects:
                 source = ranges[node.inputs[0]]
                 ranges[tensor] = Range(max(ranges[tensor].low, source.low), min(ranges[tensor].high, source.high))
     return ranges
+
+
+def _cap(operation: Any) -> float | None:
+    """The largest value that the operation lets through; None for any."""
+    if isinstance(operation, ChannelCap):
+        return float(operation.caps.max())
+    rectifier = rectifier_of(operation)
+    return None if rectifier is None else rectifier.cap
 
 
 def _mean(first: float, second: float) -> float:

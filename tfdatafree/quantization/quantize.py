@@ -12,7 +12,15 @@ from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.network import Network
 from tfdatafree.numerics.range import Range, with_room
-from tfdatafree.quantization.activation_ranges import between, choose_ranges, saturation, widest, within, within_caps
+from tfdatafree.quantization.activation_ranges import (
+    between,
+    choose_ranges,
+    saturation,
+    widest,
+    within,
+    within_bounds,
+    within_caps,
+)
 from tfdatafree.quantization.activation_shift import correct_activation_shifts, measure_shifts
 from tfdatafree.quantization.bias import correct_biases
 from tfdatafree.quantization.decision import Decision
@@ -118,7 +126,7 @@ def choose_tensor_ranges(
     elif observed.real:
         ranges = widest(ranges, choose_ranges(graph, observed.images, "min_max"))
     if options.activation_bits == 16:
-        ranges = {tensor: with_room(range_) for tensor, range_ in ranges.items()}
+        ranges = within_bounds(graph, {tensor: with_room(range_) for tensor, range_ in ranges.items()})
     return within_caps(graph, ranges)
 
 
