@@ -1,0 +1,35 @@
+"""Tests of tools/world.py on a folder of two tiny models."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_tool import run_tool
+from tiny_models import build, random_inputs
+
+_TOOL = Path(__file__).resolve().parents[2] / "tools" / "world.py"
+
+
+@pytest.mark.slow
+def test_a_folder_of_models_becomes_a_table(tmp_path):
+    build("plain").save(tmp_path / "plain.keras")
+    np.savez(tmp_path / "plain.npz", x=np.clip(random_inputs(build("plain"), 8)[0], -2, 2).astype(np.float16))
+    (tmp_path / "alone.keras").write_bytes(b"no inputs beside it")
+    done = run_tool(
+        _TOOL, f"--folder={tmp_path}", "--rows=range,data", f"--json={tmp_path}/a.json", f"--markdown={tmp_path}/a.md"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert [(row["model"], row["row"]) for row in rows] == [("plain", "range"), ("plain", "data")]
+    assert all(row["sqnr_db"] > 15 and 0 <= row["agreement"] <= 1 for row in rows)
+    assert rows[0]["input_range"].startswith("[-2, 2], given")
+    table = (tmp_path / "a.md").read_text().splitlines()
+    assert table[0] == "| model | range | data |" and table[2].startswith("| plain | ") and len(table) == 3
+
+
+def test_what_is_wrong_is_told(tmp_path):
+    done = run_tool(_TOOL, f"--folder={tmp_path}")
+    assert done.returncode == 1 and "no model there has an .npz of its name" in done.stderr
+    done = run_tool(_TOOL, f"--folder={tmp_path}", "--rows=none")
+    assert done.returncode == 1 and "--rows=none: unknown none" in done.stderr
