@@ -379,3 +379,35 @@ def test_small_channels_that_the_results_depend_on_stay():
 def test_a_float_file_tells_what_was_done_before_it_was_written():
     recipe = Recipe(quantize=None, prune=Prune(sparsity=0.3, method="channel", images=8))
     assert "channels removed" in compress(build("plain"), recipe, input_range=(-1, 1), verbose=0).report.notes
+
+
+# What makes a result useless --------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_does_not_bear_its_pruning_is_told_first(caplog):
+    recipe = Recipe(prune=Prune(sparsity=0.97, method="uniform", images=8), generate=QUICK)
+    report = compress(build("branch_add"), recipe, input_range=(-1, 1), verbose=0).report
+    first = str(report).splitlines()[1]
+    assert first.startswith("  WARNING     output") and "does not bear 97% less weights" in first
+    assert "does not bear" in caplog.text
+    caplog.clear()
+    good = compress(build("branch_add"), Recipe(generate=QUICK), input_range=(-1, 1), verbose=0).report
+    assert good.warnings == [] and "WARNING" not in str(good) and "unlike" not in caplog.text
+
+
+def test_outputs_unlike_the_float_models_name_where_it_breaks():
+    quantize = Quantize(weight_bits=4, activation_bits=4, rounding="nearest", per_channel=False, bias_correction=False)
+    report = compress(
+        build("depthwise"), Recipe(quantize=quantize, generate=QUICK), input_range=(-1, 1), verbose=0
+    ).report
+    worst = min(output.sqnr_db for output in report.outputs)
+    assert bool(report.warnings) == (worst < 6)
+    broken = dataclasses.replace(report, outputs=tuple(dataclasses.replace(o, sqnr_db=1.0) for o in report.outputs))
+    row = next((row.name for row in report.layers if row.sqnr_db < 10), None)
+    assert len(broken.warnings) == len(report.outputs) and (row is None or f"far off is '{row}'" in broken.warnings[0])
+
+
+def test_a_contradicted_range_leads_the_report():
+    report = compress(build("plain"), Recipe(generate=QUICK), input_range=(0, 255), verbose=0).report
+    assert "did you mean (-1, 1)?" in str(report).splitlines()[1]
+    assert not compress(build("plain"), Recipe(generate=QUICK), input_range=(-1, 1), verbose=0).report.warnings

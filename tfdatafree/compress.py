@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 import keras
+from absl import logging
 
 from tfdatafree.compressed import Compressed
 from tfdatafree.export.build import Built
@@ -70,9 +71,11 @@ def compress(
         model: A Functional or Sequential `keras.Model`, a `tf_keras` model, or a path to a .keras or .h5 file.
         recipe: Name of a preset ("int8", "int8_per_tensor", "int16x8", "float16", "dfq", "lwdf"), or a Recipe.
         input_range: (low, high) of the real inputs, the same for all of them. None takes it from a Rescaling or
-            Normalization layer, or else estimates it from the first BatchNorm. The report says which.
+            Normalization layer, or else estimates it from the first BatchNorm. The report says which. A warning is logged
+            if nothing tells, or if the statistics contradict the range that is given.
         input_shape: (height, width, channels) for a model whose input shape is not static.
-        representative_data: A few real inputs, if there are any. They replace the generated ones. Give an array, a list
+        representative_data: A few real inputs, if there are any. They replace the generated ones, and nothing that they
+            show is clipped. Give an array, a list
             of arrays, an iterable of examples or batches, a tf.data.Dataset, or the path of an .npz, an .npy or a folder
             of images. Images are fitted to the model's input and input range, as `inputs/input_files.py` says.
         target: Device or runtime to write for: "generic" (any TFLite runtime), "ethos-u55", "ethos-u65", "ethos-u85",
@@ -124,6 +127,8 @@ def compress(
     finally:
         progress.close()
     report = dataclasses.replace(compressed.report, seconds=time.perf_counter() - started)
+    for text in report.warnings:
+        logging.warning("%s", text)
     return dataclasses.replace(compressed, report=report)
 
 

@@ -82,19 +82,11 @@ def read_network(task: Task, progress: Progress) -> Network:
         require_quantizable(graph)
         if task.recipe.recover is not None:
             require_recoverable(source, graph, task.recipe.recover)
-        input_range = _input_range(graph, task)
+        if task.input_range is None:
+            input_range = find_input_range(graph, task.seed)
+        else:
+            input_range = judge_input_range(graph, task.input_range, task.seed)
     return Network(source=source, unfolded=graph, reference=graph, current=graph, input_range=input_range)
-
-
-def _input_range(graph: Graph, task: Task) -> InputRange:
-    """The given or found range. What the user should know about it is logged; real inputs settle it."""
-    if task.input_range is None:
-        found = find_input_range(graph, task.seed)
-    else:
-        found = judge_input_range(graph, task.input_range, task.seed)
-    if found.warning and task.representative_data is None:
-        logging.warning("%s", found.warning)
-    return found
 
 
 def precondition_network(network: Network, task: Task, progress: Progress) -> Network:

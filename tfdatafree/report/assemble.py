@@ -62,6 +62,7 @@ def make_report(
         recipe=recipe.name,
         simulated=None if recipe.quantize is None else recipe.quantize.simulated,
         input_range=_input_range(network.input_range, inputs),
+        input_warning="" if inputs.real else network.input_range.warning,
         generated=inputs.described if quantized else _float_source(recipe),
         float_bytes=sum(values.nbytes for values in weights),
         float_gzip_bytes=packed.result(),

@@ -168,7 +168,8 @@ def _size(count: int) -> str:
 
 
 def _facts(report: Report) -> str:
-    facts = [("Input range", _escape(report.input_range))]
+    facts = [("Warning", _escape(text)) for text in report.warnings]
+    facts.append(("Input range", _escape(report.input_range)))
     if report.layers:
         kind = "integers only" if report.integer_only else "integers, some in float (below)"
         extra = f"; {report.requantized} requantizations added" if report.requantized else ""

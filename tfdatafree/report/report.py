@@ -10,6 +10,9 @@ from tfdatafree.quantization.bit_choice import Policy
 from tfdatafree.report.outputs import OutputComparison
 from tfdatafree.targets.target import TargetCheck
 
+# Outputs below are unlike the float model's. The second holds for pruned networks, the third for single tensors.
+_LEAST_SQNR_DB, _LEAST_AGREEMENT, _BROKEN_SQNR_DB = 6.0, 0.8, 10.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRow:
@@ -83,6 +86,7 @@ class Report:
         on_target: How much of the file its target computes; None for the target "generic".
         outputs: Comparison of each output with the user's float model.
         compared: Number of generated (or representative) inputs of this comparison.
+        input_warning: What is wrong with the input range; empty: nothing that could be seen.
         call: Arguments of `compress` besides the recipe that decided the result, as plain values.
     """
 
@@ -108,6 +112,7 @@ class Report:
     on_target: TargetCheck | None = None
     outputs: tuple[OutputComparison, ...] = ()
     compared: int = 0
+    input_warning: str = ""
     call: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
@@ -119,7 +124,7 @@ class Report:
         return values
 
     def __str__(self) -> str:
-        lines = [f"{self.model}: recipe {self.recipe}", ""]
+        lines = [f"{self.model}: recipe {self.recipe}", *(f"  WARNING     {text}" for text in self.warnings), ""]
         lines += [
             f"  size        {self.float_bytes:,} bytes in float -> {self._size()}",
             *([] if self.zeros is None else [f"  packed      {self._packed(self.zeros)}"]),
@@ -148,6 +153,28 @@ class Report:
             if reasons:
                 lines += ["", f"{title}:", *(f"  {name}: {reason}" for name, reason in reasons.items())]
         return "\n".join(lines)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the result useless, or may: outputs unlike the float model's, and an input range that is in doubt.
+
+        An output is unlike if its SQNR is under 6 dB. After pruning it is also unlike if fewer than 80 % of the inputs keep
+        their argmax.
+        """
+        found = [self.input_warning] if self.input_warning else []
+        for output in self.outputs:
+            changed = self.pruning is not None and output.agreement is not None and output.agreement < _LEAST_AGREEMENT
+            if output.sqnr_db >= _LEAST_SQNR_DB and not changed:
+                continue
+            same = "" if output.agreement is None else f", {output.agreement:.0%} have the same argmax"
+            text = f"output '{output.name}' is unlike the float model's: {output.sqnr_db:.1f} dB on {self.compared_on}{same}"
+            first = next((row.name for row in self.layers if row.sqnr_db < _BROKEN_SQNR_DB), None)
+            if self.pruning is not None:
+                text += f"; the network does not bear {self.pruning.sparsity:.0%} less weights: prune less, or recover"
+            elif first is not None:
+                text += f"; the first tensor that is far off is '{first}'"
+            found.append(text)
+        return found
 
     @property
     def compared_on(self) -> str:
