@@ -11,7 +11,7 @@ from tfdatafree.numerics.affine import nudged_grid
 from tfdatafree.numerics.range import Range
 
 # A range has to do for that many inputs: one in so many may go beyond it.
-MANY_INPUTS = 128
+MANY_INPUTS = 256
 # Number of samples on which `search_range` compares grids. It is fixed, so that its tf.function is traced once.
 SEARCH_SAMPLES = 2048
 # Of these, the number of extreme values at each end of the distribution. The other samples are random.
