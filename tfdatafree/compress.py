@@ -74,8 +74,8 @@ def compress(
             Normalization layer, or else estimates it from the first BatchNorm. The report says which. A warning is logged
             if nothing tells, or if the statistics contradict the range that is given.
         input_shape: (height, width, channels) for a model whose input shape is not static.
-        representative_data: A few real inputs, if there are any. They replace the generated ones, and nothing that they
-            show is clipped. Give an array, a list
+        representative_data: A few real inputs, if there are any. They replace the generated ones. No value that they show
+            is clipped, except where a softmax, sigmoid or tanh would not tell it from smaller ones. Give an array, a list
             of arrays, an iterable of examples or batches, a tf.data.Dataset, or the path of an .npz, an .npy or a folder
             of images. Images are fitted to the model's input and input range, as `inputs/input_files.py` says.
         target: Device or runtime to write for: "generic" (any TFLite runtime), "ethos-u55", "ethos-u65", "ethos-u85",

@@ -22,12 +22,12 @@ _LOUDNESS = 0.4
 # Pixels that are compared with their leaves in one go. It bounds memory; larger parts are not faster.
 _PIXELS_AT_ONCE = 2**16
 
-# Mean and standard deviation of procedural pictures in [0, 1].
+# About the mean and the standard deviation of procedural pictures in [0, 1].
 PICTURE_MEAN, PICTURE_SD = 0.5, 0.23
 
 
 def kinds_for(shape: Sequence[int]) -> tuple[InputKind, ...]:
-    """InputKinds of inputs that differ for this shape, pictures first."""
+    """Kinds of inputs that differ for this shape, pictures first."""
     return ("pictures", "fields", "noise") if len(shape) > 1 else ("pictures",)
 
 

@@ -40,7 +40,7 @@ class Quantize:
         edge_dtype: Type of the file's inputs and outputs: "int8", "uint8" or "float32"; with 16-bit activations "int16" or
             "float32". None: the type of the activations.
         ranges: How the range of a tensor's integers is chosen. "extreme_value": what 256 inputs would need, by the extremes
-            of each input; of the user's own inputs no value is clipped. "min_max": from the smallest to the largest value.
+            of each input. It also covers all that the user's own inputs show. "min_max": from the smallest to the largest value.
             "percentile": from the 0.01th to the 99.99th percentile. For reproducing papers only: "search", the grid search
             of Horton et al. 2021, figure 4; "k_sigma", six standard deviations around the channel means (Nagel et al.
             2019); "aciq", analytic clipping (Banner et al. 2019).
