@@ -158,7 +158,6 @@ class _Problem:
         self._epsilon = layer.operation.epsilon
         self._mean = layer.required_weight("moving_mean").astype(np.float64)
         self._variance = layer.required_weight("moving_variance").astype(np.float64) + self._epsilon
-        # Channels that were constant in training, or that are whatever comes, tell nothing.
         self._alive = np.ones(len(self._mean), bool)
 
     def inputs(self, kind: InputKind, seed: int) -> np.ndarray:
@@ -169,8 +168,12 @@ class _Problem:
         """Mean and variance of each channel before the BatchNorm."""
         y = self._run(x)
         mean, variance = _moments(y.reshape(len(y), -1, y.shape[-1]).astype(np.float64))
-        self._alive = (self._variance > _DEAD * np.median(self._variance)) & (variance > 0)
+        self._ask_those_that_tell(variance)
         return mean, variance
+
+    def _ask_those_that_tell(self, variance: np.ndarray) -> None:
+        """Leaves out channels that were constant in training, or that are constant on varied inputs, with this variance."""
+        self._alive = (self._variance > _DEAD * np.median(self._variance)) & (variance > 0)
 
     def divergence_on(self, z: np.ndarray, seed: int) -> Divergence:
         """(m, s) -> divergence of m + s z; both (groups,)."""
@@ -192,8 +195,7 @@ class _Problem:
             return y[:, places].astype(np.float64)
 
         zero = run(constant)
-        self._alive = self._variance > _DEAD * np.median(self._variance)
-        self._alive &= run(z).var(axis=(0, 1)) > 0
+        self._ask_those_that_tell(run(z).var(axis=(0, 1)))
         self.linear = self._is_linear(run, zero, z[:1])
         if not self.linear:
             return lambda m, s: self.divergence(*_moments(run((m.mean() + s.mean() * z).astype(np.float32))))
@@ -213,12 +215,9 @@ class _Problem:
 
     def _masks(self) -> np.ndarray:
         """1 in one group of channels and 0 in the others, (groups, 1, ..., 1, channels)."""
-        masks = (
-            np.eye(self.shape[-1], dtype=np.float32) if self.groups > 1 else np.ones((1, self.shape[-1]), np.float32)
-        )
-        return (
-            masks.reshape(self.groups, *[1] * len(self.shape), self.shape[-1])[:, 0] if len(self.shape) > 1 else masks
-        )
+        channels = self.shape[-1]
+        masks = np.eye(channels, dtype=np.float32) if self.groups > 1 else np.ones((1, channels), np.float32)
+        return masks.reshape(self.groups, *[1] * (len(self.shape) - 1), channels)
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         if self._prefix is None:

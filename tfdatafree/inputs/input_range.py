@@ -70,8 +70,7 @@ def find_input_range(graph: Graph, seed: int = 0) -> InputRange:
     common = _common_range(fit, graph.specs[graph.inputs[0]].size(-1))
     if common is not None:
         return InputRange(*common, origin, divergence=fit.of_range(*common))
-    low, high = float((fit.mean - _REACH * fit.sd).min()), float((fit.mean + _REACH * fit.sd).max())
-    return _fitted(InputRange(low, high, origin), fit)
+    return _fitted(InputRange(*_spread(fit), origin), fit)
 
 
 def judge_input_range(graph: Graph, given: InputRange, seed: int = 0) -> InputRange:
@@ -85,16 +84,18 @@ def judge_input_range(graph: Graph, given: InputRange, seed: int = 0) -> InputRa
     width, sd = given.high - given.low, float(fit.sd.max())
     outside = bool(np.any(fit.mean < given.low) or np.any(fit.mean > given.high))
     if divergence - fit.divergence > _CONTRADICTED and (outside or sd > width or sd < width / 100):
-        low, high = _common_range(fit, graph.specs[graph.inputs[0]].size(-1)) or (
-            float((fit.mean - _REACH * fit.sd).min()),
-            float((fit.mean + _REACH * fit.sd).max()),
-        )
+        low, high = _common_range(fit, graph.specs[graph.inputs[0]].size(-1)) or _spread(fit)
         found = dataclasses.replace(
             found,
             warning=f"input_range is ({given.low:g}, {given.high:g}), but the statistics of '{fit.batchnorm}' fit inputs from "
             f"{low:.4g} to {high:.4g}, {(high - low) / width:.3g} times as wide; did you mean ({low:.4g}, {high:.4g})?",
         )
     return found
+
+
+def _spread(fit: Fit) -> tuple[float, float]:
+    """The range around the mean for inputs that are no pictures in a common range."""
+    return float((fit.mean - _REACH * fit.sd).min()), float((fit.mean + _REACH * fit.sd).max())
 
 
 def _fitted(range_: InputRange, fit: Fit) -> InputRange:
