@@ -27,6 +27,7 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import benchmark
 import command
+import evaluate
 import own_process
 
 ROWS = ("ptq", "range", "alone", "data")
@@ -64,38 +65,36 @@ def run_file(content: bytes, inputs: list[np.ndarray]) -> list[np.ndarray]:
     interpreter = Interpreter(model_content=content, num_threads=2)
     interpreter.allocate_tensors()
     sources, targets = interpreter.get_input_details(), interpreter.get_output_details()
-    order = list(range(len(targets)))
-    signature = next(iter(interpreter.get_signature_list().values()), None)
-    if len(targets) > 1 and signature is not None:
-        runner = interpreter.get_signature_runner()
-        named = runner.get_output_details()
-        index_of = {detail["index"]: at for at, detail in enumerate(targets)}
-        names = sorted(named, key=lambda name: int(name.rsplit("_", 1)[-1])) if _numbered(named) else list(named)
-        order = [index_of[named[name]["index"]] for name in names]
+    order = _output_order(content, targets)
     results: list[list[np.ndarray]] = [[] for _ in targets]
     for at in range(len(inputs[0])):
         for source, array in zip(sources, inputs, strict=True):
-            interpreter.set_tensor(source["index"], _to_integers(array[at : at + 1], source))
+            interpreter.set_tensor(
+                source["index"], evaluate.quantize(array[at : at + 1], source["dtype"], *source["quantization"])
+            )
         interpreter.invoke()
         for column, place in zip(results, order, strict=True):
-            column.append(_to_reals(interpreter.get_tensor(targets[place]["index"]), targets[place]))
+            column.append(
+                evaluate.dequantize(interpreter.get_tensor(targets[place]["index"]), *targets[place]["quantization"])
+            )
     return [np.concatenate(column) for column in results]
+
+
+def _output_order(content: bytes, targets: list[dict]) -> list[int]:
+    """Returns the places of the outputs in the order of the signature, whose names end in numbers where TensorFlow gave them."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    if len(targets) == 1:
+        return [0]
+    # An interpreter of its own: one with a signature runner cannot be invoked any more.
+    named = Interpreter(model_content=content).get_signature_runner().get_output_details()
+    place = {detail["index"]: at for at, detail in enumerate(targets)}
+    names = sorted(named, key=lambda name: int(name.rsplit("_", 1)[-1])) if _numbered(named) else list(named)
+    return [place[named[name]["index"]] for name in names]
 
 
 def _numbered(names) -> bool:
     return all(name.rsplit("_", 1)[-1].isdigit() for name in names)
-
-
-def _to_integers(x: np.ndarray, detail: dict) -> np.ndarray:
-    import evaluate
-
-    return evaluate.quantize(x, detail["dtype"], *detail["quantization"])
-
-
-def _to_reals(q: np.ndarray, detail: dict) -> np.ndarray:
-    import evaluate
-
-    return evaluate.dequantize(q, *detail["quantization"])
 
 
 def score(outputs: list[np.ndarray], reference: list[np.ndarray]) -> dict:
