@@ -3,7 +3,6 @@
 import dataclasses
 from concurrent.futures import Executor
 
-import numpy as np
 from absl import logging
 
 from tfdatafree.canonical.fold_batchnorm import fold
@@ -126,7 +125,7 @@ def choose_inputs(network: Network, task: Task, progress: Progress) -> Inputs:
 
 def _note_scaling(inputs: Inputs, input_range: InputRange) -> None:
     """Tells the user where the given inputs leave the given range."""
-    low, high = float(np.min(inputs.arrays[0])), float(np.max(inputs.arrays[0]))
+    low, high = min(array.min() for array in inputs.arrays), max(array.max() for array in inputs.arrays)
     spare = _ROUNDING * (input_range.high - input_range.low)
     if input_range.origin == "given" and (low < input_range.low - spare or high > input_range.high + spare):
         logging.warning(
