@@ -99,6 +99,10 @@ def test_a_range_that_the_statistics_contradict_is_told(ends, given, factor):
     assert (found.low, found.high) == given, "the user decides"
     low, high = ends
     assert f"{factor:.3g} times as wide; did you mean ({low:g}, {high:g})?" in found.warning
+    # What is generated lies in the given range, and fits as badly as that.
+    generated = make_inputs(graph, 8, found)[0]
+    assert generated.min() >= given[0] and generated.max() <= given[1]
+    assert found.divergence > 0.1 or (given[0] <= low and high <= given[1])
     agreed = judge_input_range(graph, check_input_range(ends))
     assert (agreed.low, agreed.high, agreed.warning, agreed.offset) == (*ends, "", None)
 

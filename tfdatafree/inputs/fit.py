@@ -17,11 +17,12 @@ import numpy as np
 import tensorflow as tf
 from scipy import optimize
 
+from tfdatafree.inputs.make import make_inputs
 from tfdatafree.inputs.procedural import PICTURE_MEAN, PICTURE_SD, kinds_for, unit_inputs
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels
 from tfdatafree.model.cost import multiplications
 from tfdatafree.model.graph import Graph, Layer, Node
-from tfdatafree.model.network import InputKind
+from tfdatafree.model.network import InputKind, InputRange
 
 # With more channels, all share one mean and one standard deviation: the statistics of a few filters do not tell more.
 _MOST_CHANNELS = 4
@@ -93,15 +94,12 @@ def fit_inputs(graph: Graph, seed: int = 0) -> Fit | None:
     )
 
 
-def divergence_of_pictures(graph: Graph, low: float, high: float, seed: int = 0) -> float | None:
-    """The divergence of pictures that fill the range, in nats; None where no BatchNorm tells."""
+def divergence_of(graph: Graph, input_range: InputRange, seed: int = 0) -> float | None:
+    """The divergence of the inputs that are generated in this range, in nats; None where no BatchNorm tells."""
     problem = _pose(graph)
     if problem is None:
         return None
-    z = problem.inputs(kinds_for(problem.shape)[0], seed)
-    width = high - low
-    mean, variance = problem.moments(z * np.float32(PICTURE_SD * width) + np.float32(low + PICTURE_MEAN * width))
-    return problem.divergence(mean, variance)
+    return problem.divergence(*problem.moments(make_inputs(graph, problem.count, input_range, seed=seed)[0]))
 
 
 def _of_range(divergence: "Divergence", groups: int, low: float, high: float) -> float:
@@ -154,7 +152,7 @@ class _Problem:
     ):
         self.batchnorm, self.shape, self.linear = batchnorm, shape, False
         self.groups = shape[-1] if shape[-1] <= _MOST_CHANNELS else 1
-        self._prefix, self._dtype, self._count = prefix, dtype, count
+        self._prefix, self._dtype, self.count = prefix, dtype, count
         self._epsilon = layer.operation.epsilon
         self._mean = layer.required_weight("moving_mean").astype(np.float64)
         self._variance = layer.required_weight("moving_variance").astype(np.float64) + self._epsilon
@@ -162,7 +160,7 @@ class _Problem:
 
     def inputs(self, kind: InputKind, seed: int) -> np.ndarray:
         """Base inputs z."""
-        return unit_inputs(self._count, self.shape, kind, seed=seed)
+        return unit_inputs(self.count, self.shape, kind, seed=seed)
 
     def moments(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of each channel before the BatchNorm."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from tfdatafree.inputs.fit import Fit, divergence_of_pictures, fit_inputs
+from tfdatafree.inputs.fit import Fit, divergence_of, fit_inputs
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.network import InputRange
 from tfdatafree.model.operations import operation_of
@@ -75,12 +75,14 @@ def find_input_range(graph: Graph, seed: int = 0) -> InputRange:
 
 def judge_input_range(graph: Graph, given: InputRange, seed: int = 0) -> InputRange:
     """The range that the user gives, with inputs that fit the statistics, and a warning where these contradict the range."""
-    divergence = divergence_of_pictures(graph, *given.ends, seed)
+    divergence = divergence_of(graph, given, seed)
     if divergence is None or divergence <= _FITS:
         return dataclasses.replace(given, divergence=divergence)
     fit = fit_inputs(graph, seed)
     assert fit is not None, "a BatchNorm told the divergence"
-    found = _fitted(given, fit) if fit.linear else dataclasses.replace(given, divergence=divergence)
+    found = _fitted(given, fit) if fit.linear else given
+    # The given range may cut off much of what would fit.
+    found = dataclasses.replace(found, divergence=divergence_of(graph, found, seed))
     width, sd = given.high - given.low, float(fit.sd.max())
     outside = bool(np.any(fit.mean < given.low) or np.any(fit.mean > given.high))
     if divergence - fit.divergence > _CONTRADICTED and (outside or sd > width or sd < width / 100):
