@@ -16,7 +16,7 @@ from tfdatafree.compressed import Compressed
 from tfdatafree.errors import ExportError, LoadError
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.input_files import arrays_by_input
-from tfdatafree.inputs.input_range import check_input_range, find_input_range
+from tfdatafree.inputs.input_range import check_input_range, find_input_range, given_by_input
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.load import load
@@ -65,7 +65,7 @@ class _Subject:
         names, shapes, dtypes: Of each input; shapes without the batch.
         outputs: Names of the outputs.
         predict: Real inputs (n, *shape) -> real outputs (n, ...).
-        grid: Range of the reals that the first input's integers stand for; None for a float input.
+        grids: Range of the reals that each input's integers stand for; None for a float input.
         model: The Keras model; None for a file.
     """
 
@@ -74,7 +74,7 @@ class _Subject:
     dtypes: tuple[str, ...]
     outputs: tuple[str, ...]
     predict: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-    grid: InputRange | None = None
+    grids: tuple[InputRange | None, ...]
     model: keras.Model | None = None
 
 
@@ -84,7 +84,7 @@ def compare(
     *,
     data: Any = None,
     n: int | None = None,
-    input_range: tuple[float, float] | None = None,
+    input_range: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     input_shape: tuple[int, ...] | None = None,
     unsafe_load: bool = False,
     seed: int = 0,
@@ -97,8 +97,8 @@ def compare(
             of an .npz or .npy file with one array (or one called `x`), for several inputs with one per input name. None:
             procedural images.
         n: Number of inputs. Of `data` the first `n` are taken, None takes all. Of procedural images None stands for 32.
-        input_range: (low, high) of the procedural images. None takes the range of an integer file's input, else the range
-            that the Keras model tells.
+        input_range: (low, high) of the procedural images, as for `compress`; the names of inputs are those of `a`. What is
+            not given is the range of an integer file's input, else the range that the Keras model tells.
         input_shape, unsafe_load: As for `compress`.
         seed: Seed of the procedural images.
 
@@ -112,12 +112,13 @@ def compare(
     given = None if input_range is None else check_input_range(input_range)
     first, second = _pair(a, b, input_shape, unsafe_load)
     if data is None:
-        found = given or _range_of(first, second, seed)
+        known = given_by_input(given, first.names)
+        ranges = [range_ or _range_of(at, first, second, seed) for at, range_ in enumerate(known)]
         inputs = [
             _drawn(n or 32, shape, dtype, found, seed + at)
-            for at, (shape, dtype) in enumerate(zip(first.shapes, first.dtypes, strict=True))
+            for at, (shape, dtype, found) in enumerate(zip(first.shapes, first.dtypes, ranges, strict=True))
         ]
-        described = f"procedural images in [{found.low:g}, {found.high:g}] ({found.origin})"
+        described = f"procedural images in {_described(first.names, ranges)}"
     elif isinstance(data, (str, os.PathLike)):
         inputs = _read_inputs(data, first, n)
         described = f"inputs of '{data}'"
@@ -253,6 +254,7 @@ def _open(subject: Any, input_shape: tuple[int, ...] | None, unsafe: bool) -> _S
         tuple(tensor.dtype for tensor in model.inputs),
         tuple(getattr(model, "output_names", ("output",))),  # a Sequential has one, without a name
         predict,
+        grids=(None,) * len(model.inputs),
         model=model,
     )
 
@@ -270,34 +272,43 @@ def _open_content(content: bytes, name: str, short: str) -> _Subject:
         rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
         return [np.concatenate(column) for column in zip(*rows, strict=True)]
 
-    detail = runner.inputs[0]
-    (scale, zero_point), dtype = detail["quantization"], np.dtype(detail["dtype"])
-    grid = None
-    if scale:
-        limits = np.iinfo(dtype)
-        low, high = (float(scale * (end - zero_point)) for end in (limits.min, limits.max))
-        grid = InputRange(low, high, f"what the integers of {short} reach")
     return _Subject(
         tuple(detail["name"] for detail in runner.inputs),
         tuple(tuple(int(size) for size in detail["shape"][1:]) for detail in runner.inputs),
         tuple("float32" if detail["quantization"][0] else np.dtype(detail["dtype"]).name for detail in runner.inputs),
         tuple(detail["name"] for detail in runner.outputs),
         predict,
-        grid=grid,
+        grids=tuple(_grid_of(detail, short) for detail in runner.inputs),
     )
 
 
-def _range_of(first: _Subject, second: _Subject, seed: int) -> InputRange:
-    """Range of the procedural images: that of a file's input, else what can be estimated from a Keras model."""
+def _grid_of(detail: Mapping[str, Any], file: str) -> InputRange | None:
+    """The range of the reals that the integers of a file's input stand for; None for a float input."""
+    scale, zero_point = detail["quantization"]
+    if not scale:
+        return None
+    limits = np.iinfo(np.dtype(detail["dtype"]))
+    low, high = (float(scale * (end - zero_point)) for end in (limits.min, limits.max))
+    return InputRange(low, high, f"what the integers of {file} reach")
+
+
+def _range_of(at: int, first: _Subject, second: _Subject, seed: int) -> InputRange:
+    """Range of the procedural images for the input `at`: that of a file, else what can be estimated from a Keras model."""
     for subject in (first, second):
-        if subject.grid is not None:
-            return subject.grid
+        if (grid := subject.grids[at]) is not None:
+            return grid
     for subject in (first, second):
         if subject.model is not None:
-            return find_input_range(separate(Graph.from_keras(subject.model)).graph, seed)
+            graph = separate(Graph.from_keras(subject.model)).graph
+            return find_input_range(graph, graph.inputs[at], seed)
     raise ValueError(
         "neither model tells the range of its inputs; give input_range (command line: --input_range=-1,1)."
     )
+
+
+def _described(names: Sequence[str], ranges: Sequence[InputRange]) -> str:
+    texts = [f"[{found.low:g}, {found.high:g}] ({found.origin})" for found in ranges]
+    return texts[0] if len(names) == 1 else ", ".join(map("{}: {}".format, names, texts))
 
 
 def _drawn(n: int, shape: tuple[int, ...], dtype: str, found: InputRange, seed: int) -> np.ndarray:

@@ -56,7 +56,7 @@ def compress(
     model: "keras.Model | str | os.PathLike",
     recipe: str | Recipe = "int8",
     *,
-    input_range: tuple[float, float] | None = None,
+    input_range: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     input_shape: tuple[int, ...] | None = None,
     representative_data: Any = None,
     target: str | Target = "generic",
@@ -70,9 +70,10 @@ def compress(
     Args:
         model: A Functional or Sequential `keras.Model`, a `tf_keras` model, or a path to a .keras or .h5 file.
         recipe: Name of a preset ("int8", "int8_per_tensor", "int16x8", "float16", "dfq", "lwdf"), or a Recipe.
-        input_range: (low, high) of the real inputs, the same for all of them. None takes it from a Rescaling or
-            Normalization layer, or else estimates it from the first BatchNorm. The report says which. A warning is logged
-            if nothing tells, or if the statistics contradict the range that is given.
+        input_range: (low, high) of the real inputs. For several inputs it holds for all; or give a dict from the names of
+            inputs to their (low, high). What is not given is taken from a Rescaling or Normalization layer at the input, or
+            else estimated from the first BatchNorm behind it. The report says which. A warning is logged if nothing tells,
+            or if the statistics contradict the range that is given.
         input_shape: (height, width, channels) for a model whose input shape is not static.
         representative_data: A few real inputs, if there are any. They replace the generated ones. No value that they show
             is clipped, except where a softmax, sigmoid or tanh would not tell it from smaller ones. Give an array, a list
@@ -123,7 +124,7 @@ def compress(
             built = write_integers(decision, bits, inputs, progress)
             compressed = _assemble(task, network, inputs, built, decision, bits, observed)
         if task.recipe.recover is not None:
-            compressed = recover(compressed, task, network.input_range.ends, progress)
+            compressed = recover(compressed, task, network.input_ranges, progress)
     finally:
         progress.close()
     report = dataclasses.replace(compressed.report, seconds=time.perf_counter() - started)
@@ -179,7 +180,7 @@ def _assemble(
         built=built,
         evidence=evidence,
         decision=None if decision is None else _with_written_grids(decision, built, weight_grids),
-        probes=Probes(input_range=network.input_range, seed=task.seed, user_inputs=probe_inputs),
+        probes=Probes(ranges=network.input_ranges, seed=task.seed, user_inputs=probe_inputs),
     )
 
 

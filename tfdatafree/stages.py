@@ -8,6 +8,7 @@ export_tflite(model, path)     == compress(model).save(path)
 """
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def prune(
     *,
     method: PruneMethod = "auto",
     pattern: str | None = None,
-    input_range: tuple[float, float] | None = None,
+    input_range: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     input_shape: tuple[int, ...] | None = None,
     representative_data: Any = None,
     seed: int = 0,
@@ -70,7 +71,7 @@ def quantize(
     model: "keras.Model | str | os.PathLike",
     recipe: str | Recipe = "int8",
     *,
-    input_range: tuple[float, float] | None = None,
+    input_range: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     input_shape: tuple[int, ...] | None = None,
     representative_data: Any = None,
     target: str | Target = "generic",
@@ -117,7 +118,7 @@ def export_tflite(
     path: str | os.PathLike,
     recipe: str | Recipe = "int8",
     *,
-    input_range: tuple[float, float] | None = None,
+    input_range: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     input_shape: tuple[int, ...] | None = None,
     representative_data: Any = None,
     target: str | Target = "generic",

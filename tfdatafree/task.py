@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from tfdatafree.inputs.input_range import check_input_range
-from tfdatafree.model.network import InputRange
+from tfdatafree.model.network import GivenRange
 from tfdatafree.recipe.recipe import Recipe, get_recipe
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import get_target
@@ -21,14 +21,14 @@ class Task:
     Attributes:
         user_recipe: The recipe that the user passed.
         recipe: The same with the options that the target decides.
-        input_range: None where it has to be found.
+        input_range: What the user says of the ranges of the inputs; None where all have to be found.
     """
 
     model: keras.Model | str | os.PathLike
     user_recipe: Recipe
     recipe: Recipe
     target: Target
-    input_range: InputRange | None
+    input_range: GivenRange | None
     input_shape: tuple[int, ...] | None
     representative_data: Any
     seed: int
@@ -37,10 +37,10 @@ class Task:
     @property
     def call(self) -> dict[str, Any]:
         """The arguments besides the recipe that decide the result, as plain values."""
-        input_range, data = self.input_range, self.representative_data
+        data = self.representative_data
         return {
             "model": os.path.basename(self.model) if isinstance(self.model, (str, os.PathLike)) else None,
-            "input_range": None if input_range is None else input_range.ends,
+            "input_range": self.input_range,
             "input_shape": self.input_shape,
             "target": self.target.name,
             "seed": self.seed,
@@ -52,7 +52,7 @@ def make_task(
     model: keras.Model | str | os.PathLike,
     recipe: str | Recipe,
     *,
-    input_range: tuple[float, float] | None,
+    input_range: GivenRange | None,
     input_shape: tuple[int, ...] | None,
     representative_data: Any,
     target: str | Target,

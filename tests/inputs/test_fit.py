@@ -7,8 +7,8 @@ from keras import layers as L
 
 from tfdatafree import compress
 from tfdatafree.canonical.separate import separate
-from tfdatafree.inputs.fit import fit_inputs
-from tfdatafree.inputs.input_range import check_input_range, find_input_range, judge_input_range
+from tfdatafree.inputs.fit import Fit, fit_inputs
+from tfdatafree.inputs.input_range import find_input_ranges
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.inputs.procedural import procedural_images, unit_inputs
 from tfdatafree.model.graph import Graph
@@ -37,13 +37,17 @@ def convolution(rank: int, filters: int = 16) -> keras.layers.Layer:
     return (L.Conv1D if rank == 1 else L.Conv2D)(filters, 3, padding="same", name="conv")
 
 
+def fitted(graph: Graph, seed: int = 0) -> Fit:
+    return fit_inputs(graph, graph.inputs[0], seed)
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("kind", ["pictures", "fields", "noise"])
 @pytest.mark.parametrize("mean, sd", [(0.0, 1.0), (-31.0, 9.0), (120.0, 50.0)])
 @pytest.mark.slow
 def test_mean_and_deviation_come_back(shape, kind, mean, sd):
     x = mean + sd * unit_inputs(48, shape, kind, seed=5)
-    fit = fit_inputs(trained_on(x, convolution(len(shape) - 1)), seed=1)
+    fit = fitted(trained_on(x, convolution(len(shape) - 1)), seed=1)
     assert fit.linear and fit.divergence < 0.1
     assert np.abs(fit.mean - x.mean()).max() < 0.35 * x.std()
     assert 0.6 < np.sqrt(np.mean(fit.sd**2)) / x.std() < 1.6
@@ -52,7 +56,7 @@ def test_mean_and_deviation_come_back(shape, kind, mean, sd):
 def test_noise_is_not_taken_for_anything_smooth():
     for kind in ("pictures", "fields", "noise"):
         x = unit_inputs(64, (24, 20, 1), kind, seed=5)
-        assert (fit_inputs(trained_on(x, convolution(2)), seed=1).kind == "noise") == (kind == "noise")
+        assert (fitted(trained_on(x, convolution(2)), seed=1).kind == "noise") == (kind == "noise")
 
 
 @pytest.mark.parametrize(
@@ -61,11 +65,11 @@ def test_noise_is_not_taken_for_anything_smooth():
 def test_a_batchnorm_at_the_input_tells_all(before):
     x = np.array([4.0, -1.0, 0.0]) + np.array([2.0, 0.5, 6.0]) * np.random.default_rng(0).normal(size=(200, 12, 12, 3))
     graph = trained_on(x.astype(np.float32), *before)
-    fit, found = fit_inputs(graph), find_input_range(graph)
+    fit, found = fitted(graph), find_input_ranges(graph)[0]
     np.testing.assert_allclose(fit.mean, [4, -1, 0], atol=0.5)
     np.testing.assert_allclose(fit.sd, [2, 0.5, 6], rtol=0.3)
     assert fit.divergence < 0.02
-    generated = make_inputs(graph, 64, found)[0]
+    generated = make_inputs(graph, 64, (found,))[0]
     assert generated.min() >= found.low and generated.max() <= found.high
     assert found.low < -15 and found.high > 15, "real values of the last channel reach that far"
     np.testing.assert_allclose(generated.mean(axis=(0, 1, 2)), [4, -1, 0], atol=1)
@@ -74,7 +78,7 @@ def test_a_batchnorm_at_the_input_tells_all(before):
 
 def test_a_relu_before_the_batchnorm_is_no_obstacle():
     x = -30 + 8 * unit_inputs(64, (24, 20, 1), "fields", seed=5)
-    fit = fit_inputs(trained_on(x, convolution(2), L.ReLU(), L.MaxPooling2D(2)))
+    fit = fitted(trained_on(x, convolution(2), L.ReLU(), L.MaxPooling2D(2)))
     assert not fit.linear and fit.divergence < 0.2
     assert abs(fit.mean.mean() + 30) < 12 and 0.5 < fit.sd.mean() / 8 < 2
 
@@ -86,7 +90,7 @@ def test_dead_channels_and_constant_ones_tell_nothing():
     variance, mean = bn.required_weight("moving_variance").copy(), bn.required_weight("moving_mean").copy()
     variance[:3], mean[:3] = 0, 1e4
     graph.layers["bn"] = bn.with_weights(moving_variance=variance, moving_mean=mean)
-    found = find_input_range(graph)
+    found = find_input_ranges(graph)[0]
     assert (found.low, found.high) == (0, 255)
 
 
@@ -95,15 +99,15 @@ def test_dead_channels_and_constant_ones_tell_nothing():
 )
 def test_a_range_that_the_statistics_contradict_is_told(ends, given, factor):
     graph = trained_on(procedural_images(40, (16, 16, 3), *ends, seed=5), convolution(2))
-    found = judge_input_range(graph, check_input_range(given))
+    found = find_input_ranges(graph, given)[0]
     assert (found.low, found.high) == given, "the user decides"
     low, high = ends
     assert f"{factor:.3g} times as wide; did you mean ({low:g}, {high:g})?" in found.warning
     # What is generated lies in the given range, and fits as badly as that.
-    generated = make_inputs(graph, 8, found)[0]
+    generated = make_inputs(graph, 8, (found,))[0]
     assert generated.min() >= given[0] and generated.max() <= given[1]
     assert found.divergence > 0.1 or (given[0] <= low and high <= given[1])
-    agreed = judge_input_range(graph, check_input_range(ends))
+    agreed = find_input_ranges(graph, ends)[0]
     assert (agreed.low, agreed.high, agreed.warning, agreed.offset) == (*ends, "", None)
 
 
@@ -111,16 +115,16 @@ def test_inputs_follow_the_statistics_within_a_given_range():
     """Signals rarely fill the range that a sensor can show."""
     x = 3 * unit_inputs(64, (64, 2), "fields", seed=5)
     graph = trained_on(x, convolution(1))
-    found = judge_input_range(graph, check_input_range((-40, 40)))
-    generated = make_inputs(graph, 32, found)[0]
+    found = find_input_ranges(graph, (-40, 40))[0]
+    generated = make_inputs(graph, 32, (found,))[0]
     assert (found.low, found.high) == (-40, 40) and 0.6 < generated.std() / 3 < 1.6
-    assert find_input_range(graph).low < -8
+    assert find_input_ranges(graph)[0].low < -8
 
 
 def test_without_evidence_the_user_is_told(caplog):
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(L.Conv2D(4, 3)(inputs))))
-    found = find_input_range(separate(Graph.from_keras(model)).graph)
+    found = find_input_ranges(separate(Graph.from_keras(model)).graph)[0]
     assert (found.low, found.high) == (-1, 1) and "assumed" in found.warning and "representative_data" in found.warning
     compress(model, verbose=0)
     assert "nothing in" in caplog.text

@@ -23,7 +23,7 @@ RANGE = (-1.0, 1.0)
 
 
 def pruned(graph: Graph, sparsity: float, **options):
-    return prune_channels(graph, Prune(sparsity=sparsity, method="channel", images=32, **options), input_range=RANGE)
+    return prune_channels(graph, Prune(sparsity=sparsity, method="channel", images=32, **options), input_ranges=RANGE)
 
 
 @functools.cache

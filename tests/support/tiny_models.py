@@ -224,8 +224,10 @@ def network_of(
     unfolded: Graph, folded: Graph, ends: tuple[float, float] = (-1.0, 1.0), rules: LayerRules = NO_RULES
 ) -> Network:
     """A network before anything was done to it."""
-    found = InputRange(*ends, "given")
-    return Network(source=unfolded, unfolded=unfolded, reference=folded, current=folded, input_range=found, rules=rules)
+    ranges = (InputRange(*ends, "given"),) * len(folded.inputs)
+    return Network(
+        source=unfolded, unfolded=unfolded, reference=folded, current=folded, input_ranges=ranges, rules=rules
+    )
 
 
 # The models -----------------------------------------------------------------------------------------------------------

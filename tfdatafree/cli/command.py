@@ -31,15 +31,17 @@ class Flags:
         self.lines: list[tuple[str, str]] = []
 
     def add(self, name: str, default, text: str, *, meta: str = "", short: str | None = None, lower: int | None = None):
-        """Adds a flag of the type of `default`. None is the default of a text that may be left out."""
+        """Adds a flag of the type of `default`. None is the default of a text that may be left out, () of texts."""
         if isinstance(default, bool):
             flags.DEFINE_boolean(name, default, text, flag_values=self.values, short_name=short)
         elif isinstance(default, int):
             flags.DEFINE_integer(name, default, text, lower, flag_values=self.values, short_name=short)
+        elif isinstance(default, tuple):
+            flags.DEFINE_multi_string(name, list(default), text, flag_values=self.values, short_name=short)
         else:
             flags.DEFINE_string(name, default, text, flag_values=self.values, short_name=short)
         left = f"-{short}, --{name}" if short else f"--{name}"
-        shown = "" if default in (None, False) else f" (default: {default})"
+        shown = "" if default in (None, False, ()) else f" (default: {default})"
         self.lines.append((f"{left}={meta}" if meta else left, text + shown))
 
     def parse(self, arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
@@ -77,10 +79,10 @@ def add_inputs(options: Flags) -> None:
     """Flags about the model's inputs."""
     options.add(
         "input_range",
-        None,
-        "Smallest and largest value of the model's inputs after preprocessing. Without it, the range is taken from the "
-        "model or estimated; the report says which.",
-        meta="LOW,HIGH",
+        (),
+        "Smallest and largest value of the model's inputs after preprocessing. For several inputs it holds for all, or repeat "
+        "it with the name of each. What is not given is taken from the model or estimated; the report says which.",
+        meta="[NAME:]LOW,HIGH",
     )
     options.add("input_shape", None, "Shape of the input, if that of the model is not static.", meta="H,W,C")
     options.add(
@@ -95,13 +97,31 @@ def add_inputs(options: Flags) -> None:
 def model_arguments(values: flags.FlagValues) -> dict[str, Any]:
     """Arguments of `compress` and `diagnose` about the model and its inputs."""
     return {
-        "input_range": numbers("input_range", values.input_range, float, "-1,1"),
+        "input_range": given_range(values.input_range),
         "input_shape": numbers("input_shape", values.input_shape, int, "224,224,3"),
         "representative_data": values.representative_data,
         "target": values.target,
         "seed": values.seed,
         "unsafe_load": values.unsafe_load,
     }
+
+
+def given_range(texts: Sequence[str]) -> Any:
+    """The value of all flags --input_range: LOW,HIGH, or NAME:LOW,HIGH for each of several inputs; None without any.
+
+    Raises:
+        ValueError: A text is not of this form, or the flag is repeated without names.
+    """
+    named: dict[str, Any] = {}
+    for text in texts:
+        name, colon, ends = text.rpartition(":")
+        if name in named or (not name and len(texts) > 1):
+            raise ValueError(
+                f"input_range is given {len(texts)} times; give it once, or once for each input with its name, e.g. "
+                "--input_range=image:0,255 --input_range=depth:0,10."
+            )
+        named[name] = numbers("input_range", ends, float, f"{name}:-1,1" if colon else "-1,1")
+    return named.get("", named) or None
 
 
 def require_inputs(values: flags.FlagValues, model: str) -> None:

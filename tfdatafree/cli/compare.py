@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from tfdatafree.cli.command import Command, Flags, number, numbers, require_file
+from tfdatafree.cli.command import Command, Flags, given_range, number, numbers, require_file
 
 
 def _define(options: Flags) -> None:
@@ -15,10 +15,10 @@ def _define(options: Flags) -> None:
     options.add("n", None, "Number of inputs (default: 32, or all of --data).", meta="N")
     options.add(
         "input_range",
-        None,
-        "Range of the generated inputs. Without it, the range of an integer file's input, else the range that the Keras "
-        "model tells.",
-        meta="LOW,HIGH",
+        (),
+        "Range of the generated inputs, as for compress; names are those of A. What is not given is the range of an integer "
+        "file's input, else the range that the Keras model tells.",
+        meta="[NAME:]LOW,HIGH",
     )
     options.add("input_shape", None, "Shape of the input, if that of a model is not static.", meta="H,W,C")
     options.add("seed", 0, "Seed of the generated inputs.", meta="N", lower=0)
@@ -27,7 +27,7 @@ def _define(options: Flags) -> None:
 
 def _run(values: flags.FlagValues, a: str, b: str) -> None:
     n = number("n", values.n, int, "32")
-    input_range = numbers("input_range", values.input_range, float, "-1,1")
+    input_range = given_range(values.input_range)
     input_shape = numbers("input_shape", values.input_shape, int, "224,224,3")
     for path in (a, b, *([values.data] if values.data else [])):
         require_file(path)

@@ -6,6 +6,7 @@ the steps of compress() up to the decision (flow/steps.py) -> simulate one quant
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -45,7 +46,7 @@ def diagnose(
     model: "keras.Model | str | os.PathLike",
     recipe: str | Recipe = "int8",
     *,
-    input_range: tuple[float, float] | None = None,
+    input_range: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     input_shape: tuple[int, ...] | None = None,
     representative_data: Any = None,
     target: str | Target = "generic",
@@ -107,7 +108,7 @@ def diagnose(
         decision = quantize_network(network, task, bits, observed, inputs, progress)
         with progress.stage(_STEP):
             if representative_data is None:
-                measured = make_inputs(network.reference, images, network.input_range, seed=seed + _MEASURING_SEED)
+                measured = make_inputs(network.reference, images, network.input_ranges, seed=seed + _MEASURING_SEED)
             else:
                 measured = [array[:images] for array in inputs.arrays]
             built = simulate(decision, inputs.arrays)

@@ -3,6 +3,7 @@
 import dataclasses
 from concurrent.futures import Executor
 
+import numpy as np
 from absl import logging
 
 from tfdatafree.canonical.fold_batchnorm import fold
@@ -14,7 +15,7 @@ from tfdatafree.export.write import write
 from tfdatafree.flow.bit_search import Bits, find_bits, require_size
 from tfdatafree.inputs.check import require_recoverable
 from tfdatafree.inputs.given import Inputs, generated_inputs, given_inputs
-from tfdatafree.inputs.input_range import find_input_range, judge_input_range
+from tfdatafree.inputs.input_range import find_input_ranges
 from tfdatafree.inputs.make import affordable, make_inputs
 from tfdatafree.measuring.observe import Observed, observe, tensor_means
 from tfdatafree.measuring.tensor_statistics import channel_reaches
@@ -81,22 +82,19 @@ def read_network(task: Task, progress: Progress) -> Network:
         require_quantizable(graph)
         if task.recipe.recover is not None:
             require_recoverable(source, graph, task.recipe.recover)
-        if task.input_range is None:
-            input_range = find_input_range(graph, task.seed)
-        else:
-            input_range = judge_input_range(graph, task.input_range, task.seed)
-    return Network(source=source, unfolded=graph, reference=graph, current=graph, input_range=input_range)
+        ranges = find_input_ranges(graph, task.input_range, task.seed)
+    return Network(source=source, unfolded=graph, reference=graph, current=graph, input_ranges=ranges)
 
 
 def precondition_network(network: Network, task: Task, progress: Progress) -> Network:
     """The network after preconditioning as the recipe says, with its BatchNorms folded."""
     with progress.stage("fold BatchNorm"):
-        input_range = network.input_range
-        log = precondition(network.unfolded, task.recipe, input_range, task.seed)
+        ranges = network.input_ranges
+        log = precondition(network.unfolded, task.recipe, ranges, task.seed)
         folded = fold(log.graph)
         reference, notes = fold_scales(folded.graph).graph, dict(log.notes)
         if log.inexact:
-            inputs = make_inputs(reference, _images(reference, task), input_range, seed=task.seed)
+            inputs = make_inputs(reference, _images(reference, task), ranges, seed=task.seed)
             options = " and ".join(log.inexact)
             notes[network.source.name] = moved_by_caps(network.unfolded, reference, inputs, options)
     return Network(
@@ -104,7 +102,7 @@ def precondition_network(network: Network, task: Task, progress: Progress) -> Ne
         unfolded=log.graph,
         reference=reference,
         current=reference,
-        input_range=network.input_range,
+        input_ranges=ranges,
         rules=apply_rules(task.recipe.rules, network.source, reference),
         scales=log.scales,
         notes=notes,
@@ -115,22 +113,25 @@ def precondition_network(network: Network, task: Task, progress: Progress) -> Ne
 def choose_inputs(network: Network, task: Task, progress: Progress) -> Inputs:
     """The inputs that layers are run on: the user's, or else generated ones."""
     with progress.stage("generate inputs"):
-        input_range = network.input_range
+        ranges = network.input_ranges
         if task.representative_data is None:
-            return generated_inputs(network.reference, _images(network.reference, task), input_range, seed=task.seed)
-        inputs = given_inputs(task.representative_data, network.reference, input_range.ends)
-        _note_scaling(inputs, network.input_range)
+            return generated_inputs(network.reference, _images(network.reference, task), ranges, seed=task.seed)
+        inputs = given_inputs(task.representative_data, network.reference, ranges[0].ends)
+        names = network.reference.inputs
+        for name, array, range_ in zip(names, inputs.arrays, ranges, strict=True):
+            _note_scaling(f" for '{name}'" if len(names) > 1 else "", array, range_)
         return inputs
 
 
-def _note_scaling(inputs: Inputs, input_range: InputRange) -> None:
-    """Tells the user where the given inputs leave the given range."""
-    low, high = min(array.min() for array in inputs.arrays), max(array.max() for array in inputs.arrays)
+def _note_scaling(which: str, given: np.ndarray, input_range: InputRange) -> None:
+    """Tells the user where the inputs given for one input of the model leave the range given for it."""
+    low, high = given.min(), given.max()
     spare = _ROUNDING * (input_range.high - input_range.low)
     if input_range.origin == "given" and (low < input_range.low - spare or high > input_range.high + spare):
         logging.warning(
-            "representative_data reaches from %.4g to %.4g, beyond input_range (%.4g, %.4g); the range is widened. If that is "
-            "not meant, scale the data as the model takes them.",
+            "representative_data%s reaches from %.4g to %.4g, beyond input_range (%.4g, %.4g); the range is widened. If that "
+            "is not meant, scale the data as the model takes them.",
+            which,
             low,
             high,
             *input_range.ends,
@@ -157,7 +158,7 @@ def prune_network(network: Network, task: Task, inputs: Inputs, progress: Progre
 
 
 def _remove_channels(network: Network, options: Prune, task: Task, inputs: Inputs) -> Network:
-    pruned = prune_channels(network.unfolded, options, input_range=network.input_range, seed=task.seed)
+    pruned = prune_channels(network.unfolded, options, input_ranges=network.input_ranges, seed=task.seed)
     folded = fold_scales(fold(pruned.graph).graph).graph
     change = moved_results(network.reference, folded, inputs.arrays)
     network = dataclasses.replace(

@@ -12,6 +12,7 @@ from tfdatafree.errors import LoadError
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.matching import Matching, State
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.network import GivenRange
 
 
 def fingerprint(graph: Graph, options: Matching, begin, targets, input_range, batch: int, seed: int) -> str:
@@ -56,9 +57,7 @@ def read_checkpoint(path: Path, identity: str) -> dict[str, np.ndarray] | None:
     return arrays
 
 
-def finished_images(
-    arrays: Mapping[str, np.ndarray], names: list[str], input_range: tuple[float, float]
-) -> GeneratedImages:
+def finished_images(arrays: Mapping[str, np.ndarray], names: list[str], input_range: GivenRange) -> GeneratedImages:
     """The result in the arrays of a finished run; `names` are the inputs."""
     inputs = {name: arrays["x" if len(names) == 1 else name] for name in names}
     divergence = json.loads(str(arrays["divergence"]))

@@ -1,6 +1,7 @@
 """Fits the distribution of generated inputs to what the first BatchNorm knows of the real ones.
 
-The statistics of the first BatchNorm are those of f(x) on real inputs x, where f is all that comes before it. Generated inputs
+For a model with several inputs each is fitted to the first BatchNorm that reads only what comes from this input. The
+statistics of the BatchNorm are those of f(x) on real inputs x, where f is all that comes before it. Generated inputs
 are x = m + s z with base inputs z of a kind (pictures, smooth fields, noise) and a mean m and a standard deviation s per
 channel. The best m, s and kind are those with the smallest divergence
 
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import optimize
 
-from tfdatafree.inputs.make import make_inputs
+from tfdatafree.inputs.make import make_input
 from tfdatafree.inputs.procedural import PICTURE_MEAN, PICTURE_SD, kinds_for, unit_inputs
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels
 from tfdatafree.model.cost import multiplications
@@ -68,9 +69,9 @@ class Fit:
     of_range: Callable[[float, float], float]
 
 
-def fit_inputs(graph: Graph, seed: int = 0) -> Fit | None:
-    """The inputs that fit the first BatchNorm of an unfolded, separated graph best; None where no BatchNorm tells."""
-    problem = _pose(graph)
+def fit_inputs(graph: Graph, name: str, seed: int = 0) -> Fit | None:
+    """What fits the first BatchNorm behind the input `name` of an unfolded, separated graph best; None where none tells."""
+    problem = _pose(graph, name)
     if problem is None:
         return None
     bases = {kind: problem.inputs(kind, seed) for kind in kinds_for(problem.shape)}
@@ -94,12 +95,13 @@ def fit_inputs(graph: Graph, seed: int = 0) -> Fit | None:
     )
 
 
-def divergence_of(graph: Graph, input_range: InputRange, seed: int = 0) -> float | None:
-    """The divergence of the inputs that are generated in this range, in nats; None where no BatchNorm tells."""
-    problem = _pose(graph)
+def divergence_of(graph: Graph, name: str, input_range: InputRange, seed: int = 0) -> float | None:
+    """The divergence of what is generated in this range for the input `name`, in nats; None where no BatchNorm tells."""
+    problem = _pose(graph, name)
     if problem is None:
         return None
-    return problem.divergence(*problem.moments(make_inputs(graph, problem.count, input_range, seed=seed)[0]))
+    generated = make_input(graph.specs[name], problem.count, input_range, seed=seed)
+    return problem.divergence(*problem.moments(generated))
 
 
 def _of_range(divergence: "Divergence", groups: int, low: float, high: float) -> float:
@@ -107,11 +109,11 @@ def _of_range(divergence: "Divergence", groups: int, low: float, high: float) ->
     return divergence(np.full(groups, low + PICTURE_MEAN * width), np.full(groups, PICTURE_SD * width))
 
 
-def _pose(graph: Graph) -> "_Problem | None":
-    node = first_batchnorm(graph)
+def _pose(graph: Graph, name: str) -> "_Problem | None":
+    node = _first_batchnorm(graph, name)
     if node is None:
         return None
-    prefix, spec = _before(graph, node), graph.specs[graph.inputs[0]]
+    prefix, spec = _before(graph, name, node), graph.specs[name]
     shape = spec.example_shape
     count = int(np.clip(_VALUES // np.prod(shape), 4, _EXAMPLES))
     if prefix is not None:
@@ -120,18 +122,18 @@ def _pose(graph: Graph) -> "_Problem | None":
     return _Problem(prefix, node.name, spec.dtype, graph.layer_of(node), shape, count)
 
 
-def _before(graph: Graph, node: Node) -> Graph | None:
-    """What computes the input of `node` from the first input; None where it is the first input."""
-    if node.inputs[0] in graph.inputs:
+def _before(graph: Graph, name: str, node: Node) -> Graph | None:
+    """What computes the input of `node` from the input `name`; None where they are the same."""
+    if node.inputs[0] == name:
         return None
     prefix = graph.up_to(node.inputs)
-    prefix.inputs = prefix.inputs[:1]
+    prefix.inputs = [name]
     return prefix
 
 
-def first_batchnorm(graph: Graph) -> Node | None:
-    """The first BatchNorm that reads only what comes from the first input."""
-    reached = {graph.inputs[0]}
+def _first_batchnorm(graph: Graph, name: str) -> Node | None:
+    """The first BatchNorm that reads only what comes from the input `name`."""
+    reached = {name}
     for node in graph.nodes:
         if not reached.issuperset(node.inputs):
             continue
@@ -145,7 +147,7 @@ Divergence = Callable[[np.ndarray, np.ndarray], float]
 
 
 class _Problem:
-    """The way from the input to the first BatchNorm."""
+    """The way from an input to its first BatchNorm."""
 
     def __init__(
         self, prefix: Graph | None, batchnorm: str, dtype: str, layer: Layer, shape: tuple[int, ...], count: int

@@ -6,6 +6,7 @@ The optimisation itself is in matching.py.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Literal
 
 import keras
@@ -23,11 +24,17 @@ from tfdatafree.inputs.checkpoint import (
     state_arrays,
 )
 from tfdatafree.inputs.generated_images import GeneratedImages, arrays_of, npz_bytes
-from tfdatafree.inputs.input_range import check_input_range, find_input_range
+from tfdatafree.inputs.input_range import (
+    as_given,
+    check_input_range,
+    find_input_range,
+    given_by_input,
+)
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.inputs.matching import Matcher, Matching
 from tfdatafree.model.graph import Graph, TensorSpec
 from tfdatafree.model.load import load
+from tfdatafree.model.network import Ends, GivenRange, InputRange
 from tfdatafree.progress import Progress
 
 
@@ -36,7 +43,7 @@ def generate_images(
     n: int,
     *,
     image_size: int | tuple[int, ...] | None = None,
-    input_range: tuple[float, float] | None = None,
+    input_range: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     start: "Literal['procedural', 'noise'] | np.ndarray | GeneratedImages" = "procedural",
     steps: int = 100,
     learning_rate: float = 0.03,
@@ -102,27 +109,27 @@ def generate_images(
         whole_set=statistics == "set",
     )
     graph = _read(model, image_size, unsafe_load)
-    limits = find_input_range(graph, seed) if input_range is None else check_input_range(input_range)
-    input_range = (limits.low, limits.high)
+    limits = _limits(graph, None if input_range is None else check_input_range(input_range), seed)
     specs = input_specs(graph, image_size)
     targets = None if targets is None else _checked_targets(targets, n)
     matcher = Matcher(
         graph,
         options,
         shapes=[spec.example_shape for spec in specs],
-        ranges=[input_range] * len(specs),
+        ranges=list(limits.values()),
         targets=targets,
         seed=seed,
     )
-    begin = _start(graph, specs, start, n, input_range, seed)
+    begin = _start(graph, specs, start, n, limits, seed)
     batch = batch_size or matcher.batch_size(n)
-    identity = fingerprint(graph, options, begin, targets, input_range, batch, seed)
+    ranges = as_given(limits)
+    identity = fingerprint(graph, options, begin, targets, ranges, batch, seed)
     state = matcher.start(begin, batch)
     if path is not None:
         path = require_npz(path)
         saved = read_checkpoint(path, identity)
         if saved is not None and "state_done" not in saved:
-            return finished_images(saved, graph.inputs, input_range)
+            return finished_images(saved, graph.inputs, ranges)
         state = state if saved is None else parse_state(saved, len(specs))
     progress = Progress(state.loss.size, verbose, steps_done=state.done)
     try:
@@ -139,13 +146,19 @@ def generate_images(
     divergence = matcher.divergence(images, batch)
     result = GeneratedImages(
         inputs=dict(zip(graph.inputs, images, strict=True)),
-        input_range=input_range,
+        input_range=ranges,
         loss=state.loss,
         divergence=divergence,
     )
     if path is not None:
         write_atomically(path, npz_bytes(arrays_of(result) | {"identity": np.array(identity)}))
     return result
+
+
+def _limits(graph: Graph, given: GivenRange | None, seed: int) -> dict[str, Ends]:
+    """Input -> (low, high) of its values: what the user gives, else what the model tells."""
+    known = zip(graph.inputs, given_by_input(given, graph.inputs), strict=True)
+    return {name: (range_ or find_input_range(graph, name, seed)).ends for name, range_ in known}
 
 
 def _read(model, image_size, unsafe: bool) -> Graph:
@@ -187,25 +200,27 @@ def input_specs(graph: Graph, image_size: int | tuple[int, ...] | None) -> list[
     return specs
 
 
-def _start(graph: Graph, specs, start, n: int, input_range: tuple[float, float], seed: int) -> list[np.ndarray]:
+def _start(graph: Graph, specs, start, n: int, limits: Mapping[str, Ends], seed: int) -> list[np.ndarray]:
     """The first images, one array per input."""
-    low, high = input_range
     if isinstance(start, (np.ndarray, GeneratedImages)):
         arrays = list(start.inputs.values()) if isinstance(start, GeneratedImages) else [start]
         shapes, wanted = [array.shape for array in arrays], [(n, *spec.shape[1:]) for spec in specs]
         if shapes != wanted:
             raise ValueError(f"start has shape {_listed(shapes)}; give {_listed(wanted)}.")
-        return [np.clip(array, low, high).astype(np.float32) for array in arrays]
+        return [np.clip(array, *ends).astype(np.float32) for array, ends in zip(arrays, limits.values(), strict=True)]
     if start == "procedural":
         resized = graph.copy()
         resized.specs |= {
             name: TensorSpec(spec.shape, "float32") for name, spec in zip(graph.inputs, specs, strict=True)
         }
-        return make_inputs(resized, n, input_range, seed=seed)
+        return make_inputs(resized, n, tuple(InputRange(*ends, "given") for ends in limits.values()), seed=seed)
     if start == "noise":
         random = np.random.default_rng(seed)
         drawn = [random.standard_normal((n, *spec.shape[1:]), np.float32) for spec in specs]
-        return [np.clip((low + high) / 2 + array * ((high - low) / 4), low, high).astype(np.float32) for array in drawn]
+        return [
+            np.clip((low + high) / 2 + array * ((high - low) / 4), low, high).astype(np.float32)
+            for array, (low, high) in zip(drawn, limits.values(), strict=True)
+        ]
     raise ValueError(f"start is {start!r}; choose 'procedural' or 'noise', or give an array.")
 
 

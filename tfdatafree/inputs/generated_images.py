@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdatafree.files import write_atomically
+from tfdatafree.model.network import GivenRange
 
 # Width of the gaps between the pictures of a sheet in pixels, and their grey level.
 _GAP, _GAP_VALUE = 2, 255
@@ -24,14 +25,14 @@ class GeneratedImages:
 
     Attributes:
         inputs: Input name -> array (n, *shape), float32, or of the input's integer type.
-        input_range: (low, high), the limits of all values.
+        input_range: (low, high), the limits of all values; a dict of these by input name where inputs differ.
         loss: (steps, batches): the sum that is minimised, priors included, before each step.
         divergence: BatchNorm -> KL divergence between the statistics of its input and the stored ones, in nats. It is the
             mean over channels, for all n images together.
     """
 
     inputs: Mapping[str, np.ndarray]
-    input_range: tuple[float, float]
+    input_range: GivenRange
     loss: np.ndarray
     divergence: Mapping[str, float]
 
@@ -75,7 +76,8 @@ class GeneratedImages:
         images = self.images
         if images.ndim != 4:
             raise ValueError(f"the inputs have shape {images.shape[1:]}; only (height, width, channels) can be shown.")
-        low, high = self.input_range
+        ends = self.input_range
+        low, high = next(iter(ends.values())) if isinstance(ends, Mapping) else ends
         shown = images[..., : 3 if images.shape[-1] >= 3 else 1].astype(np.float64)
         pictures = np.rint((shown - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)
         n, height, width, channels = pictures.shape
@@ -101,9 +103,10 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
 def arrays_of(result: GeneratedImages) -> dict[str, np.ndarray]:
     """The images and their figures as `save` writes them."""
     alone = len(result.inputs) == 1
+    ends = list(result.input_range.values()) if isinstance(result.input_range, Mapping) else result.input_range
     images = {"x" if alone else name: array for name, array in result.inputs.items()}
     return images | {
         "loss": result.loss,
         "divergence": np.array(json.dumps(dict(result.divergence))),
-        "input_range": np.array(result.input_range),
+        "input_range": np.array(ends),
     }

@@ -12,7 +12,7 @@ from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.input_files import arrays_by_input, read_images, require_readable
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.network import InputRange
+from tfdatafree.model.network import InputRanges
 
 # More inputs than this change ranges and means very little.
 MOST_INPUTS = 256
@@ -35,9 +35,9 @@ class Inputs:
     real: bool = True
 
 
-def generated_inputs(graph: Graph, images: int, input_range: InputRange, *, seed: int) -> Inputs:
-    """Procedural images in `input_range`."""
-    arrays = make_inputs(graph, images, input_range, seed=seed)
+def generated_inputs(graph: Graph, images: int, ranges: InputRanges, *, seed: int) -> Inputs:
+    """Procedural images in these ranges."""
+    arrays = make_inputs(graph, images, ranges, seed=seed)
     return Inputs(arrays, f"{images} procedural images and BatchNorm statistics; no data", in_range=True, real=False)
 
 

@@ -1,24 +1,26 @@
-"""Finds the range of a model's real inputs when the user does not give it, and what inputs in this range look like.
+"""Finds the range of each of a model's inputs that the user does not give, and what inputs in this range look like.
 
-A Rescaling or Normalization layer at the input tells the range. Otherwise the statistics of the first BatchNormalization do: they
-give the mean and the standard deviation of the inputs (`fit.py`). If pictures in a common range have about these, that range is
-taken, the one that fits best. Otherwise the range is the mean -+ 3.75 standard deviations, and inputs are generated with the
-mean, the deviation and the smoothness that fit.
+A Rescaling or Normalization layer at the input tells the range. Otherwise the statistics of the first BatchNormalization that
+reads only this input do: they give the mean and the standard deviation of the inputs (`fit.py`). If pictures in a common range
+have about these, that range is taken, the one that fits best. Otherwise the range is the mean -+ 3.75 standard deviations, and
+inputs are generated with the mean, the deviation and the smoothness that fit.
 
 A range that the user gives is kept. Where the statistics contradict it, the generated inputs follow the statistics, within the
 range, and the user is told.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfdatafree.inputs.fit import Fit, divergence_of, fit_inputs
 from tfdatafree.model.graph import Graph, Node
-from tfdatafree.model.network import InputRange
+from tfdatafree.model.network import Ends, GivenRange, InputRange
 from tfdatafree.model.operations import operation_of
+from tfdatafree.recipe.check import require_name
 
 # Common ranges of image and audio pipelines: [0, 1], [-1, 1], 8-bit, 8-bit less its mean; and for three channels
 # (x - mean) / sd of ImageNet.
@@ -33,23 +35,68 @@ _REACH = 3.75
 _FITS = 0.5
 # A given range is contradicted if another one fits this many nats better.
 _CONTRADICTED = 0.5
-_SETTLE = "pass input_range=(low, high) if you know it, or 8 real inputs as representative_data"
 
 
-def check_input_range(input_range) -> InputRange:
-    """The user's (low, high). Raises ValueError unless both are finite and low < high."""
+def check_input_range(input_range: Any) -> GivenRange:
+    """The user's (low, high), or these by input name, as floats.
+
+    Raises:
+        ValueError: An end is no number or not finite, or low >= high.
+    """
+    if isinstance(input_range, Mapping):
+        return {str(name): _checked(ends, f"input_range of '{name}'") for name, ends in input_range.items()}
+    return _checked(input_range, "input_range")
+
+
+def _checked(given: Any, what: str) -> Ends:
     try:
-        low, high = (float(end) for end in input_range)
+        low, high = (float(end) for end in given)
     except (TypeError, ValueError):
-        raise ValueError(f"input_range is {input_range!r}; give two numbers (low, high), e.g. (-1, 1).") from None
+        raise ValueError(f"{what} is {given!r}; give two numbers (low, high), e.g. (-1, 1).") from None
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(f"input_range is ({low:g}, {high:g}); low and high must be finite, and low < high.")
-    return InputRange(low, high, "given")
+        raise ValueError(f"{what} is ({low:g}, {high:g}); low and high must be finite, and low < high.")
+    return low, high
 
 
-def find_input_range(graph: Graph, seed: int = 0) -> InputRange:
-    """The range of the first input of an unfolded, separated graph, and the inputs to generate in it."""
-    for node in _first_readers(graph):
+def given_by_input(given: GivenRange | None, names: Sequence[str]) -> list[InputRange | None]:
+    """What the user gives for each of the inputs `names`; None where nothing.
+
+    Raises:
+        ValueError: An input has another name.
+    """
+    if given is None:
+        return [None] * len(names)
+    if not isinstance(given, Mapping):
+        return [InputRange(*given, "given")] * len(names)
+    for name in given:
+        require_name("an input in input_range", name, names)
+    return [InputRange(*given[name], "given") if name in given else None for name in names]
+
+
+def as_given(ranges: Mapping[str, Ends]) -> GivenRange:
+    """These ranges by input name as a user would give them: one range where all are the same."""
+    first = next(iter(ranges.values()))
+    return first if all(ends == first for ends in ranges.values()) else dict(ranges)
+
+
+def find_input_ranges(graph: Graph, given: GivenRange | None = None, seed: int = 0) -> tuple[InputRange, ...]:
+    """The range of each input of an unfolded, separated graph in its order, and the inputs to generate in it.
+
+    Args:
+        given: What the user says; all other ranges are found.
+
+    Raises:
+        ValueError: The user's ranges name an input that the graph does not have.
+    """
+    return tuple(
+        find_input_range(graph, name, seed) if known is None else _judged(graph, name, known, seed)
+        for name, known in zip(graph.inputs, given_by_input(given, graph.inputs), strict=True)
+    )
+
+
+def find_input_range(graph: Graph, name: str, seed: int = 0) -> InputRange:
+    """The range of the input `name` of an unfolded, separated graph, and the inputs to generate in it."""
+    for node in _first_readers(graph, name):
         operation = graph.operation_of(node)
         if isinstance(operation, keras.layers.Rescaling):
             return InputRange(0.0, 255.0, f"from the Rescaling layer '{node.name}', which takes 8-bit values")
@@ -57,40 +104,53 @@ def find_input_range(graph: Graph, seed: int = 0) -> InputRange:
             mean, sd = np.asarray(operation.mean), np.sqrt(np.asarray(operation.variance))
             low, high = float((mean - 3 * sd).min()), float((mean + 3 * sd).max())
             return InputRange(low, high, f"from the Normalization layer '{node.name}': mean +- 3 standard deviations")
-    fit = fit_inputs(graph, seed)
+    fit = fit_inputs(graph, name, seed)
     if fit is None:
-        return InputRange(
-            -1.0,
-            1.0,
-            f"assumed: no layer of the model tells; {_SETTLE}",
-            warning=f"nothing in '{graph.name}' tells the range of its inputs, and [-1, 1] is assumed; if real inputs leave "
-            f"it, results can be useless: {_SETTLE}.",
-        )
-    origin = f"estimated from the statistics of '{fit.batchnorm}'; {_SETTLE}"
-    common = _common_range(fit, graph.specs[graph.inputs[0]].size(-1))
+        return _assumed(graph, name)
+    origin = f"estimated from the statistics of '{fit.batchnorm}'; {_how_to_settle(graph, name)}"
+    common = _common_range(fit, graph.specs[name].size(-1))
     if common is not None:
         return InputRange(*common, origin, divergence=fit.of_range(*common))
     return _fitted(InputRange(*_spread(fit), origin), fit)
 
 
-def judge_input_range(graph: Graph, given: InputRange, seed: int = 0) -> InputRange:
+def _assumed(graph: Graph, name: str) -> InputRange:
+    """The range of an input that no layer tells anything of."""
+    settle = _how_to_settle(graph, name)
+    which = "its inputs" if len(graph.inputs) == 1 else f"its input '{name}'"
+    return InputRange(
+        -1.0,
+        1.0,
+        f"assumed: no layer of the model tells; {settle}",
+        warning=f"nothing in '{graph.name}' tells the range of {which}, and [-1, 1] is assumed; if real inputs leave "
+        f"it, results can be useless: {settle}.",
+    )
+
+
+def _how_to_settle(graph: Graph, name: str) -> str:
+    wanted = "(low, high)" if len(graph.inputs) == 1 else f"{{'{name}': (low, high)}}"
+    return f"pass input_range={wanted} if you know it, or 8 real inputs as representative_data"
+
+
+def _judged(graph: Graph, name: str, given: InputRange, seed: int) -> InputRange:
     """The range that the user gives, with inputs that fit the statistics, and a warning where these contradict the range."""
-    divergence = divergence_of(graph, given, seed)
+    divergence = divergence_of(graph, name, given, seed)
     if divergence is None or divergence <= _FITS:
         return dataclasses.replace(given, divergence=divergence)
-    fit = fit_inputs(graph, seed)
+    fit = fit_inputs(graph, name, seed)
     assert fit is not None, "a BatchNorm told the divergence"
     found = _fitted(given, fit) if fit.linear else given
     # The given range may cut off much of what would fit.
-    found = dataclasses.replace(found, divergence=divergence_of(graph, found, seed))
+    found = dataclasses.replace(found, divergence=divergence_of(graph, name, found, seed))
     width, sd = given.high - given.low, float(fit.sd.max())
     outside = bool(np.any(fit.mean < given.low) or np.any(fit.mean > given.high))
     if divergence - fit.divergence > _CONTRADICTED and (outside or sd > width or sd < width / 100):
-        low, high = _common_range(fit, graph.specs[graph.inputs[0]].size(-1)) or _spread(fit)
+        low, high = _common_range(fit, graph.specs[name].size(-1)) or _spread(fit)
+        whose = "" if len(graph.inputs) == 1 else f" of '{name}'"
         found = dataclasses.replace(
             found,
-            warning=f"input_range is ({given.low:g}, {given.high:g}), but the statistics of '{fit.batchnorm}' fit inputs from "
-            f"{low:.4g} to {high:.4g}, {(high - low) / width:.3g} times as wide; did you mean ({low:.4g}, {high:.4g})?",
+            warning=f"input_range{whose} is ({given.low:g}, {given.high:g}), but the statistics of '{fit.batchnorm}' fit inputs "
+            f"from {low:.4g} to {high:.4g}, {(high - low) / width:.3g} times as wide; did you mean ({low:.4g}, {high:.4g})?",
         )
     return found
 
@@ -118,9 +178,9 @@ def _common_range(fit: Fit, channels: int) -> tuple[float, float] | None:
     return best if best is not None and fit.of_range(*best) <= _FITS else None
 
 
-def _first_readers(graph: Graph) -> Iterator[Node]:
-    """The operations that read the first input, also behind padding, a change of shape and the like."""
-    consumers, behind = graph.consumers(), [graph.inputs[0]]
+def _first_readers(graph: Graph, name: str) -> Iterator[Node]:
+    """The operations that read the input `name`, also behind padding, a change of shape and the like."""
+    consumers, behind = graph.consumers(), [name]
     while behind:
         for node in consumers[behind.pop()]:
             yield node

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.network import InputRange
+from tfdatafree.model.network import InputRanges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,12 +15,12 @@ class Probes:
     """A few inputs. The user's are stored, and generated ones are made again from their seed.
 
     Attributes:
-        input_range: (low, high) of the generated inputs.
+        ranges: Ranges of the generated inputs.
         seed: Their seed.
         user_inputs: The user's own inputs, one array (n, *shape) per graph input; None: inputs are generated.
     """
 
-    input_range: InputRange | tuple[float, float]
+    ranges: InputRanges
     seed: int
     user_inputs: Sequence[np.ndarray] | None = None
 
@@ -28,4 +28,4 @@ class Probes:
         """The first `n` of them, one array per input of `graph`."""
         if self.user_inputs is not None:
             return [array[:n] for array in self.user_inputs]
-        return make_inputs(graph, n, self.input_range, seed=self.seed)
+        return make_inputs(graph, n, self.ranges, seed=self.seed)

@@ -17,7 +17,7 @@ InputKind = Literal["pictures", "fields", "noise"]
 
 @dataclass(frozen=True)
 class InputRange:
-    """Range of the model's real inputs, where it comes from, and the inputs that are generated in it.
+    """Range of one of the model's real inputs, where it comes from, and the inputs that are generated in it.
 
     Attributes:
         low, high: The range.
@@ -42,6 +42,14 @@ class InputRange:
     def ends(self) -> tuple[float, float]:
         """(low, high)."""
         return self.low, self.high
+
+
+# (low, high) of a range.
+Ends = tuple[float, float]
+# What a user says: one range for all inputs, or ranges by the names of inputs.
+GivenRange = Ends | Mapping[str, Ends]
+# A range per input in the order of `Graph.inputs`; or one for all.
+InputRanges = tuple[InputRange, ...] | Ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +81,7 @@ class Network:
         unfolded: Its canonical form with BatchNorms, whose statistics replace data.
         reference: The same with BatchNorms folded: the float network that everything is compared with.
         current: `reference` with the changes to its weights so far.
-        input_range: Range of the model's inputs.
+        input_ranges: Range of each of the model's inputs, in the order of `reference.inputs`.
         rules: Options of single layers.
         masks: Pruned layer -> which weights stay, bool (rows, outputs) in the order of `model.kernels.output_last`.
         scales: First of the layers that write the same channels -> factors of these channels, (channels,).
@@ -86,7 +94,7 @@ class Network:
     unfolded: Graph
     reference: Graph
     current: Graph
-    input_range: InputRange
+    input_ranges: tuple[InputRange, ...]
     rules: LayerRules = NO_RULES
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
     scales: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from tfdatafree.inputs.make import make_inputs
 from tfdatafree.measuring.damage import single_layer_damages
 from tfdatafree.model.batchnorm import is_batchnorm, output_moments
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.network import InputRange
+from tfdatafree.model.network import InputRanges
 from tfdatafree.model.rewrite import Rewrite
 
 _REACH = 4.0  # standard deviations from the mean that the range of a tensor surely covers
@@ -41,18 +41,18 @@ def freeze_constant_channels(graph: Graph) -> Rewrite:
     return Rewrite(graph=frozen, notes={name: _note(channels) for name, channels in constant.items()})
 
 
-def freeze_harmless_channels(graph: Graph, input_range: InputRange | tuple[float, float], *, seed: int = 0) -> Rewrite:
+def freeze_harmless_channels(graph: Graph, ranges: InputRanges, *, seed: int = 0) -> Rewrite:
     """`freeze_constant_channels` in those BatchNorms where the results hardly change. For the others, `kept` says why not.
 
     Args:
-        input_range: (low, high) of the generated inputs on which results are compared.
+        ranges: Ranges of the generated inputs on which results are compared.
         seed: Seed of these inputs.
     """
     frozen = freeze_constant_channels(graph)
     if not frozen.notes:
         return Rewrite(graph=graph)
     keys = {name: graph.node(name).layer for name in frozen.notes}
-    inputs = make_inputs(graph, _INPUTS, input_range, seed=seed)
+    inputs = make_inputs(graph, _INPUTS, ranges, seed=seed)
     harmless = _harmless(single_layer_damages(graph, frozen.graph, set(keys.values()), inputs))
     result = graph.copy()
     result.layers |= {key: frozen.graph.layers[key] for key in harmless}

@@ -9,7 +9,7 @@ from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.network import InputRange
+from tfdatafree.model.network import InputRanges
 from tfdatafree.model.rewrite import Pass, Rewrite, apply_passes
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.preconditioning.absorb_bias import absorb_biases
@@ -24,28 +24,26 @@ _COMPARED = 8
 _SHOWN = 16
 
 
-def precondition(
-    unfolded: Graph, recipe: Recipe, input_range: InputRange | tuple[float, float], seed: int = 0
-) -> Rewrite:
+def precondition(unfolded: Graph, recipe: Recipe, ranges: InputRanges, seed: int = 0) -> Rewrite:
     """A separated graph with its BatchNorms made easier to quantize, as the recipe says.
 
     Args:
-        input_range: (low, high) of the generated inputs on which passes measure.
+        ranges: Ranges of the generated inputs on which passes measure.
         seed: Seed of these inputs.
     """
-    return apply_passes(unfolded, passes_of(recipe, input_range, seed))
+    return apply_passes(unfolded, passes_of(recipe, ranges, seed))
 
 
-def passes_of(recipe: Recipe, input_range: InputRange | tuple[float, float], seed: int = 0) -> list[Pass]:
+def passes_of(recipe: Recipe, ranges: InputRanges, seed: int = 0) -> list[Pass]:
     """The passes that the recipe asks for, in their order. Each says in `kept` what it did not do, and why."""
     passes: list[Pass] = []
     if recipe.quantize is not None or recipe.prune is not None:
-        passes.append(partial(freeze_harmless_channels, input_range=input_range, seed=seed))
+        passes.append(partial(freeze_harmless_channels, ranges=ranges, seed=seed))
     if recipe.scale_outliers and recipe.quantize is not None:
         bits = recipe.quantize.weight_bits
 
         def scale_outliers(graph: Graph) -> Rewrite:
-            shown = make_inputs(graph, _SHOWN, input_range, seed=seed)
+            shown = make_inputs(graph, _SHOWN, ranges, seed=seed)
             return scale_outlier_channels(graph, shown, bits=bits, seed=seed)
 
         passes.append(_saying("no channels scaled across its cap", scale_outliers))

@@ -30,7 +30,7 @@ from tfdatafree.model.kernels import (
     scale_inputs,
     with_kernel,
 )
-from tfdatafree.model.network import InputRange
+from tfdatafree.model.network import InputRanges
 from tfdatafree.pruning.channel_budget import Kernel, choose_channel_counts
 from tfdatafree.pruning.channel_order import Reader, order_channels, output_energy, refit_without
 from tfdatafree.pruning.remove_channels import Channels, find_channels, without_groups
@@ -54,15 +54,13 @@ class PrunedChannels:
     reasons: dict[str, str]
 
 
-def prune_channels(
-    unfolded: Graph, options: Prune, *, input_range: InputRange | tuple[float, float], seed: int = 0
-) -> PrunedChannels:
+def prune_channels(unfolded: Graph, options: Prune, *, input_ranges: InputRanges, seed: int = 0) -> PrunedChannels:
     """Removes about `options.sparsity` of the weights of all kernels as whole channels.
 
     Args:
         unfolded: A separated graph with its BatchNorms, whose statistics take the place of data.
         options: Only `sparsity`, `multiple`, `correct`, `refit`, `inputs`, `activations` and `images` have an effect.
-        input_range: (low, high) of the model's inputs.
+        input_ranges: Ranges of the model's inputs.
     """
     channels = find_channels(unfolded)
     spaces = find_spaces(channels)
@@ -71,7 +69,7 @@ def prune_channels(
     covariances = input_covariances(
         unfolded,
         unfolded,
-        drawing(unfolded, input_range),
+        drawing(unfolded, input_ranges),
         inputs=options.inputs,
         activations=options.activations,
         images=options.images,

@@ -108,7 +108,7 @@ def pose(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], s
         means=means,
         fixed={key: part for key, part in fixed.items() if key in matrices},
         classifiers=frozenset(classifiers),
-        images=make_inputs(network.reference, count, network.input_range, seed=seed + _MEASURING_SEED),
+        images=make_inputs(network.reference, count, network.input_ranges, seed=seed + _MEASURING_SEED),
         reasons=reasons,
     )
 
@@ -153,7 +153,7 @@ def _before_folding(unfolded: Graph, folded: Graph, matrices: Mapping[str, np.nd
 
 
 def _draw(network: Network) -> Draw:
-    return drawing(network.unfolded, network.input_range)
+    return drawing(network.unfolded, network.input_ranges)
 
 
 def _measure_covariances(network: Network, options: Prune, seed: int) -> dict[str, np.ndarray]:

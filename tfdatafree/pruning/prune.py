@@ -62,8 +62,8 @@ def prune(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], 
     names = candidates if options.method == "auto" else (options.method,)
     judge = None
     if len(names) > 1:
-        reference, input_range = network.reference, network.input_range
-        judge = _Judge(reference, make_inputs(reference, _JUDGING_IMAGES, input_range, seed=seed + _JUDGING_SEED))
+        reference, ranges = network.reference, network.input_ranges
+        judge = _Judge(reference, make_inputs(reference, _JUDGING_IMAGES, ranges, seed=seed + _JUDGING_SEED))
     discrepancies: dict[str, float] = {}
     best: tuple[str, Graph, dict[str, str]] | None = None
     for at, name in enumerate(names):

@@ -148,11 +148,14 @@ def choose_input_ranges(
 
     If the user gives a range, too, it is that range, wider where the inputs go beyond it.
     """
-    known, names = network.input_range, network.reference.inputs
-    if from_user:
-        seen = {tensor: Range(observed.images[tensor].low, observed.images[tensor].high) for tensor in names}
-        if known.origin != "given":
-            return seen
-        if any(range_.low < known.low or range_.high > known.high for range_ in seen.values()):
-            return {t: Range(min(r.low, known.low), max(r.high, known.high)) for t, r in seen.items()}
-    return dict.fromkeys(names, range_of_levels(*known.ends) if options.activation_bits == 8 else Range(*known.ends))
+    ranges = {}
+    for tensor, known in zip(network.reference.inputs, network.input_ranges, strict=True):
+        seen = Range(observed.images[tensor].low, observed.images[tensor].high)
+        beyond = seen.low < known.low or seen.high > known.high
+        if from_user and known.origin != "given":
+            ranges[tensor] = seen
+        elif from_user and beyond:
+            ranges[tensor] = Range(min(seen.low, known.low), max(seen.high, known.high))
+        else:
+            ranges[tensor] = range_of_levels(*known.ends) if options.activation_bits == 8 else Range(*known.ends)
+    return ranges

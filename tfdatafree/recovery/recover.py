@@ -1,13 +1,15 @@
-"""The recovery that a recipe asks for: `generate_images`, then `feature_regression`, with the compression's own seed and range.
+"""The recovery that a recipe asks for: `generate_images`, then `feature_regression`, with the compression's own seed and ranges.
 
-recover(compressed, task, input_range, ...) gives the bytes of feature_regression(compressed, model, images)
+recover(compressed, task, ranges, ...) gives the bytes of feature_regression(compressed, model, images)
 """
 
 import dataclasses
 
 from tfdatafree.compressed import Compressed
 from tfdatafree.inputs.generate import generate_images
+from tfdatafree.inputs.input_range import as_given
 from tfdatafree.model.load import load
+from tfdatafree.model.network import InputRange
 from tfdatafree.progress import Progress
 from tfdatafree.recovery.regression import feature_regression
 from tfdatafree.task import Task
@@ -17,12 +19,12 @@ IMAGES_STAGE, LAYERS_STAGE = "match images", "solve layers"
 _BATCH_SIZE = 32
 
 
-def recover(compressed: Compressed, task: Task, input_range: tuple[float, float], progress: Progress) -> Compressed:
+def recover(compressed: Compressed, task: Task, ranges: tuple[InputRange, ...], progress: Progress) -> Compressed:
     """`compressed` with recovered weights. Where these give no file, `compressed` itself, with a note that says why.
 
     Args:
         task: What made `compressed`; its recipe says how to recover.
-        input_range: (low, high) of the model's inputs.
+        ranges: Range of each of the model's inputs.
 
     Guarantees that the Output Discrepancy on the held-out images is not larger than before.
     """
@@ -31,12 +33,13 @@ def recover(compressed: Compressed, task: Task, input_range: tuple[float, float]
     if all(grid is None for grid in compressed.weight_grids.values()):
         return _with_note(compressed, "no layer has integer weights with scales along a single axis")
     model = load(task.model, unsafe=task.unsafe_load, input_shape=task.input_shape)
+    names = compressed.built.graph.inputs
     with progress.stage(IMAGES_STAGE):
         images = generate_images(
             model,
             options.images,
             image_size=options.image_size,
-            input_range=input_range,
+            input_range=as_given({name: range_.ends for name, range_ in zip(names, ranges, strict=True)}),
             statistics="set",
             batch_size=_BATCH_SIZE,
             seed=task.seed,

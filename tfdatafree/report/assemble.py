@@ -61,8 +61,8 @@ def make_report(
         model=source.name,
         recipe=recipe.name,
         simulated=None if recipe.quantize is None else recipe.quantize.simulated,
-        input_range=_input_range(network.input_range, inputs),
-        input_warning="" if inputs.real else network.input_range.warning,
+        input_range=_input_ranges(network, inputs),
+        input_warning=_input_warning(network, inputs),
         generated=inputs.described if quantized else _float_source(recipe),
         float_bytes=sum(values.nbytes for values in weights),
         float_gzip_bytes=packed.result(),
@@ -142,12 +142,33 @@ def _on_target(content: bytes | None, target: Target) -> dict[str, Any]:
     return {"on_target": check, "npu_bytes": None if compiled is None else compiled.bytes}
 
 
-def _input_range(found: InputRange, inputs: Inputs) -> str:
+def _input_ranges(network: Network, inputs: Inputs) -> str:
+    """Per input its range and where it comes from, in a line of its own; several inputs are named."""
+    names = network.reference.inputs
+    texts = [
+        _input_range(found, array, inputs) for found, array in zip(network.input_ranges, inputs.arrays, strict=True)
+    ]
+    return texts[0] if len(names) == 1 else "\n".join(f"{n}: {text}" for n, text in zip(names, texts, strict=True))
+
+
+def _input_range(found: InputRange, array: np.ndarray, inputs: Inputs) -> str:
     """The range, where it comes from, and how well the generated inputs fit the first statistics."""
-    text = f"[{found.low:g}, {found.high:g}], {found.origin}"
+    low, high, origin = found.low, found.high, found.origin
+    if inputs.real and not inputs.in_range:
+        seen = float(array.min()), float(array.max())
+        if origin != "given":
+            low, high, origin = *seen, "from the given inputs"
+        elif seen[0] < low or seen[1] > high:
+            low, high, origin = min(seen[0], low), max(seen[1], high), "given, and widened by the given inputs"
+    text = f"[{low:g}, {high:g}], {origin}"
     if inputs.real or found.divergence is None:
         return text
     return f"{text}; generated {found.kind} fit within {found.divergence:.2g} nats"
+
+
+def _input_warning(network: Network, inputs: Inputs) -> str:
+    """What is in doubt about the ranges; real inputs settle it."""
+    return "" if inputs.real else " ".join(found.warning for found in network.input_ranges if found.warning)
 
 
 def _float_source(recipe: Recipe) -> str:

@@ -67,7 +67,7 @@ class Report:
 
     Attributes:
         model, recipe: Names of the model and of the recipe.
-        input_range: Range of the model's inputs, and where it comes from.
+        input_range: Range of the model's input, and where it comes from; a line per input where there are several.
         generated: What the result was made from: generated or given inputs.
         float_bytes: Bytes of the model's weights in float32.
         bytes: Bytes of the file; 0 without a file.
@@ -131,7 +131,7 @@ class Report:
             f"  operators   {self._operators()}",
             *([] if self.on_target is None else [f"  target      {self.on_target}"]),
             *([] if self.npu_bytes is None else [f"  compiled    {self.npu_bytes:,} bytes for the NPU"]),
-            f"  input range {self.input_range}",
+            *(f"  input range {line}" for line in self.input_range.splitlines()),
             f"  made from   {self.generated}",
             f"  time        {self.seconds:.1f} s",
             *(f"  output      {line}" for line in self.fidelity()),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tfdatafree.recipe.recipe import PRESETS, Recipe
@@ -45,9 +45,15 @@ def command_text(recipe: Recipe, call: Mapping[str, Any]) -> str | None:
     words = ["tfdatafree", "compress", call.get("model") or "model.keras", "-o", "model.tflite"]
     words += [f"--recipe={recipe.name if is_preset(recipe) else RECIPE_FILE}"]
     for name, value in _options(call).items():
-        text = ",".join(f"{part:g}" for part in value) if isinstance(value, (list, tuple)) else str(value)
-        words.append(f"--{name}={text}")
+        if isinstance(value, Mapping):
+            words += [f"--{name}={key}:{_listed(part)}" for key, part in value.items()]
+        else:
+            words.append(f"--{name}={_listed(value) if isinstance(value, (list, tuple)) else value}")
     return shlex.join(words)
+
+
+def _listed(numbers: Iterable[float]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
 
 
 def is_preset(recipe: Recipe) -> bool:
