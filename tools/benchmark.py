@@ -48,13 +48,15 @@ def compress_with_tfdatafree(model, recipe: str, input_range: tuple[float, float
     return tfdatafree.compress(model, recipe, input_range=input_range, verbose=0).tflite
 
 
-def compress_with_ptq(model, calibration: np.ndarray) -> bytes:
-    """Returns the full int8 `.tflite` of the TFLite converter, calibrated with (n, height, width, channels) float32."""
+def compress_with_ptq(model, *calibration: np.ndarray) -> bytes:
+    """Returns the full int8 `.tflite` of the TFLite converter, calibrated with a float32 array (n, *shape) per input."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in calibration)
+    converter.representative_dataset = lambda: (
+        [example[np.newaxis] for example in examples] for examples in zip(*calibration, strict=True)
+    )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.int8
     return converter.convert()

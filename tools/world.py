@@ -7,7 +7,7 @@ array per input name. Integers are raw values; every array is cast to float32. T
 calibration. All figures are of the other half. Per model, one row of each kind:
 
     ptq      the TFLite converter, full int8, calibrated with the first half
-    range    tfdatafree without data, told the range of the inputs: 0 to 255 for uint8, else the extremes of the file's array
+    range    tfdatafree without data, told the range of each input: 0 to 255 for uint8, else the extremes of the file's array
     alone    tfdatafree without data, told nothing
     data     tfdatafree with the first half as `representative_data`, told nothing else
 
@@ -40,22 +40,20 @@ def read_inputs(path: Path) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-def value_range(arrays: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Returns the range of the inputs: that of their type where they are bytes, else from the least to the greatest."""
-    if all(array.dtype == np.uint8 for array in arrays.values()):
-        return 0.0, 255.0
-    return float(min(array.min() for array in arrays.values())), float(max(array.max() for array in arrays.values()))
+def value_range(array: np.ndarray) -> tuple[float, float]:
+    """Returns the range of an input: that of its type where it is bytes, else from the least to the greatest."""
+    return (0.0, 255.0) if array.dtype == np.uint8 else (float(array.min()), float(array.max()))
 
 
-def by_input(model, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Returns one float32 array per input of the model, in the model's order."""
+def by_input(model, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the array of each input of the model as stored, by the input's name, in the model's order."""
     names = [tensor.name.split(":")[0] for tensor in model.inputs]
     if len(arrays) == 1 == len(names):
-        return [next(iter(arrays.values())).astype(np.float32)]
+        return {names[0]: next(iter(arrays.values()))}
     missing = sorted(set(names) - set(arrays))
     if missing:
         raise ValueError(f"the .npz lacks {', '.join(missing)}; give an array for each of {', '.join(names)}.")
-    return [arrays[name].astype(np.float32) for name in names]
+    return {name: arrays[name] for name in names}
 
 
 def run_file(content: bytes, inputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -119,9 +117,9 @@ def measure(path: Path, recipe: str, rows: list[str]) -> list[dict]:
     from tfdatafree.model.load import load
 
     keras.utils.disable_interactive_logging()
-    stored = read_inputs(path.with_suffix(".npz"))
     model = load(path)
-    inputs = by_input(model, stored)
+    stored = by_input(model, read_inputs(path.with_suffix(".npz")))
+    inputs = [array.astype(np.float32) for array in stored.values()]
     half = len(inputs[0]) // 2
     calibration, unseen = [array[:half] for array in inputs], [array[half:] for array in inputs]
     packed = (
@@ -134,14 +132,12 @@ def measure(path: Path, recipe: str, rows: list[str]) -> list[dict]:
         return result.predict(packed), {"input_range": result.report.input_range}
 
     def converted():
-        if len(calibration) > 1:
-            raise ValueError("several inputs are not calibrated here")
-        return run_file(benchmark.compress_with_ptq(model, calibration[0]), unseen), {}
+        return run_file(benchmark.compress_with_ptq(model, *calibration), unseen), {}
 
     given = calibration[0] if len(calibration) == 1 else calibration
     ways = {
         "ptq": converted,
-        "range": lambda: compressed(input_range=value_range(stored)),
+        "range": lambda: compressed(input_range={name: value_range(array) for name, array in stored.items()}),
         "alone": compressed,
         "data": lambda: compressed(representative_data=given),
     }

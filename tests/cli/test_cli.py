@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from keras import layers as L
 
 import tfdatafree
 from tfdatafree.cli import _COMMANDS, main
@@ -151,6 +152,10 @@ def test_version(capsys):
         (("compress", MODEL, "-o", "out.tflite", "--input_range=1,-1"), r"input_range is \(1, -1\).*low < high"),
         (("compress", MODEL, "-o", "out.tflite", "--input_range=1"), "input_range is .*two numbers"),
         (("compress", MODEL, "-o", "out.tflite", "--input_range=a,b"), "input_range is 'a,b'.*--input_range=-1,1"),
+        (("compress", MODEL, "-o", "out.tflite", "--input_range=a:1"), "input_range of 'a' is .*two numbers"),
+        (("compress", MODEL, "-o", "out.tflite", "--input_range=a:1,b"), "input_range is '1,b'.*--input_range=a:-1,1"),
+        (("compress", MODEL, "-o", "out.tflite", "--input_range=a:0,1"), "in input_range is 'a'; choose one of"),
+        (("compare", MODEL, MODEL, "--input_range=0,1", "--input_range=a:0,1"), "given 2 times; .*once for each input"),
         (("compress", MODEL, "-o", "out.tflite", "--input_shape=9,9,1"), r"input_shape is \(9, 9, 1\).*\(8, 8, 1\)"),
         (("compress", MODEL), "no output; add -o"),
         (("compress", MODEL, "-o", "out.lite"), "output is 'out.lite'.*ends in .tflite"),
@@ -378,6 +383,20 @@ def test_size_searches_bits_and_says_which_size_can_be_had(folder, capsys):
     summary = inspect_file("small.tflite")
     assert any(tensor.dtype == "int4" for tensor in summary.tensors)
     assert summary.bytes < float(least) * int(re.search(r"the ([\d,]+) bytes in int8", line).group(1).replace(",", ""))
+
+
+@pytest.mark.slow
+def test_each_of_several_inputs_gets_its_range(folder, capsys):
+    """As compress --input_range=NAME:LOW,HIGH says; compare draws inputs in the ranges of the file."""
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    keras.Model([left, right], L.Dense(2)(L.Concatenate()([left, right]))).save("two.keras")
+    flags = ["--input_range=left:-1,1", "--input_range", "right:-50,200"]
+    assert main(["compress", "two.keras", "-o", "two.tflite", *flags]) == 0
+    assert "  input range left: [-1, 1], given\n  input range right: [-50, 200], given\n" in capsys.readouterr().out
+    ends = [value for tensor in inspect_file("two.tflite").inputs for value in tensor.value_range]
+    np.testing.assert_allclose(ends, (-1, 1, -50, 200), atol=1)
+    inputs = compared(capsys, "two.keras", "two.tflite", "--input_range=left:0,1")["inputs"]
+    assert "left: [0, 1] (given), right: [-5" in inputs
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Tests of tools/world.py on a folder of two tiny models."""
+"""Tests of tools/world.py on a folder with a tiny model of two inputs."""
 
 import json
 from pathlib import Path
@@ -13,19 +13,28 @@ _TOOL = Path(__file__).resolve().parents[2] / "tools" / "world.py"
 
 @pytest.mark.slow
 def test_a_folder_of_models_becomes_a_table(tmp_path):
-    build("plain").save(tmp_path / "plain.keras")
-    np.savez(tmp_path / "plain.npz", x=np.clip(random_inputs(build("plain"), 8)[0], -2, 2).astype(np.float16))
+    model = build("two_inputs")
+    model.save(tmp_path / "two.keras")
+    left, right = (np.clip(array, -2, 2).astype(np.float16) for array in random_inputs(model, 8))
+    np.savez(tmp_path / "two.npz", right=10 * right, left=left)
     (tmp_path / "alone.keras").write_bytes(b"no inputs beside it")
     done = run_tool(
-        _TOOL, f"--folder={tmp_path}", "--rows=range,data", f"--json={tmp_path}/a.json", f"--markdown={tmp_path}/a.md"
+        _TOOL,
+        f"--folder={tmp_path}",
+        f"--json={tmp_path}/a.json",
+        f"--markdown={tmp_path}/a.md",
+        "--rows=ptq,range,data",
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
-    assert [(row["model"], row["row"]) for row in rows] == [("plain", "range"), ("plain", "data")]
+    assert [(row["model"], row["row"]) for row in rows] == [("two", "ptq"), ("two", "range"), ("two", "data")]
     assert all(row["sqnr_db"] > 15 and 0 <= row["agreement"] <= 1 for row in rows)
-    assert rows[0]["input_range"].startswith("[-2, 2], given")
+    assert (
+        rows[1]["input_range"].startswith("left: [-2, 2], given")
+        and "right: [-20, 20], given" in rows[1]["input_range"]
+    )
     table = (tmp_path / "a.md").read_text().splitlines()
-    assert table[0] == "| model | range | data |" and table[2].startswith("| plain | ") and len(table) == 3
+    assert table[0] == "| model | ptq | range | data |" and table[2].startswith("| two | ") and len(table) == 3
 
 
 def test_what_is_wrong_is_told(tmp_path):

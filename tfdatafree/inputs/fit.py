@@ -42,6 +42,8 @@ _DEAD = 1e-4
 _UNLIKE = 0.02
 # A kind other than pictures has to fit better by this many nats, plus a quarter of what pictures reach.
 _CLEARLY = 0.01
+# More nats than this are left only where the search did not get near.
+_FAR = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +264,24 @@ def _shared_minimum(divergence: Divergence, groups: int) -> _Minimum:
     start = min(starts, key=shared)
     found = optimize.minimize(shared, start, method="Nelder-Mead", options={"maxfev": 60, "xatol": 1e-3, "fatol": 1e-5})
     scale = np.full(groups, np.exp(found.x[1]))
-    return _Minimum(float(found.fun), found.x[0] * scale, scale)
+    near = _Minimum(float(found.fun), found.x[0] * scale, scale)
+    if near.divergence <= _FAR:
+        return near
+    return min(near, _far_minimum(divergence, groups), key=lambda minimum: minimum.divergence)
+
+
+def _far_minimum(divergence: Divergence, groups: int) -> _Minimum:
+    """The same for inputs that are many of their deviations away from zero, as pressures and temperatures are."""
+
+    def shared(at: np.ndarray) -> float:
+        return divergence(np.full(groups, at[0]), np.full(groups, np.exp(at[1])))
+
+    scales, ratios = 4.0 ** np.arange(-3, 6), [sign * 4.0**k for k in range(5) for sign in (-1, 1)]
+    start = min((np.array([m * s, np.log(s)]) for s in scales for m in ratios), key=shared)
+    found = optimize.minimize(
+        shared, start, method="Nelder-Mead", options={"maxfev": 120, "xatol": 1e-3, "fatol": 1e-5}
+    )
+    return _Minimum(float(found.fun), np.full(groups, found.x[0]), np.full(groups, np.exp(found.x[1])))
 
 
 def _split_minimum(divergence: Divergence, shared: _Minimum) -> _Minimum:

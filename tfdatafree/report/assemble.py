@@ -167,8 +167,8 @@ def _input_range(found: InputRange, array: np.ndarray, inputs: Inputs) -> str:
 
 
 def _input_warning(network: Network, inputs: Inputs) -> str:
-    """What is in doubt about the ranges; real inputs settle it."""
-    return "" if inputs.real else " ".join(found.warning for found in network.input_ranges if found.warning)
+    """What is in doubt about the ranges, in a line per input; real inputs settle it."""
+    return "" if inputs.real else "\n".join(found.warning for found in network.input_ranges if found.warning)
 
 
 def _float_source(recipe: Recipe) -> str:

@@ -86,7 +86,7 @@ class Report:
         on_target: How much of the file its target computes; None for the target "generic".
         outputs: Comparison of each output with the user's float model.
         compared: Number of generated (or representative) inputs of this comparison.
-        input_warning: What is wrong with the input range; empty: nothing that could be seen.
+        input_warning: What is wrong with the input range, in a line per input; empty: nothing that could be seen.
         call: Arguments of `compress` besides the recipe that decided the result, as plain values.
     """
 
@@ -161,7 +161,7 @@ class Report:
         An output is unlike if its SQNR is under 6 dB. After pruning it is also unlike if fewer than 80 % of the inputs keep
         their argmax.
         """
-        found = [self.input_warning] if self.input_warning else []
+        found = self.input_warning.splitlines()
         for output in self.outputs:
             changed = self.pruning is not None and output.agreement is not None and output.agreement < _LEAST_AGREEMENT
             if output.sqnr_db >= _LEAST_SQNR_DB and not changed:
