@@ -124,6 +124,7 @@ def _assumed(graph: Graph, name: str) -> InputRange:
         f"assumed: no layer of the model tells; {settle}",
         warning=f"nothing in '{graph.name}' tells the range of {which}, and [-1, 1] is assumed; if real inputs leave "
         f"it, results can be useless: {settle}.",
+        told=False,
     )
 
 

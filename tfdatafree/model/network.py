@@ -27,6 +27,7 @@ class InputRange:
             deviation 1: (channels,) or (1,). None: they are pictures that fill the range.
         divergence: What is left between their statistics and those of the first BatchNorm, in nats; None: none tells.
         warning: What the user should know about the range; empty: nothing.
+        told: Whether the user or a layer tells the range; else it is assumed.
     """
 
     low: float
@@ -37,6 +38,7 @@ class InputRange:
     scale: np.ndarray | None = None
     divergence: float | None = None
     warning: str = ""
+    told: bool = True
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 from tfdatafree.export.build import Built
 from tfdatafree.export.run import predict_as_written
 from tfdatafree.inputs.given import Inputs
+from tfdatafree.measuring.confidence import BOUND, DATA, GENERATED, normalized_tensors, what_tells
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.network import InputRange, Network
 from tfdatafree.quantization.bit_choice import Policy
@@ -53,6 +54,7 @@ def make_report(
     """
     source = network.source
     quantized = recipe.quantize is not None
+    known = _known_by(network, built, inputs)
     weights = [values.astype(np.float32, copy=False) for layer in source.layers.values() for values in layer.weights]
     with ThreadPoolExecutor(1) as thread:  # packing takes one core, and the networks do not always take both
         packed = thread.submit(gzip_bytes, (values.tobytes() for values in weights))
@@ -68,10 +70,10 @@ def make_report(
         float_gzip_bytes=packed.result(),
         seconds=0.0,
         kept={**network.reasons, **built.float_reasons},
-        notes={**network.notes, **built.notes, **notes},
+        notes={**network.notes, **built.notes, **notes, **(_doubt(known) if quantized else {})},
         pruning=network.pruning,
         policy=policy,
-        **_of_file(built, evidence, quantized),
+        **_of_file(built, evidence, quantized, known),
         **compared,
         **_on_target(built.content, target),
     )
@@ -101,21 +103,21 @@ def rewritten_report(
         seconds=report.seconds + seconds,
         notes={**report.notes, **built.notes, "feature regression": note},
         call={**report.call, "recovered": True},
-        **_of_file(built, evidence, True),
+        **_of_file(built, evidence, True, {row.name: row.known_by for row in report.layers}),
         **_compared(reference, built, inputs),
         **_on_target(built.content, target),
     )
 
 
-def _of_file(built: Built, evidence: Evidence, quantized: bool) -> dict[str, Any]:
-    """Fields of the report about the file."""
+def _of_file(built: Built, evidence: Evidence, quantized: bool, known: Mapping[str, str]) -> dict[str, Any]:
+    """Fields of the report about the file; `known` says of its tensors what tells their ranges."""
     return {
         "bytes": len(built.content or b""),
         "gzip_bytes": gzip_bytes([built.content]) if built.content else 0,
         "zeros": kernel_zeros(built.content) if built.content else None,
         "integer_only": quantized and not built.float_reasons,
         "requantized": built.requantized,
-        "layers": tuple(_rows(built, evidence)) if quantized else (),
+        "layers": tuple(_rows(built, evidence, known)) if quantized else (),
     }
 
 
@@ -171,19 +173,37 @@ def _input_warning(network: Network, inputs: Inputs) -> str:
     return "" if inputs.real else "\n".join(found.warning for found in network.input_ranges if found.warning)
 
 
+def _known_by(network: Network, built: Built, inputs: Inputs) -> dict[str, str]:
+    """Tensor -> what tells its range."""
+    if inputs.real:
+        return dict.fromkeys(built.graph.specs, DATA)
+    ranges = dict(zip(network.reference.inputs, network.input_ranges, strict=True))
+    return what_tells(built.graph, normalized_tensors(network.unfolded), ranges)
+
+
+def _doubt(known: Mapping[str, str]) -> dict[str, str]:
+    """The note for a network without any normalization: what its ranges rest on."""
+    if any(told not in (BOUND, GENERATED) for told in known.values()) or GENERATED not in known.values():
+        return {}
+    return {
+        "ranges": "no layer tells how large values become inside; the ranges are those of generated inputs. 8 real inputs "
+        "as representative_data settle it"
+    }
+
+
 def _float_source(recipe: Recipe) -> str:
     """What the report says a float file was made from."""
     return "the weights alone; no data" if recipe.prune is None else _PRUNED_FROM
 
 
-def _rows(built: Built, evidence: Evidence) -> Iterable[LayerRow]:
+def _rows(built: Built, evidence: Evidence, known: Mapping[str, str]) -> Iterable[LayerRow]:
     """One row per tensor of the file, in execution order; fused layers share a row."""
     graph, pending = built.graph, []
     # Graph tensor -> the rows that its value was computed from; its own row, if it has one.
     sources: dict[str, tuple[str, ...]] = {tensor: (tensor,) for tensor in graph.inputs if tensor in built.grids}
     for tensor in graph.inputs:
         if tensor in built.grids:
-            yield _row(built, evidence, tensor, "input", None, ())
+            yield _row(built, evidence, tensor, "input", None, (), known)
     for node in graph.nodes:
         pending.append(node)
         reads = tuple(dict.fromkeys(row for tensor in node.inputs for row in sources.get(tensor, ())))
@@ -192,7 +212,7 @@ def _rows(built: Built, evidence: Evidence) -> Iterable[LayerRow]:
             continue
         classes = " + ".join(_label(graph, part) for part in pending)
         weighted = next((part.layer for part in pending if part.layer in built.kernels), None)
-        yield _row(built, evidence, node.output, classes, weighted, reads)
+        yield _row(built, evidence, node.output, classes, weighted, reads, known)
         pending = []
 
 
@@ -203,7 +223,13 @@ def _label(graph: Graph, node) -> str:
 
 
 def _row(
-    built: Built, evidence: Evidence, tensor: str, operation: str, layer: str | None, reads: tuple[str, ...]
+    built: Built,
+    evidence: Evidence,
+    tensor: str,
+    operation: str,
+    layer: str | None,
+    reads: tuple[str, ...],
+    known: Mapping[str, str],
 ) -> LayerRow:
     grid, check = built.grids[tensor], built.checks[tensor]
     kernel, weights = (None, None) if layer is None else (built.kernels.get(layer), evidence.kernels.get(layer))
@@ -218,6 +244,7 @@ def _row(
         high=float(grid.high),
         sqnr_db=check.sqnr_db,
         lsb=check.lsb,
+        known_by=known.get(tensor, ""),
         layer=layer,
         reads=reads,
         shape=tuple(built.graph.specs[tensor].shape[1:]),

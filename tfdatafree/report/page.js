@@ -157,7 +157,7 @@
     row.addEventListener("click", () => choose(at, true));
   });
   const keys = { at: (at) => at, name: (at) => layers[at].name, operation: (at) => layers[at].operation };
-  for (const key of ["size", "weight_bits", "activation_bits", "width", "weights", "sparsity", "clipped"]) {
+  for (const key of ["size", "weight_bits", "activation_bits", "width", "weights", "sparsity", "clipped", "known_by"]) {
     keys[key] = (at) => layers[at][key];
   }
   keys.sqnr = (at) => metrics.sqnr.of(layers[at]);

@@ -35,6 +35,12 @@ _COLUMNS = (
     ("activation_bits", "bits", "bits of a value", "wide"),
     ("clipped", "clipped %", "values outside the range of the integers", "wide"),
     ("width", "range", "interval that the integers cover", "wide"),
+    (
+        "known_by",
+        "known by",
+        "what tells the range: real data, a bound, a normalization k layers before, or generated inputs",
+        "wide",
+    ),
     ("size", "values", "number of values in the tensor, for one input", "wide"),
 )
 _GLOSSARY = (
@@ -231,6 +237,7 @@ def _layers(report: Report, evidence: Evidence) -> Iterable[dict[str, Any]]:
             "sparsity": row.sparsity,
             "seen": row.seen,
             "clipped": row.clipped,
+            "known_by": row.known_by,
             "values": None if values is None else _histogram(values.histogram),
             "kernel": None if kernel is None else _histogram(kernel.histogram),
             "remarks": [
@@ -271,6 +278,7 @@ def _row(at: int, row: LayerRow) -> str:
         "size": f"{math.prod(size for size in row.shape if size is not None):,}",
         "activation_bits": str(row.activation_bits),
         "width": f"{row.low:.4g} … {row.high:.4g}",
+        "known_by": _escape(row.known_by),
         "clipped": _percent(row.clipped),
         "weights": "" if row.weights is None else f"{row.weights:,}",
         "weight_bits": "" if row.weight_bits is None else f"{row.weight_bits}",

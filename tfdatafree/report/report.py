@@ -35,6 +35,8 @@ class LayerRow:
         weight_steps: Smallest and largest scale of the kernel's grids.
         seen: Extremes of the float tensor on generated inputs.
         clipped: Fraction of its values on these inputs that the integers clip.
+        known_by: What tells its range. "data": real inputs. "bound": a function or the input range bounds it. "norm": a
+            normalization tells its mean and deviation; "norm+2": two layers before. "generated": generated inputs alone.
     """
 
     name: str
@@ -54,6 +56,7 @@ class LayerRow:
     weight_steps: tuple[float, float] | None = None
     seen: tuple[float, float] | None = None
     clipped: float | None = None
+    known_by: str = ""
 
     @property
     def step(self) -> float:
@@ -228,11 +231,13 @@ class Report:
         width = max(5, *(len(row.name) for row in self.layers))
         kind = max(9, *(len(row.operation) for row in self.layers))
         lines = [
-            f"  {'layer':<{width}}  {'operation':<{kind}}  weights     act.  {'range':>21}  SQNR dB",
+            f"  {'layer':<{width}}  {'operation':<{kind}}  weights     act.  {'range':>21}  {'known by':<9}  SQNR dB",
         ]
         for row in self.layers:
-            name, operation, weights, bits, span, sqnr = _texts(row)
-            lines.append(f"  {name:<{width}}  {operation:<{kind}}  {weights:<10}  {bits:>4}  {span:>21}  {sqnr:>7}")
+            name, operation, weights, bits, span, known, sqnr = _texts(row)
+            lines.append(
+                f"  {name:<{width}}  {operation:<{kind}}  {weights:<10}  {bits:>4}  {span:>21}  {known:<9}  {sqnr:>7}"
+            )
         return lines
 
     def _repr_html_(self) -> str:
@@ -246,7 +251,7 @@ class Report:
             ("made from", self.generated),
             ("time", f"{self.seconds:.1f} s"),
         ]
-        heads = ("layer", "operation", "weights", "act.", "range", "SQNR dB")
+        heads = ("layer", "operation", "weights", "act.", "range", "known by", "SQNR dB")
         cells = "padding:2px 10px;text-align:left;white-space:nowrap"
         lines = [f"<p><b>{html.escape(self.model)}</b>, recipe {html.escape(self.recipe)}</p>", "<table>"]
         for name, text in facts:
@@ -277,5 +282,6 @@ def _texts(row: LayerRow) -> tuple[str, ...]:
         "" if row.weight_bits is None else f"{row.weight_bits} bit x{row.weight_scales}",
         str(row.activation_bits),
         f"[{row.low:.4g}, {row.high:.4g}]",
+        row.known_by,
         "exact" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}",
     )
