@@ -419,5 +419,5 @@ def test_without_bokeh_the_error_says_how_to_get_it_before_any_work(tmp_path, mo
 def test_in_a_notebook_the_report_is_a_table_without_scripts():
     report, shown = compressed().report, compressed().report._repr_html_()
     parsed = Parsed(shown)
-    assert [cells[0] for cells in parsed.rows if len(cells) == 6] == [row.name for row in report.layers]
+    assert [cells[0] for cells in parsed.rows if len(cells) == 7] == [row.name for row in report.layers]
     assert f"{report.bytes:,} bytes" in shown and "<script" not in shown
