@@ -53,6 +53,32 @@ def test_mean_and_deviation_come_back(shape, kind, mean, sd):
     assert 0.6 < np.sqrt(np.mean(fit.sd**2)) / x.std() < 1.6
 
 
+@pytest.mark.parametrize(
+    "shape, axis", [((24, 10, 1), 1), ((64, 9), 1), ((40,), 0)], ids=["coefficients", "sensors", "features"]
+)
+def test_inputs_that_differ_along_an_axis_come_back(shape, axis):
+    random = np.random.default_rng(2)
+    like = [size if at == axis else 1 for at, size in enumerate(shape)]
+    mean, sd = random.normal(0, 40, like), np.exp(random.normal(2, 1, like))
+    x = mean + sd * unit_inputs(256, shape, "fields" if len(shape) > 1 else "pictures", seed=5)
+    layer = {3: L.Conv2D(48, (5, 4), strides=2), 2: L.Conv1D(48, 3), 1: L.Dense(96)}[len(shape)]
+    graph = trained_on(x.astype(np.float32), layer)
+    fit, found = fitted(graph), find_input_ranges(graph)[0]
+    assert fit.split and fit.divergence < 0.15
+    inside = np.mean((x > found.low) & (x < found.high))
+    assert inside > 0.98 and (found.high - found.low) / (x.max() - x.min()) < 3
+    if axis == len(shape) - 1:  # else the kernel passes over all bins, and the signs of their means do not show
+        generated = make_inputs(graph, 64, found)[0]
+        assert np.corrcoef(generated.mean(axis=tuple(range(len(shape)))), mean.ravel())[0, 1] > 0.9
+        assert 0.6 < np.linalg.norm(fit.sd) / np.linalg.norm(sd) < 1.6
+
+
+def test_inputs_that_are_alike_along_all_axes_are_not_split():
+    for kind in ("pictures", "fields", "noise"):
+        x = unit_inputs(64, (24, 20, 1), kind, seed=5)
+        assert not fitted(trained_on(x, convolution(2))).split
+
+
 def test_noise_is_not_taken_for_anything_smooth():
     for kind in ("pictures", "fields", "noise"):
         x = unit_inputs(64, (24, 20, 1), kind, seed=5)

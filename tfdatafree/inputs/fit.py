@@ -1,7 +1,6 @@
 """Fits the distribution of generated inputs to what the first BatchNorm knows of the real ones.
 
-For a model with several inputs each is fitted to the first BatchNorm that reads only what comes from this input. The
-statistics of the BatchNorm are those of f(x) on real inputs x, where f is all that comes before it. Generated inputs
+The statistics of the first BatchNorm are those of f(x) on real inputs x, where f is all that comes before it. Generated inputs
 are x = m + s z with base inputs z of a kind (pictures, smooth fields, noise) and a mean m and a standard deviation s per
 channel. The best m, s and kind are those with the smallest divergence
 
@@ -9,41 +8,48 @@ channel. The best m, s and kind are those with the smallest divergence
 
 Mostly f is linear up to a constant (convolution, padding, permutation). Then f(m + s z) = f(0) + m f'(1) + s f'(z), and moments
 for every m and s follow from one pass of 0, 1 and z. Otherwise inputs pass once for each m and s that is tried.
+
+Coefficients of a spectrum, sensors of a device and entries of a feature vector differ in mean and strength along one axis. Where
+one m and one s leave much of the divergence, each group of neighbours along an axis gets its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from scipy import optimize
 
 from tfdatafree.inputs.make import make_input
 from tfdatafree.inputs.procedural import PICTURE_MEAN, PICTURE_SD, kinds_for, unit_inputs
+from tfdatafree.inputs.response import (
+    Divergence,
+    LinearDivergence,
+    Minimum,
+    StoredMoments,
+    shared_minimum,
+    split_minimum,
+)
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels
 from tfdatafree.model.cost import multiplications
 from tfdatafree.model.graph import Graph, Layer, Node
 from tfdatafree.model.network import InputKind, InputRange
 
-# With more channels, all share one mean and one standard deviation: the statistics of a few filters do not tell more.
-_MOST_CHANNELS = 4
+# With so few channels, each has its own mean and standard deviation from the start: they may be colours.
+_FEW_CHANNELS = 4
+# Most groups of neighbours along an axis, and the most values of the covariances of all groups.
+_MOST_BINS, _MOST_COVARIANCES = 32, 2**24
 _EXAMPLES = 8
 # All examples together have about this many values, but there are never fewer than four.
 _VALUES = 2**19
-# Positions of each example whose values are looked at.
-_POSITIONS = 4096
-# Multiplications for all that is tried where f is not linear.
+# Positions of each example whose values are looked at, and the most values of all examples and groups together.
+_POSITIONS, _MOST_VALUES = 4096, 2**25
+# Multiplications for all that is tried where f is not linear, and for one way of splitting where it is.
 _MOST_MULTIPLICATIONS = 2**34
 _TRIES = 100
-# Channels with this part of the median variance are dead.
-_DEAD = 1e-4
-# What it costs, in nats, if the channels of the inputs differ by one standard deviation or by a factor e. Where a few filters
-# do not tell the channels apart, they stay alike.
-_UNLIKE = 0.02
 # A kind other than pictures has to fit better by this many nats, plus a quarter of what pictures reach.
 _CLEARLY = 0.01
-# More nats than this are left only where the search did not get near.
-_FAR = 8.0
+# Groups along an axis have to fit better by this many nats, and twice as well.
+_CLEARLY_SPLIT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +58,12 @@ class Fit:
 
     Attributes:
         kind: Kind of the base inputs z.
-        offset, scale: Per channel, or one number for all: (channels,) or (1,).
+        offset, scale: Arrays that broadcast to an input: (1,) or (channels,) for example, or (bins, 1) for a spectrum.
         mean, sd: Of these inputs, alike.
         divergence: What is left of the divergence, in nats.
         batchnorm: Name of the BatchNorm.
         linear: Whether everything before it is linear. A ReLU hides half of what the statistics could tell.
+        split: Whether the inputs differ along an axis too much for pictures.
         of_range: (low, high) -> divergence of pictures that fill this range.
     """
 
@@ -68,6 +75,7 @@ class Fit:
     divergence: float
     batchnorm: str
     linear: bool
+    split: bool
     of_range: Callable[[float, float], float]
 
 
@@ -77,24 +85,79 @@ def fit_inputs(graph: Graph, name: str, seed: int = 0) -> Fit | None:
     if problem is None:
         return None
     bases = {kind: problem.inputs(kind, seed) for kind in kinds_for(problem.shape)}
-    divergences = {kind: problem.divergence_on(z, seed) for kind, z in bases.items()}
-    found = {kind: _shared_minimum(divergence, problem.groups) for kind, divergence in divergences.items()}
-    best, pictures = min(found, key=lambda kind: found[kind].divergence), next(iter(found))
-    if found[best].divergence > 0.75 * found[pictures].divergence - _CLEARLY:
-        best = pictures
-    minimum = _split_minimum(divergences[best], found[best])
-    rows = bases[best].reshape(-1, problem.shape[-1] if problem.groups > 1 else 1).astype(np.float64)
+    groups = problem.few_channels()
+    divergences = {kind: problem.divergence_on(z, groups, seed) for kind, z in bases.items()}
+    alike = {kind: shared_minimum(divergence, len(groups)) for kind, divergence in divergences.items()}
+    kind = _best_kind(alike)
+    minimum, divergence = alike[kind], divergences[kind]
+    if len(groups) > 1 and isinstance(divergence, LinearDivergence):
+        minimum = split_minimum(divergence, minimum)
+    found = _Split(kind, groups, minimum)
+    split = _split(problem, bases, alike, seed) if problem.linear and minimum.divergence > _CLEARLY_SPLIT else None
+    clear = split is not None and split.clearly_better(minimum.divergence)
+    if split is not None and clear:
+        found = split
+    offset, scale = found.spread(found.minimum.offset), found.spread(found.minimum.scale)
+    z = bases[found.kind].astype(np.float64)
+    axes = tuple(axis for axis in range(z.ndim) if axis == 0 or offset.shape[axis - 1] == 1)
+    pictures = next(iter(divergences))
     return Fit(
-        kind=best,
-        offset=minimum.offset,
-        scale=minimum.scale,
-        mean=minimum.offset + minimum.scale * rows.mean(axis=0),
-        sd=minimum.scale * rows.std(axis=0),
-        divergence=minimum.divergence,
+        kind=found.kind,
+        offset=_trimmed(offset),
+        scale=_trimmed(scale),
+        mean=_trimmed(offset + scale * z.mean(axis=axes, keepdims=True)[0]),
+        sd=_trimmed(scale * z.std(axis=axes, keepdims=True)[0]),
+        divergence=found.minimum.divergence,
         batchnorm=problem.batchnorm,
         linear=problem.linear,
-        of_range=lambda low, high: _of_range(divergences[pictures], problem.groups, low, high),
+        split=clear,
+        of_range=lambda low, high: _of_range(divergences[pictures], len(groups), low, high),
     )
+
+
+@dataclass(frozen=True)
+class _Split:
+    """What fits best with these groups, arrays of 0 and 1, (groups, ...), each of which broadcasts to an input."""
+
+    kind: InputKind
+    groups: np.ndarray
+    minimum: Minimum
+
+    def clearly_better(self, divergence: float) -> bool:
+        return self.minimum.divergence < min(divergence / 2, divergence - _CLEARLY_SPLIT)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """One value per group -> an array that broadcasts to an input."""
+        return np.tensordot(values, self.groups.astype(np.float64), axes=1)
+
+
+def _split(
+    problem: "_Problem", bases: Mapping[InputKind, np.ndarray], alike: Mapping[InputKind, Minimum], seed: int
+) -> _Split | None:
+    """What fits best with groups along one axis; None for inputs of one value."""
+    found = []
+    for groups in problem.axes():
+        minima = {}
+        for kind, z in bases.items():
+            divergence = problem.divergence_on(z, groups, seed)
+            assert isinstance(divergence, LinearDivergence), "called where f is linear"
+            offset, scale = (np.full(len(groups), part.mean()) for part in (alike[kind].offset, alike[kind].scale))
+            start = Minimum(divergence(offset, scale), offset, scale)
+            minima[kind] = split_minimum(divergence, start)
+        kind = _best_kind(minima)
+        found.append(_Split(kind, groups, minima[kind]))
+    return min(found, key=lambda split: split.minimum.divergence, default=None)
+
+
+def _best_kind(minima: Mapping[InputKind, Minimum]) -> InputKind:
+    """The kind that fits best; pictures, which come first, unless another one is clearly better."""
+    best, pictures = min(minima, key=lambda kind: minima[kind].divergence), next(iter(minima))
+    return pictures if minima[best].divergence > 0.75 * minima[pictures].divergence - _CLEARLY else best
+
+
+def _trimmed(values: np.ndarray) -> np.ndarray:
+    """Without leading axes of length 1."""
+    return values.reshape(values.shape[next((at for at, size in enumerate(values.shape[:-1]) if size > 1), -1) :])
 
 
 def divergence_of(graph: Graph, name: str, input_range: InputRange, seed: int = 0) -> float | None:
@@ -102,8 +165,7 @@ def divergence_of(graph: Graph, name: str, input_range: InputRange, seed: int = 
     problem = _pose(graph, name)
     if problem is None:
         return None
-    generated = make_input(graph.specs[name], problem.count, input_range, seed=seed)
-    return problem.divergence(*problem.moments(generated))
+    return problem.divergence_of(make_input(graph.specs[name], problem.count, input_range, seed=seed))
 
 
 def _of_range(divergence: "Divergence", groups: int, low: float, high: float) -> float:
@@ -117,11 +179,11 @@ def _pose(graph: Graph, name: str) -> "_Problem | None":
         return None
     prefix, spec = _before(graph, name, node), graph.specs[name]
     shape = spec.example_shape
+    most = _MOST_MULTIPLICATIONS // (1 if prefix is None else max(multiplications(prefix), 1))
     count = int(np.clip(_VALUES // np.prod(shape), 4, _EXAMPLES))
-    if prefix is not None:
-        count = int(np.clip(_MOST_MULTIPLICATIONS // (_TRIES * max(multiplications(prefix), 1)), 1, count))
-        prefix = prefix.with_tensors()
-    return _Problem(prefix, node.name, spec.dtype, graph.layer_of(node), shape, count)
+    count = int(np.clip(most // _TRIES, 1, count))
+    prefix = None if prefix is None else prefix.with_tensors()
+    return _Problem(prefix, node.name, spec.dtype, graph.layer_of(node), shape, count, most // count)
 
 
 def _before(graph: Graph, name: str, node: Node) -> Graph | None:
@@ -145,43 +207,58 @@ def _first_batchnorm(graph: Graph, name: str) -> Node | None:
     return None
 
 
-Divergence = Callable[[np.ndarray, np.ndarray], float]
-
-
 class _Problem:
-    """The way from an input to its first BatchNorm."""
+    """The way from an input to its first BatchNorm.
+
+    Args:
+        prefix: What computes the BatchNorm's input from the network's; None where it is the network's own.
+        count: Number of examples to work with.
+        passes: How often these may pass.
+    """
 
     def __init__(
-        self, prefix: Graph | None, batchnorm: str, dtype: str, layer: Layer, shape: tuple[int, ...], count: int
+        self,
+        prefix: Graph | None,
+        batchnorm: str,
+        dtype: str,
+        layer: Layer,
+        shape: tuple[int, ...],
+        count: int,
+        passes: int,
     ):
-        self.batchnorm, self.shape, self.linear = batchnorm, shape, False
-        self.groups = shape[-1] if shape[-1] <= _MOST_CHANNELS else 1
-        self._prefix, self._dtype, self.count = prefix, dtype, count
-        self._epsilon = layer.operation.epsilon
-        self._mean = layer.required_weight("moving_mean").astype(np.float64)
-        self._variance = layer.required_weight("moving_variance").astype(np.float64) + self._epsilon
-        self._alive = np.ones(len(self._mean), bool)
+        self.batchnorm, self.shape, self.linear, self.count = batchnorm, shape, False, count
+        self._prefix, self._dtype, self._passes = prefix, dtype, passes
+        mean, variance = layer.required_weight("moving_mean"), layer.required_weight("moving_variance")
+        self._stored, self._channels = StoredMoments(mean, variance, layer.operation.epsilon), len(mean)
 
     def inputs(self, kind: InputKind, seed: int) -> np.ndarray:
         """Base inputs z."""
         return unit_inputs(self.count, self.shape, kind, seed=seed)
 
-    def moments(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of each channel before the BatchNorm."""
+    def few_channels(self) -> np.ndarray:
+        """A group for each of a few channels; else one group."""
+        return _bins(self.shape, -1, self.shape[-1] if self.shape[-1] <= _FEW_CHANNELS else 1)
+
+    def axes(self) -> list[np.ndarray]:
+        """Groups along each axis. Channels each have their own, neighbours along other axes may share one."""
+        most = min(int(np.sqrt(_MOST_COVARIANCES / self._channels) / 2), self._passes // 2)
+        counts = [min(size, most, _MOST_BINS) for size in self.shape[:-1]]
+        counts += [self.shape[-1] if self.shape[-1] <= most else 1]
+        return [_bins(self.shape, axis, count) for axis, count in enumerate(counts) if count > 1]
+
+    def divergence_of(self, x: np.ndarray) -> float:
+        """The divergence of inputs `x`."""
         y = self._run(x)
         mean, variance = _moments(y.reshape(len(y), -1, y.shape[-1]).astype(np.float64))
-        self._ask_those_that_tell(variance)
-        return mean, variance
+        self._stored.ask_those_that_tell(variance)
+        return self._stored.divergence(mean, variance)
 
-    def _ask_those_that_tell(self, variance: np.ndarray) -> None:
-        """Leaves out channels that were constant in training, or that are constant on varied inputs, with this variance."""
-        self._alive = (self._variance > _DEAD * np.median(self._variance)) & (variance > 0)
-
-    def divergence_on(self, z: np.ndarray, seed: int) -> Divergence:
-        """(m, s) -> divergence of m + s z; both (groups,)."""
+    def divergence_on(self, z: np.ndarray, groups: np.ndarray, seed: int) -> Divergence:
+        """(m, s) -> divergence of m + s z, with one m and one s for each of `groups`."""
         random = np.random.default_rng(seed)
-        constant, masks = np.zeros((1, *self.shape), np.float32), self._masks()
-        places = None
+        constant = np.zeros((1, *self.shape), np.float32)
+        most = _MOST_VALUES // (len(z) * self._channels * (1 + 2 * len(groups)))
+        positions, places = int(np.clip(most, 64, _POSITIONS)), None
 
         def run(x: np.ndarray) -> np.ndarray:
             """(examples, positions, channels) before the BatchNorm, float64."""
@@ -191,35 +268,31 @@ class _Problem:
             if places is None:
                 places = (
                     np.arange(y.shape[1])
-                    if y.shape[1] <= _POSITIONS
-                    else random.choice(y.shape[1], _POSITIONS, replace=False)
+                    if y.shape[1] <= positions
+                    else random.choice(y.shape[1], positions, replace=False)
                 )
             return y[:, places].astype(np.float64)
 
         zero = run(constant)
-        self._ask_those_that_tell(run(z).var(axis=(0, 1)))
+        self._stored.ask_those_that_tell(run(z).var(axis=(0, 1)))
         self.linear = self._is_linear(run, zero, z[:1])
         if not self.linear:
-            return lambda m, s: self.divergence(*_moments(run((m.mean() + s.mean() * z).astype(np.float32))))
-        features = [np.broadcast_to(zero, (len(z), *zero.shape[1:]))]
-        features += [np.broadcast_to(run(constant + mask) - zero, features[0].shape) for mask in masks]
-        features += [run(z * mask) - zero for mask in masks]
-        stacked = np.stack(features, axis=-1).reshape(-1, zero.shape[-1], len(features))  # (rows, channels, features)
-        means = stacked.mean(axis=0)
-        squares = np.einsum("rcf,rcg->cfg", stacked, stacked, optimize=True) / len(stacked)
-        covariances = squares - means[:, :, None] * means[:, None, :]
+            return lambda m, s: self._stored.divergence(*_moments(run((m.mean() + s.mean() * z).astype(np.float32))))
 
-        def divergence(m: np.ndarray, s: np.ndarray) -> float:
-            weights = np.concatenate([[1.0], m, s])
-            return self.divergence(means @ weights, np.maximum(weights @ covariances @ weights, 0))
+        def parts(x: np.ndarray) -> np.ndarray:
+            """What each group of `x` adds to f(0), (groups, examples, positions, channels)."""
+            step = max(1, _VALUES // x.size)
+            of = [
+                run((groups[at : at + step, None] * x).reshape(-1, *self.shape)) for at in range(0, len(groups), step)
+            ]
+            return np.concatenate(of).reshape(len(groups), len(x), *zero.shape[1:]) - zero
 
-        return divergence
-
-    def _masks(self) -> np.ndarray:
-        """1 in one group of channels and 0 in the others, (groups, 1, ..., 1, channels)."""
-        channels = self.shape[-1]
-        masks = np.eye(channels, dtype=np.float32) if self.groups > 1 else np.ones((1, channels), np.float32)
-        return masks.reshape(self.groups, *[1] * (len(self.shape) - 1), channels)
+        features = np.empty((1 + 2 * len(groups), len(z), *zero.shape[1:]))
+        features[0], features[1 : 1 + len(groups)], features[1 + len(groups) :] = zero, parts(constant + 1), parts(z)
+        stacked = np.ascontiguousarray(features.reshape(len(features), -1, self._channels).transpose(2, 1, 0))
+        means = stacked.mean(axis=1)
+        squares = stacked.transpose(0, 2, 1) @ stacked / stacked.shape[1]  # (channels, terms, terms)
+        return LinearDivergence(self._stored, means, squares - means[:, :, None] * means[:, None, :])
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         if self._prefix is None:
@@ -235,67 +308,14 @@ class _Problem:
         sums = np.abs(run(z + 3) + zero - once - three).max() + np.abs(run(-z) - 2 * zero + once).max()
         return bool(sums <= 1e-3 * scale)
 
-    def divergence(self, mean: np.ndarray, variance: np.ndarray) -> float:
-        ratio = (variance + self._epsilon) / self._variance
-        terms = ratio - 1 - np.log(ratio) + np.square(mean - self._mean) / self._variance
-        return float(terms[self._alive].mean() / 2) if self._alive.any() else 0.0
+
+def _bins(shape: tuple[int, ...], axis: int, count: int) -> np.ndarray:
+    """`count` groups of neighbours along `axis`, (count, ...): 1 in the group, 0 elsewhere, other axes of length 1."""
+    axis %= len(shape)
+    of = np.arange(shape[axis]) * count // shape[axis]
+    groups = (of == np.arange(count)[:, None]).astype(np.float32)
+    return groups.reshape(count, *(shape[axis] if other == axis else 1 for other in range(len(shape))))
 
 
 def _moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return y.mean(axis=(0, 1)), y.var(axis=(0, 1))
-
-
-@dataclass(frozen=True)
-class _Minimum:
-    """A small divergence, and the m and s of each group of channels that give it."""
-
-    divergence: float
-    offset: np.ndarray
-    scale: np.ndarray
-
-
-def _shared_minimum(divergence: Divergence, groups: int) -> _Minimum:
-    """The minimum with one m and one s for all channels."""
-
-    def shared(at: np.ndarray) -> float:
-        return divergence(np.full(groups, at[0] * np.exp(at[1])), np.full(groups, np.exp(at[1])))
-
-    starts = [np.array([m, log_s]) for log_s in np.log(4.0) * np.arange(-3, 6) for m in (-2.0, 0.0, 2.0)]
-    start = min(starts, key=shared)
-    found = optimize.minimize(shared, start, method="Nelder-Mead", options={"maxfev": 60, "xatol": 1e-3, "fatol": 1e-5})
-    scale = np.full(groups, np.exp(found.x[1]))
-    near = _Minimum(float(found.fun), found.x[0] * scale, scale)
-    if near.divergence <= _FAR:
-        return near
-    return min(near, _far_minimum(divergence, groups), key=lambda minimum: minimum.divergence)
-
-
-def _far_minimum(divergence: Divergence, groups: int) -> _Minimum:
-    """The same for inputs that are many of their deviations away from zero, as pressures and temperatures are."""
-
-    def shared(at: np.ndarray) -> float:
-        return divergence(np.full(groups, at[0]), np.full(groups, np.exp(at[1])))
-
-    scales, ratios = 4.0 ** np.arange(-3, 6), [sign * 4.0**k for k in range(5) for sign in (-1, 1)]
-    start = min((np.array([m * s, np.log(s)]) for s in scales for m in ratios), key=shared)
-    found = optimize.minimize(
-        shared, start, method="Nelder-Mead", options={"maxfev": 120, "xatol": 1e-3, "fatol": 1e-5}
-    )
-    return _Minimum(float(found.fun), np.full(groups, found.x[0]), np.full(groups, np.exp(found.x[1])))
-
-
-def _split_minimum(divergence: Divergence, shared: _Minimum) -> _Minimum:
-    """The minimum with an m and an s for each channel, from what fits all channels together."""
-    groups = len(shared.scale)
-    if groups == 1:
-        return shared
-
-    def split(at: np.ndarray) -> float:
-        m, log_s = at[:groups], at[groups:]
-        return divergence(m * np.exp(log_s), np.exp(log_s)) + _UNLIKE * (m.var() + log_s.var())
-
-    start = np.concatenate([shared.offset / shared.scale, np.log(shared.scale)])
-    found = optimize.minimize(split, start, method="L-BFGS-B", options={"maxiter": 50})
-    scale = np.exp(found.x[groups:])
-    offset = found.x[:groups] * scale
-    return min(shared, _Minimum(divergence(offset, scale), offset, scale), key=lambda minimum: minimum.divergence)

@@ -31,8 +31,9 @@ COLOUR_RANGES = (*COMMON_RANGES, (-2.12, 2.64))
 _MEANS, _DEVIATIONS = (0.1, 0.9), (0.08, 0.31)
 # Standard deviations on either side of the mean that a range without a name gets.
 _REACH = 3.75
-# Pictures within this many nats of the statistics fit.
-_FITS = 0.5
+# Pictures within this many nats of the statistics fit, unless inputs that differ along an axis fit much better. Within the
+# second number these are not looked for.
+_FITS, _FITS_WELL = 0.5, 0.2
 # A given range is contradicted if another one fits this many nats better.
 _CONTRADICTED = 0.5
 
@@ -108,7 +109,7 @@ def find_input_range(graph: Graph, name: str, seed: int = 0) -> InputRange:
     if fit is None:
         return _assumed(graph, name)
     origin = f"estimated from the statistics of '{fit.batchnorm}'; {_how_to_settle(graph, name)}"
-    common = _common_range(fit, graph.specs[name].size(-1))
+    common = None if fit.split else _common_range(fit, graph.specs[name].size(-1))
     if common is not None:
         return InputRange(*common, origin, divergence=fit.of_range(*common))
     return _fitted(InputRange(*_spread(fit), origin), fit)
@@ -136,10 +137,12 @@ def _how_to_settle(graph: Graph, name: str) -> str:
 def _judged(graph: Graph, name: str, given: InputRange, seed: int) -> InputRange:
     """The range that the user gives, with inputs that fit the statistics, and a warning where these contradict the range."""
     divergence = divergence_of(graph, name, given, seed)
-    if divergence is None or divergence <= _FITS:
+    if divergence is None or divergence <= _FITS_WELL:
         return dataclasses.replace(given, divergence=divergence)
     fit = fit_inputs(graph, name, seed)
     assert fit is not None, "a BatchNorm told the divergence"
+    if divergence <= _FITS and not fit.split:
+        return dataclasses.replace(given, divergence=divergence)
     found = _fitted(given, fit) if fit.linear else given
     # The given range may cut off much of what would fit.
     found = dataclasses.replace(found, divergence=divergence_of(graph, name, found, seed))

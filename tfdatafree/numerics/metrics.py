@@ -69,6 +69,14 @@ def response_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
     return output_discrepancy(_responses(a), _responses(b))
 
 
+def normal_divergence(
+    mean: np.ndarray, variance: np.ndarray, stored_mean: np.ndarray, stored_variance: np.ndarray
+) -> np.ndarray:
+    """KL(N(mean, variance) || N(stored_mean, stored_variance)) in nats, element by element; variances are above 0."""
+    ratio = variance / stored_variance
+    return (ratio - 1 - np.log(ratio) + np.square(mean - stored_mean) / stored_variance) / 2
+
+
 def _responses(a: np.ndarray) -> np.ndarray:
     centred = a - a.mean(axis=-1, keepdims=True) if a.ndim > 1 and a.shape[-1] > 1 else a
     responses = (centred - centred.mean(axis=0)).reshape(len(a), -1)
