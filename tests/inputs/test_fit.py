@@ -68,7 +68,7 @@ def test_inputs_that_differ_along_an_axis_come_back(shape, axis):
     inside = np.mean((x > found.low) & (x < found.high))
     assert inside > 0.98 and (found.high - found.low) / (x.max() - x.min()) < 3
     if axis == len(shape) - 1:  # else the kernel passes over all bins, and the signs of their means do not show
-        generated = make_inputs(graph, 64, found)[0]
+        generated = make_inputs(graph, 64, (found,))[0]
         assert np.corrcoef(generated.mean(axis=tuple(range(len(shape)))), mean.ravel())[0, 1] > 0.9
         assert 0.6 < np.linalg.norm(fit.sd) / np.linalg.norm(sd) < 1.6
 

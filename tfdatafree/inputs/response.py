@@ -30,7 +30,8 @@ class StoredMoments:
     """The mean and variance that a BatchNorm stores, (channels,)."""
 
     def __init__(self, mean: np.ndarray, variance: np.ndarray, epsilon: float):
-        self._mean, self._variance, self._epsilon = mean.astype(np.float64), variance + np.float64(epsilon), epsilon
+        self._mean, self._epsilon = mean.astype(np.float64), epsilon
+        self._variance: np.ndarray = variance.astype(np.float64) + epsilon
         self._lively = self._variance > _DEAD * np.median(self._variance)
         self._alive = self._lively
 
@@ -45,7 +46,7 @@ class StoredMoments:
 
     def slopes(self, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Derivatives of `divergence` by mean and variance, (channels,) each."""
-        share = self._alive / max(np.count_nonzero(self._alive), 1)
+        share = self._alive.astype(np.float64) / max(int(np.count_nonzero(self._alive)), 1)
         by_variance = (1 / self._variance - 1 / (variance + self._epsilon)) / 2
         return share * (mean - self._mean) / self._variance, share * by_variance
 
@@ -66,20 +67,16 @@ class LinearDivergence:
         self._stored, self._means, self._covariances = stored, means, covariances
 
     def __call__(self, m: np.ndarray, s: np.ndarray) -> float:
-        mean, variance, _, _ = self._moments(m, s)
-        return self._stored.divergence(mean, variance)
+        return self.with_slope(m, s)[0]
 
-    def with_slope(self, m: np.ndarray, s: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """The divergence, and its derivatives by m and s."""
-        mean, variance, _, products = self._moments(m, s)
-        by_mean, by_variance = self._stored.slopes(mean, variance)
-        slope = by_mean @ self._means + 2 * by_variance @ products
-        return self._stored.divergence(mean, variance), slope[1 : 1 + len(m)], slope[1 + len(m) :]
-
-    def _moments(self, m: np.ndarray, s: np.ndarray):
+    def with_slope(self, m: np.ndarray, s: np.ndarray) -> tuple[float, np.ndarray]:
+        """The divergence, and its derivatives by m and then s, (2 groups,)."""
         weights = np.concatenate([[1.0], m, s])
         products = self._covariances @ weights
-        return self._means @ weights, np.maximum(products @ weights, 0), weights, products
+        mean, variance = self._means @ weights, np.maximum(products @ weights, 0)
+        by_mean, by_variance = self._stored.slopes(mean, variance)
+        slope = by_mean @ self._means + 2 * by_variance @ products
+        return self._stored.divergence(mean, variance), slope[1:]
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,8 @@ def split_minimum(divergence: LinearDivergence, start: Minimum) -> Minimum:
     def split(at: np.ndarray) -> tuple[float, np.ndarray]:
         centre, log_s = at[:groups], at[groups:]
         s = np.exp(log_s)
-        value, by_m, by_s = divergence.with_slope(centre * s, s)
+        value, slope = divergence.with_slope(centre * s, s)
+        by_m, by_s = np.split(slope, 2)
         slope = np.concatenate([by_m * s, (by_m * centre + by_s) * s])
         for part, values in enumerate((centre, log_s)):
             slope[part * groups : (part + 1) * groups] += 2 * _UNLIKE / groups * (values - values.mean())
