@@ -17,6 +17,8 @@ from tfdatafree.inputs.check import require_recoverable
 from tfdatafree.inputs.given import Inputs, generated_inputs, given_inputs
 from tfdatafree.inputs.input_range import find_input_ranges
 from tfdatafree.inputs.make import affordable, make_inputs
+from tfdatafree.inputs.matched import match_inputs, needs_matching
+from tfdatafree.inputs.mismatch import MOST_MEASURED, measure_mismatch
 from tfdatafree.measuring.observe import Observed, observe, tensor_means
 from tfdatafree.measuring.tensor_statistics import channel_reaches
 from tfdatafree.measuring.walks import normalized_walk
@@ -45,6 +47,7 @@ _REACH_INPUTS = 4
 # The steps in order, and the seconds that each takes on a small classifier.
 _SECONDS = {
     "load": 3,
+    "match inputs": 200,
     "fold BatchNorm": 1,
     "generate inputs": 1,
     "remove channels": 30,
@@ -60,6 +63,7 @@ def expected_seconds(recipe: Recipe) -> dict[str, float]:
     """The steps up to the decision for `recipe`, and the seconds that each usually takes."""
     channels = recipe.prune is not None and recipe.prune.method == "channel"
     taken = {
+        "match inputs": recipe.generate.effort == "best",
         "remove channels": channels,
         "prune": recipe.prune is not None and not channels,
         "pass inputs through the layers": recipe.quantize is not None,
@@ -83,7 +87,18 @@ def read_network(task: Task, progress: Progress) -> Network:
         if task.recipe.recover is not None:
             require_recoverable(source, graph, task.recipe.recover)
         ranges = find_input_ranges(graph, task.input_range, task.seed)
-    return Network(source=source, unfolded=graph, reference=graph, current=graph, input_ranges=ranges)
+    network = Network(source=source, unfolded=graph, reference=graph, current=graph, input_ranges=ranges)
+    return network if task.representative_data is not None else _judged(network, task, progress)
+
+
+def _judged(network: Network, task: Task, progress: Progress) -> Network:
+    """The network with generated inputs that fit its statistics as well as the recipe asks for."""
+    graph, ranges, effort = network.unfolded, network.input_ranges, task.recipe.generate.effort
+    mismatch = measure_mismatch(graph, make_inputs(graph, MOST_MEASURED, ranges, seed=task.seed))
+    if needs_matching(mismatch, effort):
+        with progress.stage("match inputs"):
+            ranges, mismatch = match_inputs(graph, ranges, effort, seed=task.seed)
+    return dataclasses.replace(network, input_ranges=ranges, mismatch=mismatch)
 
 
 def precondition_network(network: Network, task: Task, progress: Progress) -> Network:
@@ -103,6 +118,7 @@ def precondition_network(network: Network, task: Task, progress: Progress) -> Ne
         reference=reference,
         current=reference,
         input_ranges=ranges,
+        mismatch=network.mismatch,
         rules=apply_rules(task.recipe.rules, network.source, reference),
         scales=log.scales,
         notes=notes,

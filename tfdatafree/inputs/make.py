@@ -39,9 +39,12 @@ def make_inputs(graph: Graph, n: int, ranges: InputRanges, *, seed: int = 0) -> 
 def make_input(spec: TensorSpec, n: int, input_range: InputRange, *, seed: int) -> np.ndarray:
     """`n` procedural inputs in this range, of its kind, mean and standard deviation; (n, *shape) of the input's type.
 
-    Without a mean and a standard deviation they are pictures that fill the range.
+    Without a mean and a standard deviation they are pictures that fill the range. Where inputs were matched, they are these,
+    and repeat.
     """
-    if input_range.offset is not None:
+    if input_range.values is not None:
+        values = np.resize(input_range.values, (n, *spec.example_shape)).astype(np.float32)
+    elif input_range.offset is not None:
         values = unit_inputs(n, spec.example_shape, input_range.kind, seed=seed)
         values *= np.asarray(input_range.scale, np.float32)
         values += np.asarray(input_range.offset, np.float32)

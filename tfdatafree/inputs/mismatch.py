@@ -6,51 +6,27 @@ m and v are the mean and variance of what it reads when the inputs pass through 
 were constant in training tell nothing and are left out.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from tfdatafree.measuring.walks import image_walk
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.network import Mismatch
 from tfdatafree.numerics.metrics import normal_divergence
 
-# So many inputs tell it well enough.
-_MOST_INPUTS = 16
+# So many inputs tell it well enough: all but the last layers read each of them at many places.
+MOST_MEASURED = 8
 # Channels with this part of the median variance are dead.
 _DEAD = 1e-4
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """How far inputs miss the statistics of a network.
-
-    Attributes:
-        nats: BatchNorm -> its mismatch. There is at least one.
-    """
-
-    nats: Mapping[str, float]
-
-    @property
-    def mean(self) -> float:
-        """Mean over the BatchNorms, in nats."""
-        return float(np.mean(list(self.nats.values())))
-
-    @property
-    def worst(self) -> str:
-        """The BatchNorm with the largest mismatch."""
-        return max(self.nats, key=lambda name: self.nats[name])
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2g} nats, worst at '{self.worst}' ({self.nats[self.worst]:.2g})"
 
 
 def measure_mismatch(graph: Graph, inputs: Sequence[np.ndarray]) -> Mismatch | None:
     """The mismatch of `inputs` at every BatchNorm of an unfolded graph; None where there is none.
 
     Args:
-        inputs: One array (n, *shape) per input of the graph. The first 16 are used.
+        inputs: One array (n, *shape) per input of the graph. The first 8 are used.
     """
     readers = {
         node.inputs[0]: node for node in graph.nodes if is_batchnorm(graph.layer_of(node)) and on_channels(graph, node)
@@ -59,7 +35,7 @@ def measure_mismatch(graph: Graph, inputs: Sequence[np.ndarray]) -> Mismatch | N
         return None
     sums: dict[str, np.ndarray] = {}
     counts: dict[str, int] = dict.fromkeys(readers, 0)
-    for tensor, values in image_walk(graph.up_to(list(readers)), [array[:_MOST_INPUTS] for array in inputs]):
+    for tensor, values in image_walk(graph.up_to(list(readers)), [array[:MOST_MEASURED] for array in inputs]):
         if tensor in readers:
             rows = values.reshape(-1, values.shape[-1])
             means = rows.mean(axis=0, dtype=np.float64), np.einsum("rc,rc->c", rows, rows) / np.float64(len(rows))

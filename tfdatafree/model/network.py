@@ -28,6 +28,7 @@ class InputRange:
         divergence: What is left between their statistics and those of the first BatchNorm, in nats; None: none tells.
         warning: What the user should know about the range; empty: nothing.
         told: Whether the user or a layer tells the range; else it is assumed.
+        values: Inputs that were matched to all statistics, (n, *shape): all generated ones are these. None: none were.
     """
 
     low: float
@@ -39,6 +40,7 @@ class InputRange:
     divergence: float | None = None
     warning: str = ""
     told: bool = True
+    values: np.ndarray | None = None
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -52,6 +54,30 @@ Ends = tuple[float, float]
 GivenRange = Ends | Mapping[str, Ends]
 # A range per input in the order of `Graph.inputs`; or one for all.
 InputRanges = tuple[InputRange, ...] | Ends
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """How far inputs miss the statistics that a network stores.
+
+    Attributes:
+        nats: BatchNorm -> divergence of what it reads from what it stores, mean over channels. There is at least one.
+    """
+
+    nats: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the BatchNorms, in nats."""
+        return float(np.mean(list(self.nats.values())))
+
+    @property
+    def worst(self) -> str:
+        """The BatchNorm with the largest mismatch."""
+        return max(self.nats, key=lambda name: self.nats[name])
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2g} nats, worst at '{self.worst}' ({self.nats[self.worst]:.2g})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +110,7 @@ class Network:
         reference: The same with BatchNorms folded: the float network that everything is compared with.
         current: `reference` with the changes to its weights so far.
         input_ranges: Range of each of the model's inputs, in the order of `reference.inputs`.
+        mismatch: How far the generated inputs miss the BatchNorms' statistics; None without a BatchNorm, or for real inputs.
         rules: Options of single layers.
         masks: Pruned layer -> which weights stay, bool (rows, outputs) in the order of `model.kernels.output_last`.
         scales: First of the layers that write the same channels -> factors of these channels, (channels,).
@@ -97,6 +124,7 @@ class Network:
     reference: Graph
     current: Graph
     input_ranges: tuple[InputRange, ...]
+    mismatch: Mismatch | None = None
     rules: LayerRules = NO_RULES
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
     scales: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -26,6 +26,8 @@ from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros
 
 _PRUNED_FROM = "procedural images and BatchNorm statistics; no data"
 
+# Generated inputs that miss the stored statistics by this many nats on average are unlike real ones. Real ones reach 1.
+_UNLIKE = 2.0
 # Number of generated inputs on which the result is compared with the user's model.
 COMPARED_OUTPUTS = 32
 
@@ -64,6 +66,7 @@ def make_report(
         recipe=recipe.name,
         simulated=None if recipe.quantize is None else recipe.quantize.simulated,
         input_range=_input_ranges(network, inputs),
+        input_fit=None if inputs.real else network.mismatch,
         input_warning=_input_warning(network, inputs),
         generated=inputs.described if quantized else _float_source(recipe),
         float_bytes=sum(values.nbytes for values in weights),
@@ -169,8 +172,16 @@ def _input_range(found: InputRange, array: np.ndarray, inputs: Inputs) -> str:
 
 
 def _input_warning(network: Network, inputs: Inputs) -> str:
-    """What is in doubt about the ranges, in a line per input; real inputs settle it."""
-    return "" if inputs.real else "\n".join(found.warning for found in network.input_ranges if found.warning)
+    """What is in doubt about the ranges and about what was generated in them, in lines; real inputs settle it."""
+    if inputs.real:
+        return ""
+    lines = [found.warning for found in network.input_ranges if found.warning]
+    if network.mismatch is not None and network.mismatch.mean > _UNLIKE:
+        lines.append(
+            f"generated inputs miss the statistics of the network's BatchNorms by {network.mismatch}; activation ranges are "
+            "in doubt: pass 8 real inputs as representative_data."
+        )
+    return "\n".join(lines)
 
 
 def _known_by(network: Network, built: Built, inputs: Inputs) -> dict[str, str]:

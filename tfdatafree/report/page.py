@@ -176,6 +176,7 @@ def _size(count: int) -> str:
 def _facts(report: Report) -> str:
     facts = [("Warning", _escape(text)) for text in report.warnings]
     facts += [("Input range", _escape(line)) for line in report.input_range.splitlines()]
+    facts += [] if report.input_fit is None else [("Inputs fit", _escape(str(report.input_fit)))]
     if report.layers:
         kind = "integers only" if report.integer_only else "integers, some in float (below)"
         extra = f"; {report.requantized} requantizations added" if report.requantized else ""

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tfdatafree.model.network import Pruning
+from tfdatafree.model.network import Mismatch, Pruning
 from tfdatafree.quantization.bit_choice import Policy
 from tfdatafree.report.outputs import OutputComparison
 from tfdatafree.targets.target import TargetCheck
@@ -89,6 +89,7 @@ class Report:
         on_target: How much of the file its target computes; None for the target "generic".
         outputs: Comparison of each output with the user's float model.
         compared: Number of generated (or representative) inputs of this comparison.
+        input_fit: How far generated inputs miss the statistics of BatchNorms; None for real inputs and without BatchNorms.
         input_warning: What is wrong with the input range, in a line per input; empty: nothing that could be seen.
         call: Arguments of `compress` besides the recipe that decided the result, as plain values.
     """
@@ -115,6 +116,7 @@ class Report:
     on_target: TargetCheck | None = None
     outputs: tuple[OutputComparison, ...] = ()
     compared: int = 0
+    input_fit: Mismatch | None = None
     input_warning: str = ""
     call: dict[str, Any] = field(default_factory=dict)
 
@@ -135,6 +137,7 @@ class Report:
             *([] if self.on_target is None else [f"  target      {self.on_target}"]),
             *([] if self.npu_bytes is None else [f"  compiled    {self.npu_bytes:,} bytes for the NPU"]),
             *(f"  input range {line}" for line in self.input_range.splitlines()),
+            *([] if self.input_fit is None else [f"  inputs fit  {self.input_fit}"]),
             f"  made from   {self.generated}",
             f"  time        {self.seconds:.1f} s",
             *(f"  output      {line}" for line in self.fidelity()),

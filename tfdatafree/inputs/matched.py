@@ -1,0 +1,83 @@
+"""Generated inputs that are matched to the statistics of all BatchNorms, where those that fit the first do not fit the others.
+
+The matching is that of `generate_images`, on few inputs and in few steps.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tfdatafree.activity import report_layer
+from tfdatafree.errors import UnsupportedModelError
+from tfdatafree.inputs.generate import input_specs
+from tfdatafree.inputs.make import make_inputs
+from tfdatafree.inputs.matching import Matcher, Matching
+from tfdatafree.inputs.mismatch import measure_mismatch
+from tfdatafree.model.cost import multiplications
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.network import InputRange, Mismatch
+from tfdatafree.recipe.recipe import Effort
+
+# Inputs of a BatchNorm that miss its statistics by this many nats are unlike real ones. Real inputs miss them by up to 1.
+MISSED = 1.0
+_LEARNING_RATE = 0.03
+# Each step passes all inputs forward and back, which takes three times the multiplications of a pass.
+_PASSES = 3
+# Multiplications of a matching that was not asked for: half a minute on two cores.
+_MOST_MULTIPLICATIONS = 2**38
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    images: int
+    steps: int
+    whole_set: bool
+
+
+_PLANS = {"auto": _Plan(images=16, steps=30, whole_set=False), "best": _Plan(images=64, steps=100, whole_set=True)}
+
+
+def needs_matching(mismatch: Mismatch | None, effort: Effort) -> bool:
+    """Whether inputs with this mismatch are to be matched. Without a BatchNorm there is nothing to match them to."""
+    return mismatch is not None and (effort == "best" or effort == "auto" and mismatch.mean > MISSED)
+
+
+def match_inputs(
+    graph: Graph,
+    ranges: tuple[InputRange, ...],
+    effort: Effort,
+    *,
+    seed: int,
+) -> tuple[tuple[InputRange, ...], Mismatch | None]:
+    """`ranges` with matched inputs, and their mismatch. Both are as before where matching is too dear or does not help.
+
+    Args:
+        graph: The unfolded, separated graph.
+        effort: "auto" or "best".
+    """
+    plan = _PLANS[effort]
+    begin = make_inputs(graph, plan.images, ranges, seed=seed)
+    before = measure_mismatch(graph, begin)
+    affordable = _MOST_MULTIPLICATIONS // (_PASSES * plan.images * plan.steps)
+    if before is None or effort == "auto" and multiplications(graph) > affordable:
+        return ranges, before
+    try:
+        specs = input_specs(graph, None)
+    except UnsupportedModelError:
+        return ranges, before
+    matcher = Matcher(
+        graph,
+        Matching(steps=plan.steps, learning_rate=_LEARNING_RATE, whole_set=plan.whole_set),
+        shapes=[spec.example_shape for spec in specs],
+        ranges=[range_.ends for range_ in ranges],
+        seed=seed,
+    )
+    state = matcher.start(begin, matcher.batch_size(plan.images))
+    for loss, _ in matcher.advance(state):
+        report_layer(f"loss {loss:.2f}", state.done / state.loss.size)
+    matched = [array.reshape(-1, *array.shape[2:])[: plan.images] for array in state.images]
+    rounded = [np.rint(x) if "int" in spec.dtype else x for x, spec in zip(matched, specs, strict=True)]
+    after = measure_mismatch(graph, rounded)
+    if after is None or after.mean > before.mean:
+        return ranges, before
+    return tuple(dataclasses.replace(range_, values=x) for range_, x in zip(ranges, rounded, strict=True)), after
