@@ -1,5 +1,6 @@
 """How similar the outputs of two models are, on inputs that need no labels."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import tfdatafree.model.cap_layer  # noqa: F401  (as the next one)
 import tfdatafree.model.quantizer_layer  # noqa: F401  (registers the layer that a simulating .keras file holds)
 from tfdatafree.canonical.separate import separate
 from tfdatafree.compressed import Compressed
-from tfdatafree.errors import ExportError, LoadError
+from tfdatafree.errors import LoadError
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.input_files import arrays_by_input
 from tfdatafree.inputs.input_range import check_input_range, find_input_range, given_by_input
@@ -22,8 +23,11 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.model.load import load
 from tfdatafree.model.network import InputRange
 from tfdatafree.numerics import metrics
+from tfdatafree.quantization.split_outputs import rejoin
 from tfdatafree.report.contents import read_tflite
-from tfdatafree.report.outputs import OutputComparison, compare_outputs
+from tfdatafree.report.outputs import OutputComparison, OutputForm, compare_outputs, output_forms
+from tfdatafree.tflite.classes import class_outputs
+from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.runtime import Runner
 
 
@@ -52,9 +56,15 @@ class Comparison:
             if output.response_discrepancy is not None:
                 found = f"{output.response_discrepancy:.5f}"
                 lines.append(f"of responses        {found} (the same, less what all inputs have in common)")
-            sqnr = "no difference at all" if np.isposinf(output.sqnr_db) else f"{output.sqnr_db:.1f} dB"
-            lines.append(f"SQNR                {sqnr}")
+            lines.append(f"SQNR                {_decibels(output)}")
+            for part in output.parts:
+                same = "" if part.agreement is None else f", {100 * part.agreement:.2f} % have the same argmax"
+                lines.append(f"  of '{part.name}': {_decibels(part)}{same}")
         return "\n".join(lines)
+
+
+def _decibels(output: OutputComparison) -> str:
+    return "no difference at all" if np.isposinf(output.sqnr_db) else f"{output.sqnr_db:.1f} dB"
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ class _Subject:
         predict: Real inputs (n, *shape) -> real outputs (n, ...).
         grids: Range of the reals that each input's integers stand for; None for a float input.
         model: The Keras model; None for a file.
+        content: The file; None for a Keras model.
     """
 
     names: tuple[str, ...]
@@ -76,6 +87,7 @@ class _Subject:
     predict: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
     grids: tuple[InputRange | None, ...]
     model: keras.Model | None = None
+    content: bytes | None = None
 
 
 def compare(
@@ -125,8 +137,19 @@ def compare(
     else:
         inputs = [array[:n] for array in _given_inputs(data, first, "data")]
         described = "generated images" if isinstance(data, GeneratedImages) else "inputs given"
-    outputs = compare_outputs(first.outputs, first.predict(inputs), second.predict(inputs))
+    outputs = compare_outputs(_forms(first, second), first.predict(inputs), second.predict(inputs))
     return Comparison(n=len(inputs[0]), inputs=described, outputs=outputs)
+
+
+def _forms(first: _Subject, second: _Subject) -> Sequence[OutputForm]:
+    """What the outputs hold, by the first Keras model, else by the first file; with the names of `first`."""
+    model = next((subject.model for subject in (first, second) if subject.model is not None), None)
+    if model is not None:
+        found: Sequence[OutputForm] = output_forms(Graph.from_keras(model))
+    else:
+        assert first.content is not None, "what is no Keras model is a file"
+        found = [OutputForm("", has_classes) for has_classes in class_outputs(first.content)]
+    return [dataclasses.replace(form, name=name) for form, name in zip(found, first.outputs, strict=True)]
 
 
 def output_discrepancy(a: Any, b: Any, images: Any, *, unsafe_load: bool = False) -> float:
@@ -212,12 +235,32 @@ def _pair(a: Any, b: Any, input_shape: tuple[int, ...] | None, unsafe: bool) -> 
             f"{_named(a)} takes inputs of shape {_listed(first.shapes)}, {_named(b)} of {_listed(second.shapes)}; "
             "only models with equal inputs can be compared."
         )
+    first, second = _with_joined_outputs(first, second), _with_joined_outputs(second, first)
     if len(first.outputs) != len(second.outputs):
         raise ValueError(
             f"{_named(a)} has {len(first.outputs)} outputs, {_named(b)} has {len(second.outputs)}; "
             "only models with equal outputs can be compared."
         )
     return first, second
+
+
+def _with_joined_outputs(subject: _Subject, other: _Subject) -> _Subject:
+    """A file that gives out the branches of the other model's outputs (`split_outputs`), with these joined again."""
+    if subject.content is None or other.model is None or len(subject.outputs) <= len(other.outputs):
+        return subject
+    names = File.parse(subject.content).output_names()
+    tail = rejoin(separate(Graph.from_keras(other.model)).graph, names)
+    if tail is None:
+        return subject
+    return _with_tail(subject, tail)
+
+
+def _with_tail(subject: _Subject, tail: Graph | None) -> _Subject:
+    if tail is None:
+        return subject
+    return dataclasses.replace(
+        subject, outputs=tuple(tail.output_names), predict=lambda inputs: tail.predict(subject.predict(inputs))
+    )
 
 
 def _named(subject: Any) -> str:
@@ -233,11 +276,10 @@ def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def _open(subject: Any, input_shape: tuple[int, ...] | None, unsafe: bool) -> _Subject:
+    if isinstance(subject, Compressed) and subject.built.content is not None:
+        return _with_tail(_open(subject.tflite, input_shape, unsafe), subject.built.tail)
     if isinstance(subject, Compressed):
-        try:
-            subject = subject.tflite
-        except ExportError:
-            subject = subject.model
+        subject = subject.model
     if isinstance(subject, bytes):
         return _open_content(subject, "the .tflite", "the .tflite")
     if isinstance(subject, (str, os.PathLike)) and Path(subject).suffix == ".tflite":
@@ -279,6 +321,7 @@ def _open_content(content: bytes, name: str, short: str) -> _Subject:
         tuple(detail["name"] for detail in runner.outputs),
         predict,
         grids=tuple(_grid_of(detail, short) for detail in runner.inputs),
+        content=content,
     )
 
 

@@ -18,6 +18,7 @@ from absl import logging
 from tfdatafree.compressed import Compressed
 from tfdatafree.export.build import Built
 from tfdatafree.flow.bit_search import Bits
+from tfdatafree.flow.joins import uneven_warnings
 from tfdatafree.flow.steps import (
     FILE_STEP,
     FLOAT_FILE_STEP,
@@ -41,7 +42,7 @@ from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.progress import Progress
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.integer_kernel import kernel_grids
-from tfdatafree.recipe.recipe import Recipe
+from tfdatafree.recipe.recipe import Recipe, with_split_outputs
 from tfdatafree.recovery.recover import IMAGES_STAGE, LAYERS_STAGE, recover
 from tfdatafree.report.assemble import COMPARED_OUTPUTS, make_report
 from tfdatafree.report.evidence import gather
@@ -60,6 +61,7 @@ def compress(
     input_shape: tuple[int, ...] | None = None,
     representative_data: Any = None,
     target: str | Target = "generic",
+    split_outputs: bool = False,
     seed: int = 0,
     executor: Executor | None = None,
     unsafe_load: bool = False,
@@ -82,6 +84,9 @@ def compress(
         target: Device or runtime to write for: "generic" (any TFLite runtime), "ethos-u55", "ethos-u65", "ethos-u85",
             "edgetpu", "nnapi", "hexagon", "stm32n6", "tflite-micro", or a Target. It decides what the recipe leaves
             open, and the report lists the operators that it does not compute itself.
+        split_outputs: The same as `Quantize.split_outputs` in the recipe: a detector's boxes and scores that the model joins in
+            one output become outputs of their own, each on a grid of its own. `.predict(x)` and `.model` give the model's own
+            output all the same.
         seed: The same seed gives the same bytes.
         executor: Any concurrent.futures.Executor, for the searches of single tensors.
         unsafe_load: Run the Python code in a .keras file (Lambda layers). Only for files that you trust.
@@ -100,7 +105,7 @@ def compress(
     started = time.perf_counter()
     task = make_task(
         model,
-        recipe,
+        with_split_outputs(recipe) if split_outputs else recipe,
         input_range=input_range,
         input_shape=input_shape,
         representative_data=representative_data,
@@ -161,7 +166,7 @@ def _assemble(
     weight_grids = {}
     evidence = gather(built, {} if observed is None else observed.images, inputs.arrays)
     if decision is not None:
-        network = network.logged(reasons=decision.reasons)
+        network = network.logged(reasons=decision.reasons, notes=decision.notes)
         weight_grids = kernel_grids(built.graph, {**decision.kernels, **built.kernels})
         requested = task.user_recipe.quantization
         if decision.options.one_step_per_channel(dense=True) != requested.one_step_per_channel(dense=True):
@@ -170,11 +175,12 @@ def _assemble(
     report = make_report(
         network, built, evidence, inputs, recipe=task.recipe, target=task.target, notes=notes, policy=policy
     )
+    uneven = () if decision is None else uneven_warnings(decision)
     probe_inputs = None if task.representative_data is None else [array[:COMPARED_OUTPUTS] for array in inputs.arrays]
     return Compressed(
         recipe=task.user_recipe,
         replay=replay,
-        report=dataclasses.replace(report, call=task.call),
+        report=dataclasses.replace(report, call=task.call, uneven=(*uneven, *report.uneven)),
         weight_grids=weight_grids,
         channel_scales=network.scales,
         built=built,

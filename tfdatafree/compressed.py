@@ -72,8 +72,11 @@ class Compressed:
 
     @functools.cached_property
     def model(self) -> keras.Model:
-        """A plain Keras model that simulates the file's arithmetic. `predict` and `save` work on it."""
-        return simulated_model(self.built.graph, self.built.grids)
+        """A plain Keras model that simulates the file's arithmetic. `predict` and `save` work on it.
+
+        It has the outputs of the user's model, also where the file gives out branches one by one (`split_outputs`).
+        """
+        return simulated_model(self.built)
 
     def rewritten(
         self,
@@ -122,9 +125,10 @@ class Compressed:
                 the result of `generate_images`.
 
         Returns:
-            Dequantized outputs (n, ...): an array, or a list for several outputs.
+            Dequantized outputs (n, ...): an array, or a list for several outputs. They are those of the user's model, and of
+            `.model`, also where the file gives out branches one by one (`split_outputs`): these are joined again.
         """
-        outputs = predict_as_written(self.built.content, self.built.graph, self.built.grids, self._as_list(x))
+        outputs = predict_as_written(self.built, self._as_list(x))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _as_list(self, x) -> list[np.ndarray]:

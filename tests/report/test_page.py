@@ -22,7 +22,7 @@ from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.report.evidence import Evidence, Histogram, make_thumbnails
 from tfdatafree.report.network import assign_lanes
-from tfdatafree.report.outputs import compare_outputs
+from tfdatafree.report.outputs import compare_outputs, output_forms
 from tfdatafree.report.page import _COLUMNS, report_page
 from tfdatafree.report.plots import for_script
 from tfdatafree.report.reproduce import command_text, python_text
@@ -295,7 +295,8 @@ def test_rows_read_rows_before_them_and_residuals_read_two():
 def test_outputs_are_compared_with_the_users_model_on_the_generated_inputs():
     result, model = compressed(), build("branch_add")
     inputs = make_inputs(Graph.from_keras(model), 4, (-1, 1), seed=0)
-    wanted = compare_outputs(["y"], [model.predict(inputs[0], verbose=0)], [result.predict(inputs[0])])[0]
+    forms = output_forms(Graph.from_keras(model))
+    wanted = compare_outputs(forms, [model.predict(inputs[0], verbose=0)], [result.predict(inputs[0])])[0]
     found = result.report.outputs[0]
     assert result.report.compared == 4
     assert found.output_discrepancy == pytest.approx(wanted.output_discrepancy, rel=1e-3)

@@ -21,7 +21,7 @@ from tfdatafree.cli.command import (
 )
 from tfdatafree.recipe.check import require_name
 from tfdatafree.recipe.prune import PRUNE_METHODS, Prune, PruneMethod
-from tfdatafree.recipe.recipe import PRESETS, Recipe, Recover, Search
+from tfdatafree.recipe.recipe import PRESETS, Recipe, Recover, Search, with_split_outputs
 from tfdatafree.report.plots import require_bokeh
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import TARGETS, get_target
@@ -55,6 +55,12 @@ def _define(options: Flags) -> None:
         f"Device or runtime to write for: {', '.join(TARGETS)}. Also ethos-u55-256 and the like.",
         meta="NAME",
     )
+    options.add(
+        "split_outputs",
+        False,
+        "Give out the branches of an output one by one where their ranges differ a lot, as a detector's boxes and scores do. "
+        "The report says how to join them.",
+    )
     options.add("report", None, "Also write the report: a page to look at, or JSON.", meta="FILE.html|.json")
     options.add("simulated", None, "Also write a Keras model that computes the same integers.", meta="FILE.keras")
     options.add("seed", 0, "The same seed gives the same bytes.", meta="N", lower=0)
@@ -75,6 +81,8 @@ def _run(values: flags.FlagValues, model: str) -> None:
     if policy is not None:
         recipe = dataclasses.replace(recipe, policy=policy)
     recipe = _recovering(recipe, values.recover)
+    if values.split_outputs:
+        recipe = with_split_outputs(recipe)
     fit_recipe(recipe, target)
     arguments = model_arguments(values)
     require_file(model)

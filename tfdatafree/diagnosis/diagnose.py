@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from tfdatafree.canonical.separate import separate
 from tfdatafree.diagnosis.channels import channel_findings
 from tfdatafree.diagnosis.diagnosis import Diagnosis, Suspect, advise
 from tfdatafree.diagnosis.quantizer_damage import Damage, measure_damage
@@ -27,6 +28,8 @@ from tfdatafree.flow.steps import (
 )
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.make import make_inputs
+from tfdatafree.model.classes import class_tensors
+from tfdatafree.model.decisions import decision_of
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import find_layout
 from tfdatafree.progress import Progress
@@ -113,7 +116,9 @@ def diagnose(
                 measured = [array[:images] for array in inputs.arrays]
             built = simulate(decision, inputs.arrays)
             weight_bits = {key: kernel.grid.bits for key, kernel in decision.kernels.items()}
-            damages, together = measure_damage(network.reference, built.graph, weight_bits, built.grids, measured)
+            reference = decision.reference
+            classes = _class_decisions(network.source, reference, decision.tail)
+            damages, together = measure_damage(reference, built.graph, weight_bits, built.grids, measured, classes)
     finally:
         progress.close()
     findings = channel_findings(network.unfolded)
@@ -121,9 +126,7 @@ def diagnose(
     return Diagnosis(
         model=network.source.name,
         recipe=recipe.name,
-        suspects=_suspects(
-            network.reference, damages, bits.options, task.target, findings.caps, real_inputs=real_inputs
-        ),
+        suspects=_suspects(reference, damages, bits.options, task.target, findings.caps, real_inputs=real_inputs),
         error=together.error,
         output_discrepancy=together.output_discrepancy,
         agreement=together.agreement,
@@ -134,6 +137,19 @@ def diagnose(
         seconds=time.perf_counter() - started,
         given=dict(bits.rules.of),
     )
+
+
+def _class_decisions(source: Graph, reference: Graph, tail: Graph | None) -> set[str]:
+    """The decision tensors of the reference whose largest entry chooses a class.
+
+    Args:
+        tail: What joins the reference's outputs to those of `source`; None if they are the same.
+    """
+    form = separate(source).graph
+    outputs = reference.outputs if tail is None else tail.outputs
+    classes = class_tensors(form, form.outputs)
+    pairs = zip(form.outputs, outputs, strict=True)
+    return {decision for tensor, output in pairs if tensor in classes and (decision := decision_of(reference, output))}
 
 
 def _suspects(

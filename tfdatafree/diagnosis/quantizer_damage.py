@@ -1,6 +1,6 @@
 """Measures the damage of each quantizer alone: of every layer's weights, and every tensor's rounding and clipping."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfdatafree.activity import report_layer
 from tfdatafree.measuring.variants import Variant, passes, up_to_decisions
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.joins import Part, parts_of
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.metrics import agreement, output_discrepancy
 from tfdatafree.quantization.placement import only_moved
@@ -20,12 +21,12 @@ _CLIPPED = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """Difference between results and those of the float network; the largest one, if there are several results.
+    """Difference between results and those of the float network; the largest one, if there are several results or branches.
 
     Attributes:
         error: ||y - y0|| / ||y0||.
         output_discrepancy: 0 (same direction) to 2 (opposite).
-        agreement: Fraction of inputs with the same argmax; None if no result has several entries.
+        agreement: Fraction of inputs with the same argmax; None if no result has classes.
     """
 
     error: float
@@ -33,10 +34,31 @@ class Effect:
     agreement: float | None
 
     @classmethod
-    def of(cls, results: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> "Effect":
-        tally = _Tally()
+    def of(
+        cls,
+        results: Sequence[np.ndarray],
+        references: Sequence[np.ndarray],
+        forms: "Sequence[ResultForm] | None" = None,
+    ) -> "Effect":
+        tally = _Tally(forms or [ResultForm() for _ in references])
         tally.add(results, references)
         return tally.effect()
+
+
+@dataclass(frozen=True)
+class ResultForm:
+    """What a result holds.
+
+    Attributes:
+        has_classes: Whether its largest entry chooses a class.
+        parts: The branches that it joins, which are measured one by one; () if it is of one piece.
+    """
+
+    has_classes: bool = False
+    parts: tuple[Part, ...] = ()
+
+    def pieces(self, values: np.ndarray) -> list[np.ndarray]:
+        return [part.of(values) for part in self.parts] or [values]
 
 
 @dataclass(frozen=True)
@@ -66,6 +88,7 @@ def measure_damage(
     weight_bits: Mapping[str, int],
     grids: Mapping[str, Quantizer],
     inputs: Sequence[np.ndarray],
+    classes: Collection[str] = (),
 ) -> tuple[list[Damage], Effect]:
     """(each quantizer alone in order of execution, effect of all quantizers together).
 
@@ -75,12 +98,14 @@ def measure_damage(
         weight_bits: Layer -> bits of its kernel, for layers that have integers.
         grids: Tensor -> its grid.
         inputs: A few inputs, one array (n, *shape) per graph input.
+        classes: Decision tensors whose largest entry chooses a class.
     """
     reference, rounded = up_to_decisions(reference), up_to_decisions(rounded)
     grids = {tensor: grid for tensor, grid in grids.items() if tensor not in only_moved(reference)}
     clipping = _measure_clipping(reference, grids, inputs)
     variants = list(_variants(reference, rounded, weight_bits, grids, clipping))
-    tallies = [_Tally() for _ in variants]
+    forms = [ResultForm(tensor in classes, parts_of(reference, tensor)) for tensor in reference.outputs]
+    tallies = [_Tally(forms) for _ in variants]
     for rows, results in passes(reference, variants, inputs, report_layer):
         for row, tally in enumerate(tallies[rows], start=1):
             tally.add([values[row] for values in results], [values[0] for values in results])
@@ -95,7 +120,7 @@ def measure_damage(
             kind: Any = "range" if variant.change is _clip_only else "values"
             damages.append(Damage(kind, name, writers.get(name), grids[name].bits, effect, *clipping[name]))
     results_together = _predict_rounded(rounded, grids, inputs)
-    return damages, Effect.of(results_together, reference.predict(list(map(tf.convert_to_tensor, inputs))))
+    return damages, Effect.of(results_together, reference.predict(list(map(tf.convert_to_tensor, inputs))), forms)
 
 
 def _variants(
@@ -187,7 +212,8 @@ def _predict_rounded(graph: Graph, grids: Mapping[str, Quantizer], inputs: Seque
 class _Tally:
     """Sums over parts of the inputs, from which the Effect of all inputs follows."""
 
-    def __init__(self):
+    def __init__(self, forms: Sequence[ResultForm]):
+        self._forms = forms
         self._inputs = 0
         self._sums: np.ndarray | float = 0.0  # (results, 4): error^2, energy, discrepancies, agreements (NaN: none)
 
@@ -195,10 +221,11 @@ class _Tally:
         """Adds the results of some of the inputs, (n, ...) each."""
         n = len(references[0])
         rows = []
-        for x, y in zip(map(np.nan_to_num, results), references, strict=True):
-            error, energy = (np.square(values, dtype=np.float64).sum() for values in (x.astype(np.float64) - y, y))
-            same = agreement(x, y) if y.ndim > 1 and y.shape[-1] > 1 else np.nan
-            rows.append((error, energy, n * output_discrepancy(x, y), n * same))
+        for form, result, reference in zip(self._forms, map(np.nan_to_num, results), references, strict=True):
+            for x, y in zip(form.pieces(result), form.pieces(reference), strict=True):
+                error, energy = (np.square(values, dtype=np.float64).sum() for values in (x.astype(np.float64) - y, y))
+                same = agreement(x, y) if form.has_classes else np.nan
+                rows.append((error, energy, n * output_discrepancy(x, y), n * same))
         self._sums = self._sums + np.array(rows)
         self._inputs += n
 

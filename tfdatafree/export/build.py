@@ -44,6 +44,7 @@ class Built:
         requantized: Number of QUANTIZE operators between integers that were added.
         ranges: Graph tensor -> range, headroom included.
         file_ranges: Float-file tensor name -> range, also of tensors inside operations.
+        tail: Joins the file's outputs to those of the model; None if they are the same.
     """
 
     content: bytes | None
@@ -56,6 +57,7 @@ class Built:
     requantized: int = 0
     ranges: Mapping[str, Range] = field(default_factory=dict)
     file_ranges: Mapping[str, Range] = field(default_factory=dict)
+    tail: Graph | None = None
 
 
 def build_integer_file(decision: Decision, inputs: Sequence[np.ndarray], *, probes: int = 2) -> Built:

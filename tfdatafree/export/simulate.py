@@ -13,6 +13,7 @@ from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.headroom import widen_decisions
+from tfdatafree.quantization.split_outputs import joined
 
 
 def insert_quantizers(graph: Graph, grids: Mapping[str, Quantizer]) -> Graph:
@@ -30,9 +31,9 @@ def insert_quantizers(graph: Graph, grids: Mapping[str, Quantizer]) -> Graph:
     return graph
 
 
-def simulated_model(graph: Graph, grids: Mapping[str, Quantizer]) -> keras.Model:
-    """A plain Keras model of `graph`, whose weights are on their grids, with activations rounded to `grids`."""
-    return insert_quantizers(graph, grids).to_keras()
+def simulated_model(built: Built) -> keras.Model:
+    """A plain Keras model with the weights of `built`, with activations rounded to its grids, and with the model's outputs."""
+    return insert_quantizers(joined(built.graph, built.tail), built.grids).to_keras()
 
 
 def simulate(decision: Decision, inputs: Sequence[np.ndarray], *, probes: int = 2) -> Built:

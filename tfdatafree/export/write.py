@@ -1,5 +1,6 @@
 """Writes a decision as a verified file, or simulates it if no file can hold it."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,4 +25,4 @@ def write(decision: Decision, inputs: Sequence[np.ndarray]) -> Built:
     """
     make = simulate if decision.options.simulated else build_integer_file
     heavy = is_full_image(decision.graph) and multiplications(decision.graph) > _HEAVY
-    return make(decision, inputs, probes=1 if heavy else _PROBES)
+    return dataclasses.replace(make(decision, inputs, probes=1 if heavy else _PROBES), tail=decision.tail)

@@ -13,6 +13,7 @@ from tfdatafree.export.build import Built
 from tfdatafree.export.float_model import float_file
 from tfdatafree.export.write import write
 from tfdatafree.flow.bit_search import Bits, find_bits, require_size
+from tfdatafree.flow.joins import mend_joins
 from tfdatafree.inputs.check import require_recoverable
 from tfdatafree.inputs.given import Inputs, generated_inputs, given_inputs
 from tfdatafree.inputs.input_range import find_input_ranges
@@ -243,11 +244,11 @@ def quantize_network(
     progress: Progress,
     executor: Executor | None = None,
 ) -> Decision:
-    """Integers for every kernel and a range for every tensor."""
+    """Integers for every kernel and a range for every tensor, with joined branches of very different ranges mended."""
     network = dataclasses.replace(network, rules=bits.rules)
     with progress.stage("round weights, choose ranges"):
         known_ranges = choose_input_ranges(network, observed, bits.options, from_user=not inputs.in_range)
-        return quantize(
+        decision = quantize(
             network,
             observed,
             inputs.arrays,
@@ -256,6 +257,7 @@ def quantize_network(
             target=task.target,
             executor=executor,
         )
+        return mend_joins(decision)
 
 
 def write_float(network: Network, task: Task, inputs: Inputs, progress: Progress) -> Built:

@@ -10,15 +10,18 @@ def decision_tensors(graph: Graph) -> list[str]:
     These are its outputs. Where operations at the end only squash results or change their shape, the tensor before them counts
     instead. An output that is bounded in another way has none.
     """
-    producers, decisions = graph.producers(), []
-    for tensor in graph.outputs:
+    decisions = [decision_of(graph, tensor) for tensor in graph.outputs]
+    return list(dict.fromkeys(decision for decision in decisions if decision is not None))
+
+
+def decision_of(graph: Graph, output: str) -> str | None:
+    """The tensor that holds the unbounded results of one output, as for `decision_tensors`; None if it has none."""
+    producers, tensor = graph.producers(), output
+    node = producers.get(tensor)
+    while node is not None and _passes_on(graph, node):
+        tensor = node.inputs[0]
         node = producers.get(tensor)
-        while node is not None and _passes_on(graph, node):
-            tensor = node.inputs[0]
-            node = producers.get(tensor)
-        if node is not None and not _is_bounded(graph, node):
-            decisions.append(tensor)
-    return list(dict.fromkeys(decisions))
+    return tensor if node is not None and not _is_bounded(graph, node) else None
 
 
 def _is_bounded(graph: Graph, node: Node) -> bool:

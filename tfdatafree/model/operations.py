@@ -38,6 +38,7 @@ class Operation:
         operator: The TFLite operator that the converter writes, where this operator restricts the grids of its tensors or the
             bits that it computes with. None: the grid of the output is free, and there are kernels of 8 and of 16 bits.
         takes_relu: The converter writes the operation and the ReLU after it as one operator.
+        joins: Its output holds the values of its inputs beside each other, unchanged.
     """
 
     no_op: bool = False
@@ -49,6 +50,7 @@ class Operation:
     bounded: bool = False
     operator: str | None = None
     takes_relu: bool = False
+    joins: bool = False
 
 
 UNKNOWN = Operation()
@@ -153,9 +155,9 @@ _ROWS: dict[str, Operation] = {
         Operation(values="selected", operator="SPLIT"),
     # Several tensors put beside each other, or multiplied with each other.
     "Concatenate":
-        Operation(operator="CONCATENATION"),
+        Operation(operator="CONCATENATION", joins=True),
     "Stack":
-        Operation(operator="PACK"),
+        Operation(operator="PACK", joins=True),
     "Dot Matmul Einsum Attention":
         Operation(channels="moved"),
 }

@@ -42,15 +42,16 @@ def reach(kind: Saturating, bits: int, channels: int = 1) -> float:
     return math.log((1 - half_step) / half_step) if kind == "LOGISTIC" else math.log(channels / half_step)
 
 
-def _kind(graph: Graph, node: Node) -> Saturating | None:
-    operator = operation_of(graph.layer_of(node), by_name=True).operator
-    found = next((kind for kind in _KINDS if kind == operator), None)
-    if found == "SOFTMAX" and not _over_channels(graph, node):
-        return None
-    return found
-
-
-def _over_channels(graph: Graph, node: Node) -> bool:
+def over_channels(graph: Graph, node: Node) -> bool:
+    """Whether a softmax runs along the last axis."""
     operation = graph.operation_of(node)
     axis = -1 if isinstance(operation, keras.layers.Activation) else getattr(operation, "axis", -1)
     return axis in (-1, len(graph.specs[node.inputs[0]].shape) - 1)
+
+
+def _kind(graph: Graph, node: Node) -> Saturating | None:
+    operator = operation_of(graph.layer_of(node), by_name=True).operator
+    found = next((kind for kind in _KINDS if kind == operator), None)
+    if found == "SOFTMAX" and not over_channels(graph, node):
+        return None
+    return found

@@ -33,6 +33,8 @@ class Decision:
         file_ranges: Float-file tensor name -> range: the `Built.file_ranges` of a file of the same graph with other weights,
             whose grids are then used. None measures tensors inside operations, and gives decision tensors headroom.
         reasons: Layer -> what was not done to it, and why.
+        tail: Joins the graph's outputs to those of the model; None if they are the same.
+        notes: Layer -> what was done to it.
     """
 
     graph: Graph
@@ -46,6 +48,8 @@ class Decision:
     real: bool = False
     file_ranges: Mapping[str, Range] | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
+    tail: Graph | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def placement(self) -> Placement:

@@ -39,6 +39,8 @@ class Quantize:
             layer, after the layers before it were rounded. False: not at all.
         edge_dtype: Type of the file's inputs and outputs: "int8", "uint8" or "float32"; with 16-bit activations "int16" or
             "float32". None: the type of the activations.
+        split_outputs: Where an output joins branches of very different ranges, as a detector's boxes and scores, the file
+            gives out the branches one by one, each on a grid of its own. The report says how to join them again.
         ranges: How the range of a tensor's integers is chosen. "extreme_value": what 256 inputs would need, by the extremes
             of each input. It also covers all that the user's own inputs show. "min_max": from the smallest to the largest value.
             "percentile": from the 0.01th to the 99.99th percentile. For reproducing papers only: "search", the grid search
@@ -65,6 +67,7 @@ class Quantize:
     rounding: Literal["feedback", "adaround", "nearest"] = "feedback"
     bias_correction: Literal["analytic", "empirical"] | bool = "analytic"
     edge_dtype: EdgeDtype | None = None
+    split_outputs: bool = False
     # All choices of these but the default, or some, are for reproducing papers only.
     ranges: RangeMethod = "extreme_value"
     range_source: RangeSource = "images"
@@ -86,6 +89,7 @@ class Quantize:
                 "weight_ranges='search' weighs errors by the layer's inputs, but rounding='nearest' does not look at inputs; "
                 "choose rounding='feedback' or 'adaround', or weight_ranges='max'."
             )
+        require_choice(self, "split_outputs", (True, False))
         require_choice(self, "equalized_rounding", (True, False))
         require_choice(self, "ranges", get_args(RangeMethod))
         require_choice(self, "range_source", get_args(RangeSource))

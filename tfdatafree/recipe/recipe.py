@@ -287,6 +287,21 @@ PRESETS: dict[str, Recipe] = {
 }
 
 
+def with_split_outputs(recipe: "str | Recipe") -> Recipe:
+    """The preset or the Recipe with `Quantize.split_outputs`.
+
+    Raises:
+        ValueError: It leaves everything in float, or no preset has this name.
+    """
+    recipe = get_recipe(recipe)
+    if recipe.quantize is None:
+        raise ValueError(
+            f"split_outputs is True, but recipe {recipe.name!r} leaves everything in float, where each value has its own step; "
+            "leave split_outputs out, or choose a recipe that quantizes, e.g. 'int8'."
+        )
+    return dataclasses.replace(recipe, quantize=dataclasses.replace(recipe.quantize, split_outputs=True))
+
+
 def get_recipe(recipe: "str | Recipe") -> Recipe:
     """The preset of that name, or the Recipe itself.
 

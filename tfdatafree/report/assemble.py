@@ -1,7 +1,7 @@
 """Makes the report of a compression from the results of its steps."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,9 +14,11 @@ from tfdatafree.measuring.confidence import BOUND, DATA, GENERATED, normalized_t
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.network import InputRange, Network
 from tfdatafree.quantization.bit_choice import Policy
+from tfdatafree.quantization.split_outputs import decoding
+from tfdatafree.quantization.uneven import UNEVEN
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.report.evidence import Evidence
-from tfdatafree.report.outputs import compare_outputs
+from tfdatafree.report.outputs import OutputComparison, compare_outputs, output_forms
 from tfdatafree.report.report import LayerRow, Report
 from tfdatafree.targets.check import check_target
 from tfdatafree.targets.registry import GENERIC
@@ -30,6 +32,9 @@ _PRUNED_FROM = "procedural images and BatchNorm statistics; no data"
 _UNLIKE = 2.0
 # Number of generated inputs on which the result is compared with the user's model.
 COMPARED_OUTPUTS = 32
+
+# Channels with less noise than this do not suffer from the grid that they share.
+_NOISY_DB = 20.0
 
 
 def make_report(
@@ -76,6 +81,8 @@ def make_report(
         notes={**network.notes, **built.notes, **notes, **(_doubt(known) if quantized else {})},
         pruning=network.pruning,
         policy=policy,
+        decoding={} if built.tail is None else decoding(built.graph, built.tail),
+        uneven=tuple(_uneven_channels(compared["outputs"], built)),
         **_of_file(built, evidence, quantized, known),
         **compared,
         **_on_target(built.content, target),
@@ -128,8 +135,23 @@ def _compared(reference: Graph, built: Built, inputs: Sequence[np.ndarray]) -> d
     """Fields of the report that compare the result with the user's model."""
     first_inputs = [array[:COMPARED_OUTPUTS] for array in inputs]
     expected = reference.run_in_batches(first_inputs)
-    results = predict_as_written(built.content, built.graph, built.grids, first_inputs)
-    return {"outputs": compare_outputs(reference.output_names, expected, results), "compared": len(first_inputs[0])}
+    results = predict_as_written(built, first_inputs)
+    outputs = compare_outputs(output_forms(reference), expected, results)
+    return {"outputs": outputs, "compared": len(first_inputs[0])}
+
+
+def _uneven_channels(outputs: Sequence[OutputComparison], built: Built) -> Iterator[str]:
+    """What is wrong with outputs whose channels have very different steps, in sentences."""
+    for output, tensor in zip(outputs, [] if built.tail else built.graph.outputs, strict=False):
+        grid = built.grids.get(tensor)
+        narrow, *others = output.parts or (None,)
+        if grid is None or narrow is None or not narrow.name.startswith("channel"):
+            continue
+        if narrow.sqnr_db < _NOISY_DB and narrow.step * UNEVEN < grid.scale:
+            yield (
+                f"in output '{output.name}' {narrow.name} need steps of {narrow.step:.2g} and keep {narrow.sqnr_db:.1f} dB, "
+                f"{others[0].name} force {float(grid.scale):.2g} on them: give them outputs of their own in the model"
+            )
 
 
 def _on_target(content: bytes | None, target: Target) -> dict[str, Any]:

@@ -140,6 +140,9 @@ def _tiles(report: Report) -> Iterable[str]:
                 f"same first class as float on {same} of {report.compared_on}",
                 output.agreement,
             )
+        for piece in output.parts:
+            text = "exact" if math.isinf(piece.sqnr_db) else f"{piece.sqnr_db:.1f} dB"
+            yield _tile(f"SQNR of {piece.name}", text, f"a part of {output.name}; on {report.compared_on}")
     if report.policy is not None:
         policy = report.policy
         narrow = sum(bits < 8 for bits in policy.layers.values())

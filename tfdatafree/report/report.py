@@ -91,6 +91,9 @@ class Report:
         compared: Number of generated (or representative) inputs of this comparison.
         input_fit: How far generated inputs miss the statistics of BatchNorms; None for real inputs and without BatchNorms.
         input_warning: What is wrong with the input range, in a line per input; empty: nothing that could be seen.
+        uneven: What is wrong with tensors that hold branches, or channels, of very different ranges; one sentence each.
+        decoding: Output of the model that the file gives out in branches -> NumPy expression that joins them. `y` holds the
+            file's outputs, dequantized, by name.
         call: Arguments of `compress` besides the recipe that decided the result, as plain values.
     """
 
@@ -118,12 +121,15 @@ class Report:
     compared: int = 0
     input_fit: Mismatch | None = None
     input_warning: str = ""
+    uneven: tuple[str, ...] = ()
+    decoding: dict[str, str] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """Values for JSON. An infinite SQNR, without any noise, is None."""
         values = asdict(self)
-        for row in (*values["layers"], *values["outputs"]):
+        parts = [part for output in values["outputs"] for part in output["parts"]]
+        for row in (*values["layers"], *values["outputs"], *parts):
             row["sqnr_db"] = row["sqnr_db"] if math.isfinite(row["sqnr_db"]) else None
         values["layers"] = list(values["layers"])
         return values
@@ -163,17 +169,22 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         """What makes the result useless, or may: outputs unlike the float model's, and an input range that is in doubt.
+        Also branches, or channels, that lose their values on the grid of a wider one.
 
-        An output is unlike if its SQNR is under 6 dB. After pruning it is also unlike if fewer than 80 % of the inputs keep
-        their argmax.
+        An output is unlike if its SQNR, or that of one of its parts, is under 6 dB. After pruning it is also unlike if fewer
+        than 80 % of the inputs keep their argmax.
         """
         found = self.input_warning.splitlines()
+        found += self.uneven
         for output in self.outputs:
-            changed = self.pruning is not None and output.agreement is not None and output.agreement < _LEAST_AGREEMENT
-            if output.sqnr_db >= _LEAST_SQNR_DB and not changed:
+            worst = output.worst
+            decided = [part.agreement for part in (output, *output.parts) if part.agreement is not None]
+            changed = self.pruning is not None and min(decided, default=1.0) < _LEAST_AGREEMENT
+            if worst.sqnr_db >= _LEAST_SQNR_DB and not changed:
                 continue
-            same = "" if output.agreement is None else f", {output.agreement:.0%} have the same argmax"
-            text = f"output '{output.name}' is unlike the float model's: {output.sqnr_db:.1f} dB on {self.compared_on}{same}"
+            same = "" if not decided else f", {min(decided):.0%} have the same argmax"
+            name = f"output '{output.name}'" if worst is output else f"'{worst.name}' in output '{output.name}'"
+            text = f"{name} is unlike the float model's: {worst.sqnr_db:.1f} dB on {self.compared_on}{same}"
             first = next((row.name for row in self.layers if row.sqnr_db < _BROKEN_SQNR_DB), None)
             if self.pruning is not None:
                 text += f"; the network does not bear {self.pruning.sparsity:.0%} less weights: prune less, or recover"
@@ -188,7 +199,7 @@ class Report:
         return f"{self.compared} {'given' if self.call.get('representative_data') else 'generated'} inputs"
 
     def fidelity(self) -> list[str]:
-        """One line per output, which compares it with the float model's."""
+        """One line per output, and per part of one, which compares it with the float model's."""
         lines = []
         for output in self.outputs:
             name = f"'{output.name}': " if len(self.outputs) > 1 else ""
@@ -197,12 +208,17 @@ class Report:
             responses = "" if response is None else f", of responses {response:.4f},"
             text = f"{output.output_discrepancy:.4f}{responses} on {self.compared_on} (0 best, 2 worst)"
             lines.append(f"{name}discrepancy {text}{same}")
+            for part in output.parts:
+                same = "" if part.agreement is None else f", {100 * part.agreement:.1f} % have the same argmax"
+                sqnr = "exact" if math.isinf(part.sqnr_db) else f"SQNR {part.sqnr_db:.1f} dB"
+                lines.append(f"  '{part.name}' in '{output.name}': {sqnr}{same}")
         return lines
 
     def _reasons(self) -> tuple[tuple[str, dict[str, str]], ...]:
         """Titles of the lists at the end, each with its list."""
         off_target = {} if self.on_target is None else self.on_target.refused
-        return ("Not on the target", off_target), ("Not changed", self.kept), ("Notes", self.notes)
+        joined = ("Outputs in branches, joined by (y: the file's outputs by name, dequantized)", self.decoding)
+        return joined, ("Not on the target", off_target), ("Not changed", self.kept), ("Notes", self.notes)
 
     def _size(self) -> str:
         if self.simulated:

@@ -90,8 +90,7 @@ class File:
         return list(self.graph.outputs)
 
     def name(self, index: int) -> str:
-        name = self.tensors[index].name
-        return name.decode() if isinstance(name, bytes) else name
+        return _text(self.tensors[index].name)
 
     def dtype(self, index: int) -> str:
         return DTYPE_OF_TYPE.get(self.tensors[index].type, f"type {self.tensors[index].type}")
@@ -104,8 +103,7 @@ class File:
         code = self.model.operatorCodes[operator.opcodeIndex]
         name = _OPERATOR_NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
         if name == "CUSTOM":
-            custom = code.customCode
-            name = f"CUSTOM {custom.decode() if isinstance(custom, bytes) else custom}"
+            name = f"CUSTOM {_text(code.customCode)}"
         return name
 
     def constant(self, index: int) -> np.ndarray | None:
@@ -193,6 +191,12 @@ class File:
         operator.inputs, operator.outputs = [source], [target]
         return operator
 
+    def output_names(self) -> list[str]:
+        """Names of the outputs in the signature, in the file's order; those of the tensors if there is no signature."""
+        signed = self.model.signatureDefs[0].outputs if self.model.signatureDefs else []
+        names = {entry.tensorIndex: _text(entry.name) for entry in signed}
+        return [names.get(index, self.name(index)) for index in self.outputs]
+
     def sign(self, input_names: Sequence[str], output_names: Sequence[str], description: str = DESCRIPTION) -> None:
         """Sets the file's description, and a signature with these names of its inputs and outputs."""
         self.model.description = description
@@ -213,6 +217,10 @@ class File:
         self.model.buffers = [self.model.buffers[old] for old in order]
         for owner in [*self.tensors, *(self.model.metadata or [])]:
             owner.buffer = new_index[owner.buffer]
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else name
 
 
 def _tensor_map(names: Sequence[str], indices: Sequence[int]) -> list[Any]:
