@@ -125,4 +125,6 @@ def test_diagnosis_looks_at_each_branch():
     split = diagnose(
         _detector(), Recipe(quantize=Quantize(split_outputs=True)), input_range=(-1, 1), images=2, verbose=0
     )
-    assert split.error < 0.1 < found.error and "both" not in {suspect.name for suspect in split.suspects}
+    errors = {name.split(": ")[1]: error for name, error in found.errors.items()}
+    assert errors["scores"] == found.error > 0.5 > 0.05 > errors["pixels"] and "both: scores" in str(found)
+    assert split.error < 0.1 and "both" not in {suspect.name for suspect in split.suspects}

@@ -151,7 +151,7 @@ def test_few_examples_and_few_quantizers_at_once_find_the_same(monkeypatch, name
 
 def test_of_several_results_the_furthest_counts():
     a, b = np.eye(3, dtype=np.float32), np.ones((3, 1), np.float32)
-    effect = Effect.of([a, 2 * b], [a, b], [ResultForm(has_classes=True), ResultForm()])
+    effect = Effect.of([a, 2 * b], [a, b], [ResultForm("a", has_classes=True), ResultForm("b")])
     assert (effect.error, effect.output_discrepancy, effect.agreement) == (1.0, 0.0, 1.0)
     assert Effect.of([b], [b]).agreement is None
     assert Effect.of([a * np.nan], [a]).error == 1.0

@@ -130,6 +130,7 @@ def diagnose(
         error=together.error,
         output_discrepancy=together.output_discrepancy,
         agreement=together.agreement,
+        errors=dict(together.errors),
         dead=findings.dead,
         caps=findings.caps,
         images=len(measured[0]),

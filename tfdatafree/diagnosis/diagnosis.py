@@ -32,7 +32,7 @@ class Suspect:
         bits: Bits of its integers.
         error: ||y - y0|| / ||y0|| of the decision tensors, which are the results before a softmax.
         output_discrepancy: Difference of their directions, 0 to 2; Sobolev et al., FRanDI, eq. 3.
-        agreement: Fraction of inputs with the same argmax; None without an argmax.
+        agreement: Fraction of inputs with the same argmax; None without classes.
         part: Its part of the sum of all suspects' squared errors, 0 to 1.
         remedy: Settings of a rule that helps, such as {"activation_bits": 16}; {} if none does.
         advice: The same in words.
@@ -59,6 +59,8 @@ class Diagnosis:
         model, recipe: Names of the model and of the recipe.
         suspects: Every quantizer, the most damaging first.
         error, output_discrepancy, agreement: As in a Suspect, for all quantizers together.
+        errors: Result before a softmax, or a part of it (a branch that it joins, or channels of very different ranges) -> its
+            error. `error` is the largest of results and branches.
         dead, caps: Layer -> what BatchNorm statistics say about its channels. `dead`: some have no effect. `caps`: how often
             values reach the cap of a ReLU6 or a similar activation.
         images: Number of inputs that the damage was measured on.
@@ -79,6 +81,7 @@ class Diagnosis:
     inputs: str
     seconds: float
     given: dict[str, Rule] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
 
     def rules(self, count: int = 1) -> tuple[Rule, ...]:
         """Rules that follow the advice for the `count` worst suspects that a rule can help.
@@ -133,6 +136,7 @@ class Diagnosis:
         same = "" if self.agreement is None else f", {100 * self.agreement:.1f} % have the same argmax"
         return [
             ("together", f"error {self.error:.4f}, discrepancy {self.output_discrepancy:.4f}{same}"),
+            *((name, f"error {error:.4f}") for name, error in self.errors.items() if len(self.errors) > 1),
             ("on", f"{self.images} {self.inputs}"),
             ("time", f"{self.seconds:.1f} s"),
         ]

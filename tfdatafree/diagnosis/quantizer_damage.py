@@ -1,7 +1,8 @@
 """Measures the damage of each quantizer alone: of every layer's weights, and every tensor's rounding and clipping."""
 
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from tfdatafree.model.joins import Part, parts_of
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.metrics import agreement, output_discrepancy
 from tfdatafree.quantization.placement import only_moved
+from tfdatafree.report.outputs import channel_parts
 
 # If a tensor clips a larger fraction of its values, clipping and rounding are measured separately.
 _CLIPPED = 1e-4
@@ -27,11 +29,13 @@ class Effect:
         error: ||y - y0|| / ||y0||.
         output_discrepancy: 0 (same direction) to 2 (opposite).
         agreement: Fraction of inputs with the same argmax; None if no result has classes.
+        errors: Result, or part of a result -> its error.
     """
 
     error: float
     output_discrepancy: float
     agreement: float | None
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -40,7 +44,7 @@ class Effect:
         references: Sequence[np.ndarray],
         forms: "Sequence[ResultForm] | None" = None,
     ) -> "Effect":
-        tally = _Tally(forms or [ResultForm() for _ in references])
+        tally = _Tally(forms or [ResultForm(str(at)) for at in range(len(references))])
         tally.add(results, references)
         return tally.effect()
 
@@ -50,12 +54,24 @@ class ResultForm:
     """What a result holds.
 
     Attributes:
+        name: Its tensor.
         has_classes: Whether its largest entry chooses a class.
-        parts: The branches that it joins, which are measured one by one; () if it is of one piece.
+        parts: The branches that it joins, or its narrow and its wide channels, which are measured apart; () if it is of one
+            piece.
     """
 
+    name: str
     has_classes: bool = False
     parts: tuple[Part, ...] = ()
+
+    def with_channels(self, values: np.ndarray) -> "ResultForm":
+        """The form of a result of one piece, without classes, which has these values."""
+        whole = self.has_classes or self.parts
+        return self if whole else dataclasses.replace(self, parts=channel_parts(values, self.name))
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{self.name}: {part.name}" for part in self.parts] or [self.name]
 
     def pieces(self, values: np.ndarray) -> list[np.ndarray]:
         return [part.of(values) for part in self.parts] or [values]
@@ -104,7 +120,7 @@ def measure_damage(
     grids = {tensor: grid for tensor, grid in grids.items() if tensor not in only_moved(reference)}
     clipping = _measure_clipping(reference, grids, inputs)
     variants = list(_variants(reference, rounded, weight_bits, grids, clipping))
-    forms = [ResultForm(tensor in classes, parts_of(reference, tensor)) for tensor in reference.outputs]
+    forms = [ResultForm(tensor, tensor in classes, parts_of(reference, tensor)) for tensor in reference.outputs]
     tallies = [_Tally(forms) for _ in variants]
     for rows, results in passes(reference, variants, inputs, report_layer):
         for row, tally in enumerate(tallies[rows], start=1):
@@ -120,7 +136,10 @@ def measure_damage(
             kind: Any = "range" if variant.change is _clip_only else "values"
             damages.append(Damage(kind, name, writers.get(name), grids[name].bits, effect, *clipping[name]))
     results_together = _predict_rounded(rounded, grids, inputs)
-    return damages, Effect.of(results_together, reference.predict(list(map(tf.convert_to_tensor, inputs))), forms)
+    expected = reference.predict(list(map(tf.convert_to_tensor, inputs)))
+    finer = [form.with_channels(values) for form, values in zip(forms, expected, strict=True)]
+    together = Effect.of(results_together, expected, forms)
+    return damages, dataclasses.replace(together, errors=Effect.of(results_together, expected, finer).errors)
 
 
 def _variants(
@@ -237,4 +256,5 @@ class _Tally:
             error=float(errors.max()),
             output_discrepancy=float(discrepancies.max() / self._inputs),
             agreement=None if np.isnan(same).all() else float(np.nanmin(same) / self._inputs),
+            errors=dict(zip([name for form in self._forms for name in form.names], errors.tolist(), strict=True)),
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tfdatafree.model.graph import Graph, Node, Ref
+from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.joins import branch_names, is_elementwise, joins_branches, moves_values, with_inputs
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.decision import Decision

@@ -111,20 +111,32 @@ def _compare_parts(form: OutputForm, x: np.ndarray, y: np.ndarray) -> tuple[Outp
         if math.prod(x.shape[1:]) != sum(part.places.size for part, _ in form.parts):
             return ()
         return tuple(_compare(part.name, part.of(x), part.of(y), classes) for part, classes in form.parts)
-    if form.has_classes or x.ndim < 2:
+    if form.has_classes:
         return ()
-    return tuple(
-        _compare(_channels(channels), x[..., channels], y[..., channels], False) for channels in channel_groups(x)
-    )
+    return tuple(_compare(part.name, part.of(x), part.of(y), False) for part in channel_parts(x))
 
 
-def channel_groups(values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(channels whose own 8-bit step is more than 8 times finer than that of all, the other channels); () without such ones."""
+def channel_parts(values: np.ndarray, tensor: str = "") -> tuple[Part, ...]:
+    """The narrow channels of `values` (n, ..., channels), and the others; () if there are no narrow ones.
+
+    A channel is narrow if its own 8-bit step would be more than 8 times finer than the step of all channels together.
+
+    Args:
+        tensor: What the parts are parts of.
+    """
+    if values.ndim < 2 or not values.size:
+        return ()
     rows = values.reshape(-1, values.shape[-1])
     highs, lows = np.maximum(rows.max(axis=0), 0), np.minimum(rows.min(axis=0), 0)
     reach = highs - lows
     narrow = (reach > 0) & (reach * UNEVEN < highs.max() - lows.min())
-    return (np.flatnonzero(narrow), np.flatnonzero(~narrow)) if narrow.any() else ()
+    if not narrow.any():
+        return ()
+    places = np.arange(values[0].size).reshape(values.shape[1:])
+    groups = (np.flatnonzero(narrow), np.flatnonzero(~narrow))
+    return tuple(
+        Part(tensor, _channels(group), places[..., group].shape, places[..., group].reshape(-1)) for group in groups
+    )
 
 
 def _channels(channels: np.ndarray) -> str:
