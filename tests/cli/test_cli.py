@@ -372,6 +372,22 @@ def test_sparsity_prunes_by_the_method_asked_for(folder, capsys):
 
 
 @pytest.mark.slow
+def test_split_outputs_gives_boxes_and_scores_outputs_of_their_own(folder, capsys):
+    x = keras.Input((8, 8, 3))
+    boxes = keras.layers.Rescaling(500.0)(keras.layers.Conv2D(4, 1, activation="sigmoid", name="boxes")(x))
+    scores = keras.layers.Conv2D(2, 1, activation="sigmoid", name="scores")(x)
+    keras.Model(x, keras.layers.Concatenate(name="both")([boxes, scores])).save("model.keras")
+    command = ["compress", "model.keras", "-o", "split.tflite", "--input_range=-1,1", "--save_recipe=recipe.json"]
+    assert main([*command, "--split_outputs"]) == 0
+    printed = capsys.readouterr().out
+    assert 'both: np.concatenate([y["boxes"], y["scores"]], axis=-1)' in printed and "WARNING" not in printed
+    assert len(inspect_file("split.tflite").outputs) == 2
+    assert json.loads(Path("recipe.json").read_text())["quantize"]["split_outputs"] is True
+    lines = compared(capsys, "model.keras", "split.tflite")
+    assert "SQNR" in lines and "agreement" not in lines
+
+
+@pytest.mark.slow
 def test_size_searches_bits_and_says_which_size_can_be_had(folder, capsys):
     command = ["compress", MODEL, "-o", "small.tflite", "--input_range=0,1"]
     assert main([*command, "--size=0.1"]) == 1

@@ -59,14 +59,14 @@ class Diagnosis:
         model, recipe: Names of the model and of the recipe.
         suspects: Every quantizer, the most damaging first.
         error, output_discrepancy, agreement: As in a Suspect, for all quantizers together.
-        errors: Result before a softmax, or a part of it (a branch that it joins, or channels of very different ranges) -> its
-            error. `error` is the largest of results and branches.
         dead, caps: Layer -> what BatchNorm statistics say about its channels. `dead`: some have no effect. `caps`: how often
             values reach the cap of a ReLU6 or a similar activation.
         images: Number of inputs that the damage was measured on.
         inputs: Kind of these inputs.
         seconds: Duration of the diagnosis.
         given: Layer -> the rule that the recipe has for it.
+        errors: Result before a softmax, or a part of it (a branch that it joins, or channels of very different ranges) -> its
+            error. `error` is the largest of results and branches.
     """
 
     model: str

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfdatafree.model.graph import Graph, Node, Ref
-from tfdatafree.model.kernels import find_layout
+from tfdatafree.model.graph import Graph, Layer, Node, Ref
+from tfdatafree.model.kernels import find_layout, kernel_of
 from tfdatafree.model.operations import OPERATIONS, operation_of
 
 # float32 holds every whole number up to this one.
@@ -162,10 +162,18 @@ def _stem(graph: Graph, producers: dict[str, Node], tensor: str) -> str:
             first = first or node.name
             if not _is_automatic(node.layer):
                 return node.name
-        if len(node.inputs) != 1 or find_layout(graph.layer_of(node)) is not None:
+        if len(node.inputs) != 1 or _computes(graph.layer_of(node)):
             break
         node = before
     return first or tensor
+
+
+def _computes(layer: Layer) -> bool:
+    """Whether the layer has a kernel that does more than to scale channels, which a folded Rescaling does."""
+    layout = find_layout(layer)
+    return layout is not None and (
+        layout.kind != "depthwise" or kernel_of(layer).shape[: layout.rank] != (1,) * layout.rank
+    )
 
 
 def _is_automatic(name: str) -> bool:
