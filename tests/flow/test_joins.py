@@ -1,6 +1,8 @@
 """Boxes beside scores on one grid: named, and mended by outputs of their own or by 16 bits."""
 
 import functools
+import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.slow
 def _detector(pixels: float = 640.0, kind: str = "beside") -> keras.Model:
     x = image()
     y = L.Conv2D(6, 3, padding="same", activation="relu", name="features")(x)
-    boxes = L.Rescaling(pixels, name="pixels")(L.Conv2D(4, 1, activation="sigmoid", name="boxes")(y))
+    boxes = L.Rescaling(pixels)(L.Conv2D(4, 1, activation="sigmoid", name="boxes")(y))
     scores = L.Conv2D(5, 1, activation="softmax", name="scores")(y)
     results = {
         "beside": lambda: L.Reshape((64, 9), name="rows")(L.Concatenate(name="both")([boxes, scores])),
@@ -41,12 +43,12 @@ def test_lost_branches_are_named_with_their_steps():
     report = _compressed().report
     (warning, unlike) = report.warnings
     assert (
-        "'scores' needs steps of 0.0039" in warning and "'pixels' forces" in warning and "split_outputs=True" in warning
+        "'scores' needs steps of 0.0039" in warning and "'boxes' forces" in warning and "split_outputs=True" in warning
     )
     assert "'scores' in output 'rows' is unlike" in unlike
     (output,) = report.outputs
     boxes, scores = output.parts
-    assert (boxes.name, scores.name) == ("pixels", "scores") and output.worst is scores
+    assert (boxes.name, scores.name) == ("boxes", "scores") and output.worst is scores
     assert scores.sqnr_db < 6 < 20 < boxes.sqnr_db, "the boxes alone look good"
     assert output.agreement is None and boxes.agreement is None and scores.agreement < 1
     for text in (str(report), report._repr_html_()):
@@ -57,7 +59,7 @@ def test_lost_branches_are_named_with_their_steps():
 def test_branches_with_outputs_of_their_own_keep_their_values(tmp_path):
     model, split = _detector(), _compressed(split_outputs=True)
     file = split.save(tmp_path / "split.tflite")
-    assert [output.name for output in inspect_file(file).outputs] == ["pixels", "scores_softmax"]
+    assert [output.name for output in inspect_file(file).outputs] == ["rescaling", "scores_softmax"]
     assert split.report.warnings == []
     (x,) = (np.clip(values, -1, 1) for values in random_inputs(model, 4))
     wanted, found = model.predict(x, verbose=0), split.predict(x)
@@ -70,15 +72,21 @@ def test_branches_with_outputs_of_their_own_keep_their_values(tmp_path):
         assert output_discrepancy(model, form, x) == pytest.approx(output_discrepancy(model, split.model, x), abs=1e-3)
     (compared,) = compare(tmp_path / "float.keras", file, data=x).outputs
     assert compared.parts[1].sqnr_db == pytest.approx(sqnr_db(wanted[..., 4:], found[..., 4:]))
+
+
+def test_the_code_of_the_guide_gives_what_predict_gives(tmp_path, monkeypatch):
+    split = _compressed(split_outputs=True)
+    monkeypatch.chdir(tmp_path)
+    split.save("model.tflite")
+    page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Interpreter" in block)
+    (x,) = random_inputs(_detector(), 1)
+    names = {"q": split.built.grids["image"].quantize(x).astype(np.int8)}
+    exec(code, names)
     (line,) = split.report.decoding.values()
-    y = dict(
-        zip(
-            ["pixels", "scores"],
-            (found.reshape(4, 8, 8, 9)[..., some] for some in (slice(4), slice(4, 9))),
-            strict=True,
-        )
-    )
-    np.testing.assert_array_equal(eval(line, {"np": np, "y": y}), found)
+    assert line.startswith('np.concatenate([y["boxes"], y["scores"]], axis=-1)')
+    for found in (names["predictions"].reshape(1, 64, 9), eval(line, names)):
+        np.testing.assert_array_equal(found, split.predict(x))
 
 
 def test_the_argument_and_the_option_give_the_same_file():
@@ -126,5 +134,5 @@ def test_diagnosis_looks_at_each_branch():
         _detector(), Recipe(quantize=Quantize(split_outputs=True)), input_range=(-1, 1), images=2, verbose=0
     )
     errors = {name.split(": ")[1]: error for name, error in found.errors.items()}
-    assert errors["scores"] == found.error > 0.5 > 0.05 > errors["pixels"] and "both: scores" in str(found)
+    assert errors["scores"] == found.error > 0.5 > 0.05 > errors["boxes"] and "both: scores" in str(found)
     assert split.error < 0.1 and "both" not in {suspect.name for suspect in split.suspects}

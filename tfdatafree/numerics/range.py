@@ -25,3 +25,8 @@ class Range:
 def with_room(range_: Range) -> Range:
     """Four times the range, for tensors with so many levels that they need no more resolution."""
     return Range(_ROOM * range_.low, _ROOM * range_.high)
+
+
+def without_room(range_: Range) -> Range:
+    """The range that `with_room` made this one of."""
+    return Range(range_.low / _ROOM, range_.high / _ROOM)

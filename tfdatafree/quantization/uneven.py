@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tfdatafree.model.joins import branch_names, joins_branches
 from tfdatafree.numerics.affine import activation_quantizer
+from tfdatafree.numerics.range import without_room
 from tfdatafree.quantization.decision import Decision
 
 # Three bits of a branch's eight.
@@ -54,10 +55,12 @@ def find_uneven(decision: Decision) -> list[Uneven]:
             range_ = decision.ranges.get(tensor)
             if range_ is None or range_.low == range_.high:
                 continue
+            if bits == 16:
+                range_ = without_room(range_)
             step = float(activation_quantizer(range_.low, range_.high, min(bits, 8)).scale)
             own = grids.get(tensor)
             if own is not None and own != common:
-                step = max(step, float(own.scale))
+                step = max(step, float(own.scale))  # it is rounded before
             steps[name] = step
         uneven = Uneven(node.name, node.output, float(common.scale), steps)
         if uneven.lost:
