@@ -8,6 +8,7 @@ from tiny_models import build, fresh, image, random_inputs, randomized
 
 import tfdatafree
 from tfdatafree import Quantize, Recipe, generate_images, output_discrepancy, response_discrepancy
+from tfdatafree.compare import compare
 from tfdatafree.numerics import metrics
 
 pytestmark = pytest.mark.slow
@@ -118,3 +119,15 @@ def test_what_does_not_fit_is_told(model, compressed):
         output_discrepancy(model, 3, x)
     with pytest.raises(tfdatafree.LoadError, match="the .tflite cannot be run"):
         output_discrepancy(model, b"nonsense", x)
+
+
+def test_the_argmax_is_told_where_there_are_classes(model, compressed, tmp_path):
+    x = image()
+    vector = L.Dense(6, name="vector")(L.GlobalAveragePooling2D()(x))
+    model.save(tmp_path / "classifier.keras")
+    randomized(keras.Model(x, L.BatchNormalization()(vector))).save(tmp_path / "embedding.keras")
+    file = compressed.save(tmp_path / "classifier.tflite")
+    for a, b in ((tmp_path / "classifier.keras", file), (file, file)):
+        assert compare(a, b, n=2).outputs[0].agreement is not None
+    embedding = compare(tmp_path / "embedding.keras", tmp_path / "embedding.keras", n=2)
+    assert embedding.outputs[0].agreement is None and "argmax" not in str(embedding)
