@@ -38,6 +38,9 @@ def _advice(decision: Decision, uneven: Uneven, at_output: bool) -> str:
         return "pass split_outputs=True, which gives each branch an output of its own"
     if decision.options.activation_bits == 16 or uneven.tensor in decision.placement.ruled_bits:
         return "bring the branches to similar ranges before they are joined"
+    nodes = list(_holding(decision.graph, decision.graph.node(uneven.node)))
+    if 16 in decision.target.activation_bits and _may_have_16_bits(decision, nodes):
+        return f"Rule({nodes[0].layer!r}, activation_bits=16) helps, or similar ranges of the branches"
     return (
         f"this target has no 16 bits for all operators that write or read it; keep '{uneven.node}' and these in float, or "
         "bring the branches to similar ranges"
