@@ -36,7 +36,7 @@ from tfdatafree.flow.steps import (
 from tfdatafree.inputs.given import Inputs
 from tfdatafree.inputs.probes import Probes
 from tfdatafree.measuring.observe import Observed
-from tfdatafree.model.network import Network
+from tfdatafree.model.network import Network, Pruning
 from tfdatafree.model.rule_match import rule_notes
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.progress import Progress
@@ -134,7 +134,8 @@ def compress(
         progress.close()
     report = dataclasses.replace(compressed.report, seconds=time.perf_counter() - started)
     for text in report.warnings:
-        logging.warning("%s", text)
+        if text != report.unborne:  # was logged right after pruning
+            logging.warning("%s", text)
     return dataclasses.replace(compressed, report=report)
 
 
@@ -144,6 +145,13 @@ def _expected_seconds(recipe: Recipe) -> dict[str, float]:
     if recipe.recover is not None:
         steps |= {IMAGES_STAGE, LAYERS_STAGE}
     return expected_seconds(recipe) | {step: seconds for step, seconds in _SECONDS.items() if step in steps}
+
+
+def _with_found_sparsity(recipe: Recipe, pruning: Pruning | None) -> Recipe:
+    """`recipe` with the sparsity that was found in place of "auto"."""
+    if recipe.prune is None or recipe.prune.sparsity != "auto" or pruning is None:
+        return recipe
+    return dataclasses.replace(recipe, prune=dataclasses.replace(recipe.prune, sparsity=pruning.asked))
 
 
 def _assemble(
@@ -172,6 +180,7 @@ def _assemble(
         if decision.options.one_step_per_channel(dense=True) != requested.one_step_per_channel(dense=True):
             notes["dense layers"] = f"one weight scale per tensor, as {task.target.title} requires"
     policy, replay = (None, task.user_recipe) if bits is None else (bits.policy, bits.replay)
+    replay = _with_found_sparsity(replay, network.pruning)
     report = make_report(
         network, built, evidence, inputs, recipe=task.recipe, target=task.target, notes=notes, policy=policy
     )

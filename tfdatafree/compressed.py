@@ -37,8 +37,8 @@ class Compressed:
 
     Attributes:
         recipe: The recipe that made it.
-        replay: A recipe that makes the same file without a search: the bits that `recipe.policy` found, as rules. `recipe`
-            itself if there was nothing to search.
+        replay: A recipe that makes the same file without a search: the bits that `recipe.policy` found, as rules, and the
+            sparsity in place of "auto". `recipe` itself if there was nothing to search.
         report: One page about the compression: `print(compressed.report)`, `compressed.report.to_dict()`.
         weight_grids: Layer of `.model` -> grid of its kernel; None if its scales do not run along a single axis. Empty
             if weights stayed in float.

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -27,7 +27,7 @@ _SPARSITY = 0.5
 
 def prune(
     model: "keras.Model | str | os.PathLike",
-    sparsity: float | None = None,
+    sparsity: float | Literal["auto"] | None = None,
     *,
     method: PruneMethod = "auto",
     pattern: str | None = None,
@@ -42,8 +42,8 @@ def prune(
 
     Args:
         model, input_range, input_shape, representative_data, seed, unsafe_load, verbose: As for `compress`.
-        sparsity: Part of the convolution and dense weights that becomes zero, in [0, 1). None: the part that `pattern`
-            gives, else 0.5.
+        sparsity: Part of the convolution and dense weights that becomes zero, in [0, 1), or "auto", as for `Prune`. None: the
+            part that `pattern` gives, else 0.5.
         method, pattern: As for `Prune`.
 
     Returns:

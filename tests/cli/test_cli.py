@@ -135,6 +135,10 @@ def test_version(capsys):
             "pattern .2:4. gives 0.5; leave one out",
         ),
         (
+            ("compress", MODEL, "-o", "out.tflite", "--pattern=2:4", "--sparsity=auto"),
+            "pattern '2:4' decides it: 0.5; leave sparsity out",
+        ),
+        (
             ("compress", MODEL, "-o", "out.tflite", "--target=ethos-55"),
             "target is 'ethos-55'; did you mean 'ethos-u55'",
         ),
@@ -385,6 +389,18 @@ def test_split_outputs_gives_boxes_and_scores_outputs_of_their_own(folder, capsy
     assert json.loads(Path("recipe.json").read_text())["quantize"]["split_outputs"] is True
     lines = compared(capsys, "model.keras", "split.tflite")
     assert "SQNR" in lines and "agreement" not in lines
+
+
+@pytest.mark.slow
+def test_what_a_network_bears_is_found_and_what_it_does_not_bear_is_the_first_line(folder, capsys):
+    command = ["compress", MODEL, "--recipe=float16", "--prune=uniform", "--input_range=0,1"]
+    assert main([*command, "-o", "broken.tflite", "--sparsity=0.98"]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    bears = int(re.fullmatch(r"WARNING: pruned by 98 %, '.+' decides .+ would bear about (\d+) % .+", first)[1])
+    assert not any("WARNING" in line for line in others)
+    assert main([*command, "-o", "kept.tflite", "--sparsity=auto"]) == 0
+    kept = capsys.readouterr().out
+    assert "WARNING" not in kept and f"  zeros       {bears}.0 % of the weights" in kept
 
 
 @pytest.mark.slow

@@ -307,6 +307,11 @@ def test_a_float_file_is_pruned_too_and_the_same_seed_gives_the_same_bytes():
         ({"sparsity": "half"}, "sparsity is 'half'"),
         ({}, "neither of sparsity and strength came"),
         ({"sparsity": 0.5, "strength": 1e-5}, "both of sparsity and strength came"),
+        ({"sparsity": "auto", "strength": 1e-5}, "both of sparsity and strength came; give one: .* sparsity='auto'"),
+        (
+            {"sparsity": "auto", "pattern": "2:4"},
+            "sparsity is 'auto', but pattern '2:4' decides it: 0.5; leave sparsity out",
+        ),
         ({"strength": -1.0}, "strength is -1.0; give a positive number"),
         ({"strength": 1e-5, "method": "erk"}, "strength is for the methods 'str' and 'budget', not 'erk'"),
         ({"sparsity": 0.5, "method": "magic"}, "method is 'magic'; choose one of 'auto', 'obs'"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfdatafree.pruning.sparsity import balance, erk, erk_lwdf, largest_of_all, largest_of_each, uniform
+from tfdatafree.pruning.sparsity import balance, erk, erk_lwdf, largest_of_all, largest_of_each, scaled, uniform
 
 SHAPES = {"stem": (3, 3, 3, 8), "wide": (3, 3, 32, 64), "point": (1, 1, 64, 48), "head": (48, 10)}
 SIZES = {key: int(np.prod(shape)) for key, shape in SHAPES.items()}
@@ -69,7 +69,7 @@ def test_balanced_masks_meet_the_budget_and_no_other_split_costs_less(sparsity):
     random = np.random.default_rng(1)
     scores = {key: random.random(shape) for key, shape in SHAPES.items()}
     measure = costing(scores, {"stem": 30.0, "wide": 0.2, "point": 1.0, "head": 7.0})
-    masks = balance(scores, sparsity, measure, rounds=6)
+    masks = largest_of_all(scaled(scores, balance(scores, sparsity, measure, rounds=6)), sparsity)
     total = sum(SIZES.values())
     assert sum(np.count_nonzero(~mask) for mask in masks.values()) == round(sparsity * total)
     fair = largest_of_all({key: values * measure({key: np.zeros(values.shape, bool) for key, values in scores.items()})[key]
@@ -79,5 +79,6 @@ def test_balanced_masks_meet_the_budget_and_no_other_split_costs_less(sparsity):
 
 def test_a_layer_that_costs_nothing_is_pruned_before_the_others():
     scores = {key: np.random.default_rng(2).random(shape) for key, shape in SHAPES.items()}
-    masks = balance(scores, 0.3, costing(scores, {"stem": 1.0, "wide": 0.0, "point": 1.0, "head": 1.0}))
+    factors = balance(scores, 0.3, costing(scores, {"stem": 1.0, "wide": 0.0, "point": 1.0, "head": 1.0}))
+    masks = largest_of_all(scaled(scores, factors), 0.3)
     assert masks["stem"].all() and masks["head"].all() and not masks["wide"].all()

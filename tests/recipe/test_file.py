@@ -21,6 +21,7 @@ RECIPES = {
     **PRESETS,
     "rules": Recipe(name="mine", prune=Prune(sparsity=0.5), rules=(*RULES, Rule("Dense", sparsity=0))),
     "pattern": Recipe(prune=Prune(pattern="2:4", depthwise=True), generate=Generate(images=3)),
+    "found sparsity": Recipe(prune=Prune(sparsity="auto", pattern="4x1")),
     "strength": Recipe(quantize=None, prune=Prune(strength=1e-5)),
     "search": Recipe(policy=Search(size=0.6), rules=RULES[:2]),
     "edges": Recipe(quantize=Quantize(activation_bits=16, edge_dtype="float32", bias_correction=False)),

@@ -33,8 +33,10 @@ from tfdatafree.preconditioning.level import level_channels
 from tfdatafree.preconditioning.precondition import moved_by_caps, moved_results, precondition
 from tfdatafree.preconditioning.scale_channels import scale_folded
 from tfdatafree.progress import Progress
-from tfdatafree.pruning.channels import prune_channels
-from tfdatafree.pruning.prune import prune
+from tfdatafree.pruning.bearing import Attempts, find_bearable, prune_as_asked, verdict
+from tfdatafree.pruning.channels import ChannelPruner
+from tfdatafree.pruning.judge import Judge
+from tfdatafree.pruning.prune import Pruner
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.quantize import choose_input_ranges, needs_moments, quantize
 from tfdatafree.recipe.prune import Prune
@@ -45,6 +47,8 @@ from tfdatafree.task import Task
 _ROUNDING = 0.01
 # Number of generated inputs on which the reach of channels is measured.
 _REACH_INPUTS = 4
+# Fewest generated inputs on which a pruned network is judged. Nothing else sees them.
+_JUDGING_INPUTS, _JUDGING_SEED = 128, 800_000
 # The steps in order, and the seconds that each takes on a small classifier.
 _SECONDS = {
     "load": 3,
@@ -156,36 +160,68 @@ def _note_scaling(which: str, given: np.ndarray, input_range: InputRange) -> Non
 
 
 def prune_network(network: Network, task: Task, inputs: Inputs, progress: Progress) -> Network:
-    """The network with zeros in its kernels, or without some of its channels, if the recipe prunes."""
+    """The network with zeros in its kernels, or without some of its channels, if the recipe prunes.
+
+    Its results are compared with those before pruning. If they are unlike, a warning is logged at once, with the sparsity that
+    the network would bear.
+    """
     options = task.recipe.prune
     if options is None:
         return network
-    if options.method == "channel":
-        with progress.stage("remove channels"):
-            return _remove_channels(network, options, task, inputs)
-    with progress.stage("prune"):
-        means = tensor_means(
-            network.unfolded,
-            inputs.arrays,
-            samples=task.recipe.generate.samples,
-            standard=_standard(task.recipe),
-            seed=task.seed,
+    attempts: Attempts
+    with progress.stage("remove channels" if options.method == "channel" else "prune"):
+        if options.method == "channel":
+            attempts = _ChannelAttempts(network, options, inputs, task.seed)
+        else:
+            means = tensor_means(
+                network.unfolded,
+                inputs.arrays,
+                samples=task.recipe.generate.samples,
+                standard=_standard(task.recipe),
+                seed=task.seed,
+            )
+            attempts = Pruner(network, options, means=means, seed=task.seed)
+        arrays = _judging_inputs(network, inputs, task)
+        judge = Judge(network.reference, arrays)
+        compared_on = f"{len(arrays[0])} {'given' if inputs.real else 'generated'} inputs"
+        if options.sparsity == "auto":
+            pruned = find_bearable(attempts, judge, compared_on)
+        else:
+            pruned = prune_as_asked(attempts, options.sparsity, judge, compared_on, search=options.is_free)
+    if pruned.pruning is not None and (text := verdict(network.source.name, pruned.pruning)):
+        logging.warning("%s", text)
+    return pruned
+
+
+def _judging_inputs(network: Network, inputs: Inputs, task: Task) -> list[np.ndarray]:
+    """The given inputs; or generated ones, more of them than layers are run on, because a share of a few is coarse."""
+    if inputs.real:
+        return inputs.arrays
+    count = affordable(network.reference, max(_JUDGING_INPUTS, len(inputs.arrays[0])))
+    return make_inputs(network.reference, count, network.input_ranges, seed=task.seed + _JUDGING_SEED)
+
+
+class _ChannelAttempts:
+    """`bearing.Attempts` that remove channels."""
+
+    limits = (0.0, 1.0)
+
+    def __init__(self, network: Network, options: Prune, inputs: Inputs, seed: int):
+        self._network, self._inputs = network, inputs
+        self._prune = ChannelPruner(network.unfolded, options, input_ranges=network.input_ranges, seed=seed)
+
+    def __call__(self, sparsity: float | None, *, roughly: bool = False) -> Network:
+        assert sparsity is not None, "a strength is not for channels"
+        pruned = self._prune(sparsity)
+        folded = fold_scales(fold(pruned.graph).graph).graph
+        record = Pruning(method="channel", sparsity=pruned.sparsity, layers=pruned.layers, asked=sparsity)
+        network = dataclasses.replace(
+            self._network, unfolded=pruned.graph, reference=folded, current=folded, pruning=record
         )
-        return prune(network, options, means=means, seed=task.seed)
-
-
-def _remove_channels(network: Network, options: Prune, task: Task, inputs: Inputs) -> Network:
-    pruned = prune_channels(network.unfolded, options, input_ranges=network.input_ranges, seed=task.seed)
-    folded = fold_scales(fold(pruned.graph).graph).graph
-    change = moved_results(network.reference, folded, inputs.arrays)
-    network = dataclasses.replace(
-        network,
-        unfolded=pruned.graph,
-        reference=folded,
-        current=folded,
-        pruning=Pruning(method="channel", sparsity=pruned.sparsity, layers=pruned.layers),
-    )
-    return network.logged(notes={"channels removed": change}, reasons=pruned.reasons)
+        if roughly:
+            return network
+        change = moved_results(self._network.reference, folded, self._inputs.arrays)
+        return network.logged(notes={"channels removed": change}, reasons=pruned.reasons)
 
 
 def level_network(network: Network, task: Task, inputs: Inputs) -> Network:

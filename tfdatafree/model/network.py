@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from tfdatafree.model.graph import Graph
+from tfdatafree.numerics.fidelity import Fidelity
 from tfdatafree.recipe.rules import NO_RULES, LayerRules
 
 # "pictures": what `inputs/procedural.py` makes for images. "fields": smooth along all axes but the channels, not bounded, of
@@ -89,12 +90,20 @@ class Pruning:
         sparsity: Fraction of the weights of all pruned kernels that is zero, or was removed with its channel.
         layers: Layer -> the same for its kernel.
         discrepancies: Candidate -> Output Discrepancy on generated images; empty where there was only one candidate.
+        asked: The sparsity that was asked for, or that a search found; None where a strength decided.
+        fidelity: How well the worst of the network's results stays; None if it was not compared.
+        compared_on: The inputs of this comparison.
+        bears: The largest sparsity found at which all results are kept; None if nothing was searched or found.
     """
 
     method: str
     sparsity: float
     layers: Mapping[str, float]
     discrepancies: Mapping[str, float] = field(default_factory=dict)
+    asked: float | None = None
+    fidelity: Fidelity | None = None
+    compared_on: str = ""
+    bears: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

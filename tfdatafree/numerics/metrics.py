@@ -30,6 +30,11 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean(a.argmax(-1) == b.argmax(-1)))
 
 
+def has_classes(output: np.ndarray) -> bool:
+    """Whether the last axis of an array (n, ...) has at least two entries, so that an argmax chooses one."""
+    return output.ndim > 1 and output.shape[-1] > 1
+
+
 def output_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
     """Mean over samples of || a/||a||_2 - b/||b||_2 ||_2, between 0 and 2; lower is better.
 
@@ -78,7 +83,7 @@ def normal_divergence(
 
 
 def _responses(a: np.ndarray) -> np.ndarray:
-    centred = a - a.mean(axis=-1, keepdims=True) if a.ndim > 1 and a.shape[-1] > 1 else a
+    centred = a - a.mean(axis=-1, keepdims=True) if has_classes(a) else a
     responses = (centred - centred.mean(axis=0)).reshape(len(a), -1)
     norms, output_norms = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (responses, a.reshape(len(a), -1)))
     return np.where(norms <= _ROUNDING * output_norms, 0.0, responses)

@@ -54,49 +54,62 @@ class PrunedChannels:
     reasons: dict[str, str]
 
 
-def prune_channels(unfolded: Graph, options: Prune, *, input_ranges: InputRanges, seed: int = 0) -> PrunedChannels:
-    """Removes about `options.sparsity` of the weights of all kernels as whole channels.
+class ChannelPruner:
+    """Removes channels, to one or to several sparsities. What does not depend on the sparsity is measured once.
 
     Args:
         unfolded: A separated graph with its BatchNorms, whose statistics take the place of data.
-        options: Only `sparsity`, `multiple`, `correct`, `refit`, `inputs`, `activations` and `images` have an effect.
+        options: Only `multiple`, `correct`, `refit`, `inputs`, `activations` and `images` have an effect.
         input_ranges: Ranges of the model's inputs.
     """
-    channels = find_channels(unfolded)
-    spaces = find_spaces(channels)
-    kernels = _describe_kernels(unfolded, channels, spaces)
-    statistics = _measure_statistics(unfolded, seed)
-    covariances = input_covariances(
-        unfolded,
-        unfolded,
-        drawing(unfolded, input_ranges),
-        inputs=options.inputs,
-        activations=options.activations,
-        images=options.images,
-        seed=seed,
-    )
-    first_calls = _first_calls(unfolded)
-    orders = []
-    for space in spaces:
+
+    def __init__(self, unfolded: Graph, options: Prune, *, input_ranges: InputRanges, seed: int = 0):
+        self._unfolded, self._options = unfolded, options
+        self._channels = channels = find_channels(unfolded)
+        self._spaces = find_spaces(channels)
+        self._kernels = _describe_kernels(unfolded, channels, self._spaces)
+        self._statistics = _measure_statistics(unfolded, seed)
+        self._covariances = input_covariances(
+            unfolded,
+            unfolded,
+            drawing(unfolded, input_ranges),
+            inputs=options.inputs,
+            activations=options.activations,
+            images=options.images,
+            seed=seed,
+        )
+        self._orders = [self._order(space) for space in self._spaces]
+
+    def __call__(self, sparsity: float) -> PrunedChannels:
+        """Removes about `sparsity` of the weights of all kernels as whole channels."""
+        unfolded, channels = self._unfolded, self._channels
+        losses = [values for _, values in self._orders]
+        counts = choose_channel_counts(losses, self._kernels, sparsity, multiple=self._options.multiple)
+        removed: set[int] = set()
+        for space, (order, _), count in zip(self._spaces, self._orders, counts, strict=True):
+            removed.update(space[order[: len(space) - count]].tolist())
+        graph = _refit_readers(unfolded, channels, removed, self._covariances, self._statistics, self._options)
+        graph = without_groups(graph, channels, removed)
+        before, after = _count_weights(unfolded), _count_weights(graph)
+        layers = {key: 1 - after.get(key, 0) / size for key, size in before.items()}
+        reached = 1 - sum(after.values()) / max(sum(before.values()), 1)
+        reasons = {key: f"channels not removed: {why}" for key, why in channels.layer_reasons.items()}
+        return PrunedChannels(graph, layers, reached, reasons)
+
+    def _order(self, space: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(order in which the channels of the space go, loss that each adds)."""
+        graph, read = self._unfolded, self._channels.read
         readers = [
-            _reader(unfolded, node, channels.read[key], space, covariances.get(key), statistics)
-            for key, node in first_calls.items()
-            if key in channels.read and layout_of(unfolded.layers[key]).kind != "depthwise"
-            and np.isin(space[:1], channels.read[key]).any()
-        ]  # fmt: skip
-        orders.append(order_channels(readers) if readers else (np.arange(len(space)), np.zeros(len(space))))
-    losses = [values for _, values in orders]
-    counts = choose_channel_counts(losses, kernels, options.zeros, multiple=options.multiple)
-    removed: set[int] = set()
-    for space, (order, _), count in zip(spaces, orders, counts, strict=True):
-        removed.update(space[order[: len(space) - count]].tolist())
-    graph = _refit_readers(unfolded, channels, removed, covariances, statistics, options)
-    graph = without_groups(graph, channels, removed)
-    before, after = _count_weights(unfolded), _count_weights(graph)
-    layers = {key: 1 - after.get(key, 0) / size for key, size in before.items()}
-    sparsity = 1 - sum(after.values()) / max(sum(before.values()), 1)
-    reasons = {key: f"channels not removed: {why}" for key, why in channels.layer_reasons.items()}
-    return PrunedChannels(graph, layers, sparsity, reasons)
+            _reader(graph, node, read[key], space, self._covariances.get(key), self._statistics)
+            for key, node in _first_calls(graph).items()
+            if key in read and layout_of(graph.layers[key]).kind != "depthwise" and np.isin(space[:1], read[key]).any()
+        ]
+        return order_channels(readers) if readers else (np.arange(len(space)), np.zeros(len(space)))
+
+
+def prune_channels(unfolded: Graph, options: Prune, *, input_ranges: InputRanges, seed: int = 0) -> PrunedChannels:
+    """Removes about `options.sparsity` of the weights of all kernels as whole channels; see `ChannelPruner`."""
+    return ChannelPruner(unfolded, options, input_ranges=input_ranges, seed=seed)(options.zeros)
 
 
 def find_spaces(channels: Channels) -> list[np.ndarray]:

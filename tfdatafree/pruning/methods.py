@@ -21,7 +21,16 @@ from tfdatafree.pruning.pattern_mask import mask_of
 from tfdatafree.pruning.problem import Problem
 from tfdatafree.pruning.repair import build_pruned, refit_weights, restore_variances
 from tfdatafree.pruning.soft_threshold import train_to_count, train_with_strength
-from tfdatafree.pruning.sparsity import balance, erk, erk_lwdf, largest_of_all, largest_of_each, share_rest, uniform
+from tfdatafree.pruning.sparsity import (
+    balance,
+    erk,
+    erk_lwdf,
+    largest_of_all,
+    largest_of_each,
+    scaled,
+    share_rest,
+    uniform,
+)
 from tfdatafree.pruning.support import choose_support, energy_scores
 
 # How far sensitivities of outputs are trusted (1: fully; 0: all outputs count alike). Then the least sensitivity of an output, as
@@ -54,7 +63,7 @@ def _erk_lwdf(problem: Problem) -> dict[str, np.ndarray]:
 
 
 def _obs(problem: Problem) -> dict[str, np.ndarray]:
-    weighted = dataclasses.replace(problem, matrices={key: _weight_outputs(problem, key) for key in problem.matrices})
+    weighted = _weighted(problem)
     counts = _balance_counts(problem, _energy_scores(weighted, DAMPING))
     by_magnitude = _largest_masks(problem, _magnitudes(weighted.matrices), counts)
     masks = {
@@ -64,6 +73,11 @@ def _obs(problem: Problem) -> dict[str, np.ndarray]:
         for key, matrix in weighted.matrices.items()
     }
     return _apply_masks(problem, masks)
+
+
+def _weighted(problem: Problem) -> Problem:
+    """The problem with weights scaled by how much the results need each output."""
+    return dataclasses.replace(problem, matrices={key: _weight_outputs(problem, key) for key in problem.matrices})
 
 
 def _weight_outputs(problem: Problem, key: str) -> np.ndarray:
@@ -128,15 +142,30 @@ def _highest(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[str, np
     return masks if problem.pattern is None else _largest_masks(problem, scores, _count_weights(masks))
 
 
-def _balance_counts(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Weights that stay per layer, so that the next weight costs the results about the same in every layer."""
-    counts, sparsity = share_rest(problem.sizes, problem.options.zeros, problem.fixed)
-    free = {key: values for key, values in scores.items() if key not in counts}
+def measure_prices(problem: Problem, method: str) -> dict[str, float] | None:
+    """What a unit of each layer's scores costs the results at the problem's sparsity; None: `method` does not ask.
+
+    The prices change little with the sparsity, so that they also serve near by.
+    """
+    if method not in ("obs", "str", "budget") or problem.options.strength is not None:
+        return None
+    fixed, sparsity = share_rest(problem.sizes, problem.options.zeros, problem.fixed)
+    free = problem.matrices.keys() - fixed.keys()
     decided = problem.pattern is not None and problem.pattern.sparsity is not None
     if len(free) < 2 or decided or problem.options.inputs != "normalized":
-        return _count_weights(_highest_of_all(problem, scores))
-    free_problem = dataclasses.replace(problem, matrices={key: problem.matrices[key] for key in free})
-    return counts | _count_weights(balance(free, sparsity, functools.partial(_measure_damages, free_problem)))
+        return None
+    scores = _energy_scores(_weighted(problem) if method == "obs" else problem, DAMPING)
+    free_problem = dataclasses.replace(
+        problem, matrices={key: matrix for key, matrix in problem.matrices.items() if key in free}
+    )
+    free_scores = {key: values for key, values in scores.items() if key in free}
+    return balance(free_scores, sparsity, functools.partial(_measure_damages, free_problem))
+
+
+def _balance_counts(problem: Problem, scores: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Weights that stay per layer, so that the next weight costs the results about the same in every layer."""
+    prices = dict.fromkeys(scores, 1.0) | dict(problem.prices or {})
+    return _count_weights(_highest_of_all(problem, scaled(scores, prices)))
 
 
 def _measure_damages(problem: Problem, masks: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -42,6 +42,7 @@ class Problem:
         classifiers: Layers whose covariance has the means of their classes added.
         images: Inputs of the graph on which single layers are measured.
         reasons: Why a kernel stays as it is, or is pruned without a covariance.
+        prices: What a unit of a layer's scores costs the results, from `methods.measure_prices`; None: the same in all layers.
     """
 
     reference: Graph
@@ -55,6 +56,7 @@ class Problem:
     classifiers: frozenset[str]
     images: list[np.ndarray]
     reasons: dict[str, str]
+    prices: Mapping[str, float] | None = None
 
     @property
     def pattern(self) -> Pattern | None:

@@ -24,20 +24,20 @@ With a pattern, only "obs" and "energy" are candidates: the policies per layer a
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from tfdatafree.activity import report_layer
 from tfdatafree.inputs.make import make_inputs
-from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of, output_last
 from tfdatafree.model.network import Network, Pruning
-from tfdatafree.numerics.metrics import output_discrepancy
-from tfdatafree.pruning.methods import METHODS
-from tfdatafree.pruning.problem import pose
+from tfdatafree.pruning.judge import Judge
+from tfdatafree.pruning.methods import METHODS, measure_prices
+from tfdatafree.pruning.problem import Problem, pose
 from tfdatafree.pruning.repair import build_pruned, refit_weights, restore_variances
+from tfdatafree.pruning.sparsity import sparsity_limits
 from tfdatafree.recipe.prune import Prune
 
 # Images that candidates are judged on. Covariances come from other images.
@@ -46,42 +46,81 @@ _CANDIDATES = ("obs", "energy", "global", "global_unfolded", "uniform", "erk")
 _CANDIDATES_IN_PATTERNS = ("obs", "energy")
 
 
-def prune(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], seed: int = 0) -> Network:
-    """`network` with zeros in the convolution and dense kernels of `current`, and with its masks and the record of pruning.
+class Pruner:
+    """Prunes a network, to one or to several sparsities. What does not depend on the sparsity is measured once.
 
     Args:
         means: Tensor -> mean per channel on real inputs, for the bias correction.
-
-    Raises:
-        ValueError: Rules fix the sparsity of single layers so that the others cannot meet the sparsity of the network.
     """
-    problem = pose(network, options, means=means, seed=seed)
-    if not problem.matrices:
-        return network.logged(reasons=problem.reasons)
-    candidates = _CANDIDATES if options.pattern is None else _CANDIDATES_IN_PATTERNS
-    names = candidates if options.method == "auto" else (options.method,)
-    judge = None
-    if len(names) > 1:
-        reference, ranges = network.reference, network.input_ranges
-        judge = _Judge(reference, make_inputs(reference, _JUDGING_IMAGES, ranges, seed=seed + _JUDGING_SEED))
-    discrepancies: dict[str, float] = {}
-    best: tuple[str, Graph, dict[str, str]] | None = None
-    for at, name in enumerate(names):
-        report_layer(f"by {name}", at / len(names))
-        weights = METHODS[name](problem)
-        if _refits(options, name):
+
+    def __init__(self, network: Network, options: Prune, *, means: Mapping[str, np.ndarray], seed: int = 0):
+        self._network, self._options = network, options
+        self._problem = pose(network, options, means=means, seed=seed)
+        candidates = _CANDIDATES if options.pattern is None else _CANDIDATES_IN_PATTERNS
+        self._names = candidates if options.method == "auto" else (options.method,)
+        self._prices: dict[str, dict[str, float] | None] = {}
+        self._taken = ""
+        self._judge: Judge | None = None
+        if len(self._names) > 1 and self._problem.matrices:
+            images = make_inputs(network.reference, _JUDGING_IMAGES, network.input_ranges, seed=seed + _JUDGING_SEED)
+            self._judge = Judge(network.reference, images)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The least sparsity that rules for single layers allow, and one that they do not allow any more."""
+        return sparsity_limits(self._problem.sizes, self._problem.fixed)
+
+    def __call__(self, sparsity: float | None, *, roughly: bool = False) -> Network:
+        """The network with zeros in the kernels of `current`, and with its masks and the record of pruning.
+
+        Args:
+            sparsity: None where the options have a strength.
+            roughly: Only by the method that the last call took, with the prices of weights that this call measured; by "obs" in
+                place of "str", which takes longer for the same loss.
+
+        Raises:
+            ValueError: Rules fix the sparsity of single layers so that the others cannot meet that of the network.
+        """
+        if not self._problem.matrices:
+            return self._network.logged(reasons=self._problem.reasons)
+        options = dataclasses.replace(self._options, sparsity=sparsity)
+        problem = dataclasses.replace(self._problem, options=options)
+        names: tuple[str, ...] = (self._taken,) if roughly and self._taken else self._names
+        if roughly:
+            names = tuple("obs" if name == "str" else name for name in names)
+        discrepancies: dict[str, float] = {}
+        best: tuple[str, Graph, dict[str, str]] | None = None
+        for at, name in enumerate(names):
+            report_layer(f"by {name}", at / len(names))
+            graph, reasons = self._pruned(problem, name, known=roughly)
+            if self._judge is not None and len(names) > 1:
+                discrepancies[name] = self._judge.discrepancy(graph)
+            if best is None or discrepancies[name] < discrepancies[best[0]]:
+                best = name, graph, reasons
+        assert best is not None, "there is at least one method"
+        self._taken, graph, uncorrected = best
+        masks = {
+            key: output_last(kernel_of(graph.layers[key]), layout_of(graph.layers[key])) != 0 for key in problem.sizes
+        }
+        reasons = {key: f"bias not corrected after pruning: {why}" for key, why in uncorrected.items() if key in masks}
+        record = dataclasses.replace(_record(self._taken, masks, discrepancies), asked=sparsity)
+        pruned = dataclasses.replace(self._network, current=graph, masks=masks, pruning=record)
+        return pruned.logged(reasons=problem.reasons | reasons)
+
+    def _pruned(self, problem: Problem, name: str, *, known: bool) -> tuple[Graph, dict[str, str]]:
+        """(the graph pruned by one method, layer -> why its bias was not corrected)."""
+        if not (known and name in self._prices):
+            self._prices[name] = measure_prices(problem, name)
+        weights = METHODS[name](dataclasses.replace(problem, prices=self._prices[name]))
+        if _refits(problem.options, name):
             weights = refit_weights(problem, {key: values != 0 for key, values in weights.items()})
-        graph, reasons = build_pruned(problem, restore_variances(problem, weights) if options.restore else weights)
-        if judge is not None:
-            discrepancies[name] = judge(graph)
-        if best is None or discrepancies[name] < discrepancies[best[0]]:
-            best = name, graph, reasons
-    assert best is not None, "there is at least one method"
-    method, graph, uncorrected = best
-    masks = {key: output_last(kernel_of(graph.layers[key]), layout_of(graph.layers[key])) != 0 for key in problem.sizes}
-    reasons = {key: f"bias not corrected after pruning: {why}" for key, why in uncorrected.items() if key in masks}
-    pruned = dataclasses.replace(network, current=graph, masks=masks, pruning=_record(method, masks, discrepancies))
-    return pruned.logged(reasons=problem.reasons | reasons)
+        return build_pruned(problem, restore_variances(problem, weights) if problem.options.restore else weights)
+
+
+def prune(network: Network, options: Prune, *, means: Mapping[str, np.ndarray], seed: int = 0) -> Network:
+    """`network` pruned as `options` say, with a known sparsity or a strength; see `Pruner`."""
+    sparsity = options.zeros if options.strength is None else None
+    return Pruner(network, options, means=means, seed=seed)(sparsity)
 
 
 def _record(method: str, masks: Mapping[str, np.ndarray], discrepancies: Mapping[str, float]) -> Pruning:
@@ -100,19 +139,3 @@ def _refits(options: Prune, method: str) -> bool:
     if options.refit is not None:
         return options.refit
     return method == "obs" or (method == "str" and options.strength is None)
-
-
-class _Judge:
-    """Output Discrepancy of a pruned graph's decision tensors on the same images; the sum over several of them."""
-
-    def __init__(self, reference: Graph, images: Sequence[np.ndarray]):
-        self.images = images
-        self.reference = self.results(reference)
-
-    def __call__(self, graph: Graph) -> float:
-        pairs = zip(self.results(graph), self.reference, strict=True)
-        return sum(output_discrepancy(np.nan_to_num(pruned), reference) for pruned, reference in pairs)
-
-    def results(self, graph: Graph) -> list[np.ndarray]:
-        shortened = graph.up_to(decision_tensors(graph) or graph.outputs)
-        return shortened.run_in_batches(self.images, graph.batch_size())

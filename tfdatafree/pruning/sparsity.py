@@ -31,12 +31,20 @@ def share_rest(sizes: Mapping[str, int], sparsity: float, fixed: Mapping[str, fl
     dropped = sum(sizes[key] - count for key, count in counts.items())
     rest = round(sparsity * total) - dropped
     if others and not 0 <= rest < others:
-        least, most = dropped / total, (dropped + others) / total
+        least, most = sparsity_limits(sizes, fixed)
         raise ValueError(
             f"sparsity is {sparsity:g} in all, but rules fix that of {len(fixed)} layers ({total - others:,} of {total:,} "
             f"weights), which leaves from {least:.3f} to below {most:.3f}; change one of them, or give every layer a rule."
         )
     return counts, rest / others if others else 0.0
+
+
+def sparsity_limits(sizes: Mapping[str, int], fixed: Mapping[str, float]) -> tuple[float, float]:
+    """(least sparsity of the network with the layers of `fixed`, the sparsity that it cannot reach); see `share_rest`."""
+    total = max(sum(sizes.values()), 1)
+    dropped = sum(round(part * sizes[key]) for key, part in fixed.items())
+    others = sum(size for key, size in sizes.items() if key not in fixed)
+    return dropped / total, (dropped + others) / total
 
 
 def uniform(sizes: Mapping[str, int], sparsity: float) -> dict[str, int]:
@@ -112,8 +120,8 @@ def balance(
     measure: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]],
     *,
     rounds: int = 3,
-) -> dict[str, np.ndarray]:
-    """Masks of the highest scores of the network, after scores of different layers are made to cost the same.
+) -> dict[str, float]:
+    """Factors by which the scores of each layer are multiplied, so that scores of different layers cost the same.
 
     Inside a layer, scores are assumed to be right up to a factor f: pruning it costs f times the sum of the dropped scores.
     Each round prunes by one threshold on f * scores, measures, and moves f half the way (of logarithms) to the measured factor.
@@ -124,7 +132,7 @@ def balance(
     """
     factors = dict.fromkeys(scores, 1.0)
     for at in range(rounds):
-        masks = largest_of_all({key: factors[key] * values for key, values in scores.items()}, sparsity)
+        masks = largest_of_all(scaled(scores, factors), sparsity)
         costs = measure(masks)
         dropped = {key: float(values[~masks[key]].sum()) for key, values in scores.items()}
         measured = {key: max(costs[key], _LEAST_COST) / total for key, total in dropped.items() if total > 0}
@@ -133,7 +141,12 @@ def balance(
             factors = dict.fromkeys(scores, float(np.median(list(measured.values())))) | measured
         else:
             factors |= {key: float(np.sqrt(value * factors[key])) for key, value in measured.items()}
-    return largest_of_all({key: factors[key] * values for key, values in scores.items()}, sparsity)
+    return factors
+
+
+def scaled(scores: Mapping[str, np.ndarray], factors: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """The scores of each layer times its factor."""
+    return {key: factors[key] * values for key, values in scores.items()}
 
 
 def largest_of_each(scores: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> dict[str, np.ndarray]:

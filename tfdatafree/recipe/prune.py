@@ -24,6 +24,8 @@ class Prune:
 
     Attributes:
         sparsity: Part of all these weights that becomes zero, in [0, 1). The network as a whole has exactly this sparsity.
+            "auto": the largest multiple of 0.02, found by bisection, at which the pruned network keeps 95 % of its decisions
+            on generated (or given) inputs. Results that are no classes keep an SQNR of 16 dB, without their mean.
         method: How zeros are chosen. "auto": prunes by "obs", "energy", "global", "global_unfolded", "uniform" and "erk", or in
             a pattern by "obs" and "energy". It takes the result whose outputs on generated inputs differ least.
             "obs": chooses zeros, and refits the other weights, so that each layer's output changes least, by the covariance
@@ -56,7 +58,7 @@ class Prune:
             decides the sparsity. For "str" and "budget".
     """
 
-    sparsity: float | None = None
+    sparsity: float | Literal["auto"] | None = None
     method: PruneMethod = "auto"
     pattern: str | None = None
     multiple: int = 1
@@ -85,9 +87,14 @@ class Prune:
             raise ValueError(f"multiple is for the method 'channel', not {self.method!r}.")
         if (self.sparsity is None) == (self.strength is None):
             came = "neither" if self.sparsity is None else "both"
-            raise ValueError(f"{came} of sparsity and strength came; give one: sparsity=0.5, or strength=1.55e-5.")
-        if self.sparsity is not None and not (is_number(self.sparsity) and 0 <= self.sparsity < 1):
-            raise ValueError(f"sparsity is {self.sparsity!r}; give the part of zeros, at least 0 and less than 1.")
+            raise ValueError(
+                f"{came} of sparsity and strength came; give one: sparsity=0.5, sparsity='auto', or strength=1.55e-5."
+            )
+        part = None if self.sparsity == "auto" else self.sparsity
+        if part is not None and not (is_number(part) and 0 <= part < 1):
+            raise ValueError(
+                f"sparsity is {self.sparsity!r}; give the part of zeros, at least 0 and less than 1, or 'auto'."
+            )
         if self.strength is not None:
             if not (is_number(self.strength) and 0 < self.strength < float("inf")):
                 raise ValueError(f"strength is {self.strength!r}; give a positive number, e.g. 1.55e-5.")
@@ -100,9 +107,14 @@ class Prune:
 
     @property
     def zeros(self) -> float:
-        """The sparsity, for methods that are not given a strength."""
-        assert self.sparsity is not None, "without a strength there is a sparsity"
+        """The sparsity, where it is known: without a strength, and after "auto" was decided."""
+        assert self.sparsity is not None and self.sparsity != "auto", "there is a sparsity"
         return self.sparsity
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the sparsity may be any: neither a strength nor a pattern such as "2:4" decides it."""
+        return self.strength is None and (self.pattern is None or parse_pattern(self.pattern).sparsity is None)
 
     def _check_pattern(self) -> None:
         if self.pattern is None:
@@ -117,6 +129,11 @@ class Prune:
             return
         if self.sparsity is None:
             object.__setattr__(self, "sparsity", pattern.sparsity)
+        elif self.sparsity == "auto":
+            raise ValueError(
+                f"sparsity is 'auto', but pattern {self.pattern!r} decides it: {pattern.sparsity:g}; leave sparsity out, or "
+                "choose blocks, e.g. '4x1'."
+            )
         elif self.sparsity != pattern.sparsity:
             raise ValueError(
                 f"sparsity is {self.sparsity!r}, but pattern {self.pattern!r} gives {pattern.sparsity:g}; leave one out."

@@ -108,8 +108,11 @@ def rewritten_report(
         note: What was done to the weights.
         seconds: How long that took, in addition.
     """
+    # How well the results stay right after pruning says nothing about other weights.
+    pruning = None if report.pruning is None else dataclasses.replace(report.pruning, fidelity=None)
     return dataclasses.replace(
         report,
+        pruning=pruning,
         seconds=report.seconds + seconds,
         notes={**report.notes, **built.notes, "feature regression": note},
         call={**report.call, "recovered": True},

@@ -12,6 +12,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from tfdatafree.pruning.bearing import stays
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.report.evidence import Evidence, Histogram
 from tfdatafree.report.network import assign_lanes
@@ -151,7 +152,8 @@ def _tiles(report: Report) -> Iterable[str]:
         yield _tile("Bits", f"{100 * part:.1f} %", small, part)
     if report.pruning is not None:
         part = report.pruning.sparsity
-        yield _tile("Zeros", f"{100 * part:.1f} %", f"of the weights, by {report.pruning.method}", part)
+        small = "; ".join(filter(None, (f"of the weights, by {report.pruning.method}", stays(report.pruning))))
+        yield _tile("Zeros", f"{100 * part:.1f} %", small, part)
     yield _tile("Time", f"{report.seconds:.1f} s", "for the whole compression")
 
 

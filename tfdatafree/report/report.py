@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tfdatafree.model.network import Mismatch, Pruning
+from tfdatafree.numerics.fidelity import LEAST_AGREEMENT, LEAST_SQNR_DB
+from tfdatafree.pruning.bearing import stays, verdict
 from tfdatafree.quantization.bit_choice import Policy
 from tfdatafree.report.outputs import OutputComparison
 from tfdatafree.targets.target import TargetCheck
 
-# Outputs below are unlike the float model's. The second holds for pruned networks, the third for single tensors.
-_LEAST_SQNR_DB, _LEAST_AGREEMENT, _BROKEN_SQNR_DB = 6.0, 0.8, 10.0
+# A tensor below is far off.
+_BROKEN_SQNR_DB = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +131,16 @@ class Report:
         """Values for JSON. An infinite SQNR, without any noise, is None."""
         values = asdict(self)
         parts = [part for output in values["outputs"] for part in output["parts"]]
-        for row in (*values["layers"], *values["outputs"], *parts):
+        fidelity = [] if self.pruning is None or self.pruning.fidelity is None else [values["pruning"]["fidelity"]]
+        for row in (*values["layers"], *values["outputs"], *parts, *fidelity):
             row["sqnr_db"] = row["sqnr_db"] if math.isfinite(row["sqnr_db"]) else None
         values["layers"] = list(values["layers"])
         return values
 
     def __str__(self) -> str:
-        lines = [f"{self.model}: recipe {self.recipe}", *(f"  WARNING     {text}" for text in self.warnings), ""]
+        unborne, others = self.unborne, [text for text in self.warnings if text != self.unborne]
+        lines = [f"WARNING: {unborne}"] if unborne else []
+        lines += [f"{self.model}: recipe {self.recipe}", *(f"  WARNING     {text}" for text in others), ""]
         lines += [
             f"  size        {self.float_bytes:,} bytes in float -> {self._size()}",
             *([] if self.zeros is None else [f"  packed      {self._packed(self.zeros)}"]),
@@ -153,9 +158,8 @@ class Report:
         if self.pruning is not None:
             part = f"{100 * self.pruning.sparsity:.1f} % of the weights"
             removed = self.pruning.method == "channel"
-            lines += [
-                f"  removed     {part}, as channels" if removed else f"  zeros       {part}, by {self.pruning.method}"
-            ]
+            part = f"removed     {part}, as channels" if removed else f"zeros       {part}, by {self.pruning.method}"
+            lines += ["; ".join(filter(None, (f"  {part}", stays(self.pruning))))]
         if self.layers:
             lines += ["", *self._table()]
         if self.pruning is not None:
@@ -167,28 +171,34 @@ class Report:
         return "\n".join(lines)
 
     @property
-    def warnings(self) -> list[str]:
-        """What makes the result useless, or may: outputs unlike the float model's, and an input range that is in doubt.
-        Also branches, or channels, that lose their values on the grid of a wider one.
+    def unborne(self) -> str:
+        """That the network does not bear its pruning, and what it would bear; empty: it does."""
+        return "" if self.pruning is None else verdict(self.model, self.pruning)
 
-        An output is unlike if its SQNR, or that of one of its parts, is under 6 dB. After pruning it is also unlike if fewer
-        than 80 % of the inputs keep their argmax.
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the result useless, or may: a pruning that was too much, an input range in doubt, unlike outputs.
+
+        Also branches, or channels, that lose their values on the grid of a wider one. An output is unlike if its SQNR, or that
+        of one of its parts, is under 6 dB. After pruning it is also unlike if fewer than 80 % of the inputs keep their argmax.
+        That is judged before anything is written; after recovery, it is judged by `outputs`.
         """
-        found = self.input_warning.splitlines()
-        found += self.uneven
+        found = [*filter(None, [self.unborne]), *self.input_warning.splitlines(), *self.uneven]
+        fidelity = None if self.pruning is None else self.pruning.fidelity
+        if fidelity is not None and fidelity.fails:
+            return found
         for output in self.outputs:
             worst = output.worst
             decided = [part.agreement for part in (output, *output.parts) if part.agreement is not None]
-            changed = self.pruning is not None and min(decided, default=1.0) < _LEAST_AGREEMENT
-            if worst.sqnr_db >= _LEAST_SQNR_DB and not changed:
+            recovered = self.pruning is not None and fidelity is None
+            changed = recovered and min(decided, default=1.0) < LEAST_AGREEMENT
+            if worst.sqnr_db >= LEAST_SQNR_DB and not changed:
                 continue
             same = "" if not decided else f", {min(decided):.0%} have the same argmax"
             name = f"output '{output.name}'" if worst is output else f"'{worst.name}' in output '{output.name}'"
             text = f"{name} is unlike the float model's: {worst.sqnr_db:.1f} dB on {self.compared_on}{same}"
             first = next((row.name for row in self.layers if row.sqnr_db < _BROKEN_SQNR_DB), None)
-            if self.pruning is not None:
-                text += f"; the network does not bear {self.pruning.sparsity:.0%} less weights: prune less, or recover"
-            elif first is not None:
+            if first is not None:
                 text += f"; the first tensor that is far off is '{first}'"
             found.append(text)
         return found
