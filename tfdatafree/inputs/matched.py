@@ -18,8 +18,8 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.model.network import InputRange, Mismatch
 from tfdatafree.recipe.recipe import Effort
 
-# Inputs of a BatchNorm that miss its statistics by this many nats are unlike real ones. Real inputs miss them by up to 1.
-MISSED = 1.0
+# Inputs that miss statistics by this many nats on average are unlike real ones. Real inputs miss them by up to 1.
+MISSED = 2.0
 _LEARNING_RATE = 0.03
 # Each step passes all inputs forward and back, which takes three times the multiplications of a pass.
 _PASSES = 3
@@ -29,12 +29,23 @@ _MOST_MULTIPLICATIONS = 2**38
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
+    """How inputs are matched.
+
+    Attributes:
+        images, steps, whole_set: As in `generate_images`.
+        mixed: Put an unmatched input after each matched one. Matched ones are less varied than real ones.
+    """
+
     images: int
     steps: int
     whole_set: bool
+    mixed: bool
 
 
-_PLANS = {"auto": _Plan(images=16, steps=30, whole_set=False), "best": _Plan(images=64, steps=100, whole_set=True)}
+_PLANS = {
+    "auto": _Plan(images=16, steps=30, whole_set=False, mixed=False),
+    "best": _Plan(images=64, steps=100, whole_set=True, mixed=True),
+}
 
 
 def needs_matching(mismatch: Mismatch | None, effort: Effort) -> bool:
@@ -77,6 +88,8 @@ def match_inputs(
         report_layer(f"loss {loss:.2f}", state.done / state.loss.size)
     matched = [array.reshape(-1, *array.shape[2:])[: plan.images] for array in state.images]
     rounded = [np.rint(x) if "int" in spec.dtype else x for x, spec in zip(matched, specs, strict=True)]
+    if plan.mixed:
+        rounded = [np.stack([x, y], axis=1).reshape(-1, *x.shape[1:]) for x, y in zip(rounded, begin, strict=True)]
     after = measure_mismatch(graph, rounded)
     if after is None or after.mean > before.mean:
         return ranges, before

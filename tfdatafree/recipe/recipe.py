@@ -38,7 +38,7 @@ class Generate:
         effort: How well the inputs shall fit the statistics of BatchNorms. "fast": kind, mean and strength of the inputs are
             those that the first BatchNorm tells. "auto": where other BatchNorms show that the inputs are unlike real ones, a
             few of them are also matched to all statistics, as `generate_images` does. It takes seconds. "best": 64 inputs
-            are always matched, in 100 steps, which takes minutes.
+            are always matched, in 100 steps, and are used beside others. It takes minutes.
     """
 
     images: int = 32

@@ -10,6 +10,7 @@ import numpy as np
 from tfdatafree.export.build import Built
 from tfdatafree.export.run import predict_as_written
 from tfdatafree.inputs.given import Inputs
+from tfdatafree.inputs.matched import MISSED
 from tfdatafree.measuring.confidence import BOUND, DATA, GENERATED, normalized_tensors, what_tells
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.network import InputRange, Network
@@ -28,8 +29,6 @@ from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros
 
 _PRUNED_FROM = "procedural images and BatchNorm statistics; no data"
 
-# Generated inputs that miss the stored statistics by this many nats on average are unlike real ones. Real ones reach 1.
-_UNLIKE = 2.0
 # Number of generated inputs on which the result is compared with the user's model.
 COMPARED_OUTPUTS = 32
 
@@ -201,7 +200,7 @@ def _input_warning(network: Network, inputs: Inputs) -> str:
     if inputs.real:
         return ""
     lines = [found.warning for found in network.input_ranges if found.warning]
-    if network.mismatch is not None and network.mismatch.mean > _UNLIKE:
+    if network.mismatch is not None and network.mismatch.mean > MISSED:
         lines.append(
             f"generated inputs miss the statistics of the network's BatchNorms by {network.mismatch}; activation ranges are "
             "in doubt: pass 8 real inputs as representative_data."
