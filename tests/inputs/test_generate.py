@@ -354,3 +354,13 @@ def test_other_channels_and_signals():
         generated("conv1d", 4, steps=1).sheet()
     with pytest.raises(ValueError, match=r"the images are for the 2 inputs \w+, \w+, and one array was wanted"):
         _ = generated("shared_layer", 4, steps=1).images
+
+
+def test_images_start_where_the_first_statistics_are():
+    inputs = keras.Input((8, 8, 1))
+    bn = keras.layers.BatchNormalization()
+    model = keras.Model(inputs, bn(inputs))
+    bn.moving_mean.assign([40.0])
+    bn.moving_variance.assign([4.0])
+    images = generate_images(model, 8, input_range=(0, 255), steps=1, learning_rate=1e-6, verbose=0).images
+    assert abs(images.mean() - 40) < 2 and images.std() < 4

@@ -5,6 +5,7 @@
 The optimisation itself is in matching.py.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Literal
@@ -27,14 +28,13 @@ from tfdatafree.inputs.generated_images import GeneratedImages, arrays_of, npz_b
 from tfdatafree.inputs.input_range import (
     as_given,
     check_input_range,
-    find_input_range,
-    given_by_input,
+    find_input_ranges,
 )
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.inputs.matching import Matcher, Matching
 from tfdatafree.model.graph import Graph, TensorSpec
 from tfdatafree.model.load import load
-from tfdatafree.model.network import Ends, GivenRange, InputRange
+from tfdatafree.model.network import InputRange
 from tfdatafree.progress import Progress
 
 
@@ -109,7 +109,8 @@ def generate_images(
         whole_set=statistics == "set",
     )
     graph = _read(model, image_size, unsafe_load)
-    limits = _limits(graph, None if input_range is None else check_input_range(input_range), seed)
+    found = find_input_ranges(graph, None if input_range is None else check_input_range(input_range), seed)
+    limits = {name: range_.ends for name, range_ in zip(graph.inputs, found, strict=True)}
     specs = input_specs(graph, image_size)
     targets = None if targets is None else _checked_targets(targets, n)
     matcher = Matcher(
@@ -120,7 +121,7 @@ def generate_images(
         targets=targets,
         seed=seed,
     )
-    begin = _start(graph, specs, start, n, limits, seed)
+    begin = _start(graph, specs, start, n, found, seed)
     batch = batch_size or matcher.batch_size(n)
     ranges = as_given(limits)
     identity = fingerprint(graph, options, begin, targets, ranges, batch, seed)
@@ -153,12 +154,6 @@ def generate_images(
     if path is not None:
         write_atomically(path, npz_bytes(arrays_of(result) | {"identity": np.array(identity)}))
     return result
-
-
-def _limits(graph: Graph, given: GivenRange | None, seed: int) -> dict[str, Ends]:
-    """Input -> (low, high) of its values: what the user gives, else what the model tells."""
-    known = zip(graph.inputs, given_by_input(given, graph.inputs), strict=True)
-    return {name: (range_ or find_input_range(graph, name, seed)).ends for name, range_ in known}
 
 
 def _read(model, image_size, unsafe: bool) -> Graph:
@@ -200,28 +195,36 @@ def input_specs(graph: Graph, image_size: int | tuple[int, ...] | None) -> list[
     return specs
 
 
-def _start(graph: Graph, specs, start, n: int, limits: Mapping[str, Ends], seed: int) -> list[np.ndarray]:
+def _start(graph: Graph, specs, start, n: int, ranges: tuple[InputRange, ...], seed: int) -> list[np.ndarray]:
     """The first images, one array per input."""
+    limits = [range_.ends for range_ in ranges]
     if isinstance(start, (np.ndarray, GeneratedImages)):
         arrays = list(start.inputs.values()) if isinstance(start, GeneratedImages) else [start]
         shapes, wanted = [array.shape for array in arrays], [(n, *spec.shape[1:]) for spec in specs]
         if shapes != wanted:
             raise ValueError(f"start has shape {_listed(shapes)}; give {_listed(wanted)}.")
-        return [np.clip(array, *ends).astype(np.float32) for array, ends in zip(arrays, limits.values(), strict=True)]
+        return [np.clip(array, *ends).astype(np.float32) for array, ends in zip(arrays, limits, strict=True)]
     if start == "procedural":
         resized = graph.copy()
         resized.specs |= {
             name: TensorSpec(spec.shape, "float32") for name, spec in zip(graph.inputs, specs, strict=True)
         }
-        return make_inputs(resized, n, tuple(InputRange(*ends, "given") for ends in limits.values()), seed=seed)
+        own_size = all(graph.specs[name].shape == resized.specs[name].shape for name in graph.inputs)
+        return make_inputs(resized, n, ranges if own_size else tuple(map(_for_any_size, ranges)), seed=seed)
     if start == "noise":
         random = np.random.default_rng(seed)
         drawn = [random.standard_normal((n, *spec.shape[1:]), np.float32) for spec in specs]
         return [
             np.clip((low + high) / 2 + array * ((high - low) / 4), low, high).astype(np.float32)
-            for array, (low, high) in zip(drawn, limits.values(), strict=True)
+            for array, (low, high) in zip(drawn, limits, strict=True)
         ]
     raise ValueError(f"start is {start!r}; choose 'procedural' or 'noise', or give an array.")
+
+
+def _for_any_size(range_: InputRange) -> InputRange:
+    """The range without what is fitted along an axis of the model's own input size."""
+    fits_all = range_.offset is None or range_.offset.ndim == 1
+    return range_ if fits_all else dataclasses.replace(range_, offset=None, scale=None, kind="pictures")
 
 
 def _listed(shapes: list[tuple]) -> str:

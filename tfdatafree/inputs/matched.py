@@ -20,6 +20,8 @@ from tfdatafree.recipe.recipe import Effort
 
 # Inputs that miss statistics by this many nats on average are unlike real ones. Real inputs miss them by up to 1.
 MISSED = 2.0
+# Inputs within this many nats fit as well as most real ones do.
+_FITS = 0.5
 _LEARNING_RATE = 0.03
 # Each step passes all inputs forward and back, which takes three times the multiplications of a pass.
 _PASSES = 3
@@ -50,7 +52,7 @@ _PLANS = {
 
 def needs_matching(mismatch: Mismatch | None, effort: Effort) -> bool:
     """Whether inputs with this mismatch are to be matched. Without a BatchNorm there is nothing to match them to."""
-    return mismatch is not None and (effort == "best" or effort == "auto" and mismatch.mean > MISSED)
+    return mismatch is not None and mismatch.mean > {"fast": np.inf, "auto": MISSED, "best": _FITS}[effort]
 
 
 def match_inputs(

@@ -35,10 +35,10 @@ class Generate:
         images: Number of procedural images per model input. A full-image network (super-resolution, denoising) that would
             take minutes for so many gets fewer, at least 4; the report says how many.
         samples: Number of layer-wise Gaussian samples.
-        effort: How well the inputs shall fit the statistics of BatchNorms. "fast": kind, mean and strength of the inputs are
-            those that the first BatchNorm tells. "auto": where other BatchNorms show that the inputs are unlike real ones, a
-            few of them are also matched to all statistics, as `generate_images` does. It takes seconds. "best": 64 inputs
-            are always matched, in 100 steps, and are used beside others. It takes minutes.
+        effort: How much is done to make the inputs fit the statistics of BatchNorms. "fast": kind, mean and strength of the
+            inputs are those that the first BatchNorm tells. "auto": where the others show that the inputs are clearly unlike
+            real ones, 16 of them are also matched to all statistics, as `generate_images` does, in some seconds. "best": where
+            they do not fit as well as most real ones, 64 are matched and used beside others, which takes minutes.
     """
 
     images: int = 32
