@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfdatafree.activity import report_layer
 from tfdatafree.errors import UnsupportedModelError
@@ -23,6 +24,18 @@ from tfdatafree.errors import UnsupportedModelError
 # Bytes that the largest tensor of one batch may take.
 _BATCH_BYTES = 2**26
 _KERNEL_INITIALIZERS = ("kernel_initializer", "depthwise_initializer")
+# Layers whose `call` neither makes a mask nor has a state.
+_PLAIN_LAYERS = {
+    getattr(keras.layers, name)
+    for name in (
+        *("Conv1D", "Conv2D", "Conv2DTranspose", "Dense", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv2D"),
+        *("Activation", "BatchNormalization", "ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax"),
+        *("Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"),
+        *("AveragePooling1D", "AveragePooling2D", "MaxPooling1D", "MaxPooling2D"),
+        *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
+        *("Cropping2D", "Flatten", "Reshape", "UpSampling2D", "ZeroPadding2D"),
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,13 +371,33 @@ class Graph:
 
 def execute(layer: Layer, args: tuple, kwargs: Mapping[str, Any]) -> tuple:
     """Calls `layer` with its weights on concrete or traced tensors; returns the outputs as a flat tuple."""
+    call = layer.operation.call if _is_plain(layer.operation, args, kwargs) else layer.operation
     if layer.weights:
         pairs = list(zip(_variables(layer.operation), layer.weights, strict=True))
         with keras.StatelessScope(state_mapping=pairs):
-            result = layer.operation(*args, **kwargs)
+            result = call(*args, **kwargs)
     else:
-        result = layer.operation(*args, **kwargs)
+        result = call(*args, **kwargs)
     return tuple(keras.tree.flatten(result))
+
+
+def _is_plain(operation: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
+    """Whether Keras has nothing to do around `operation.call`: no conversion, mask, loss or name of a traced operation.
+
+    On small tensors, what it does around most calls takes longer than these.
+    """
+    return (
+        type(operation) in _PLAIN_LAYERS
+        and operation.built
+        and tf.executing_eagerly()
+        and not kwargs
+        and operation.dtype_policy.name == "float32"
+        and operation.activity_regularizer is None
+        and all(
+            isinstance(x, tf.Tensor) and x.dtype == tf.float32 and getattr(x, "_keras_mask", None) is None
+            for x in (args[0] if isinstance(args[0], list) else args)
+        )
+    )
 
 
 def new_layer(layer_class: Any, config: Mapping[str, Any], input_shape: tuple, **weights: np.ndarray) -> Layer:
