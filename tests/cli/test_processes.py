@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,9 +19,21 @@ pytestmark = pytest.mark.slow
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo terminal")
 
 # An open model is read with a note.
-NOTED = ("compress", "open.keras", "--input_shape=8,8,1", "--input_range=-1,1")
-# The command line, stopped by Ctrl-C where the work is done and where the file is put in its place.
-INTERRUPTED = """
+NOTED = ["compress", "open.keras", "--input_shape=8,8,1", "--input_range=-1,1"]
+# Importing TensorFlow takes seconds, so each program calls the command line several times. This ends what a call wrote.
+END = "-----\n"
+# In a terminal, as pip installs it: with a bar, and quietly where there is a note.
+IN_A_TERMINAL = f"""
+import sys
+from tfdatafree.cli import main
+for arguments in (["compress", "small.keras", "-o", "shown.tflite"], {[*NOTED, "-o", "quiet.tflite", "--quiet"]}):
+    code = main(arguments)
+    assert code == 0, code
+    for stream in (sys.stdout, sys.stderr):
+        print({END!r}, end="", file=stream, flush=True)
+"""
+# Into pipes: a note; then stopped by Ctrl-C where the work is done and where the file is put in its place.
+IN_PIPES = f"""
 import importlib, os, signal, sys, time
 import tfdatafree, keras
 keras.models.load_model("simulated.keras")
@@ -29,17 +41,24 @@ tfdatafree.compress
 from tfdatafree.cli import main
 # a shell that runs this in the background leaves Ctrl-C switched off
 signal.signal(signal.SIGINT, signal.default_int_handler)
+def end():
+    for stream in (sys.stdout, sys.stderr):
+        print({END!r}, end="", file=stream, flush=True)
 def interrupted(*_, **__):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
+end()
+code = main({[*NOTED, "-o", "out.tflite"]})
+assert code == 0, code
+end()
 for module, name in (("tfdatafree.flow.steps", "fold"), ("os", "replace")):
     module = importlib.import_module(module)
     real = getattr(module, name)
     setattr(module, name, interrupted)
-    code = main(["compress", sys.argv[1], "-o", "work/a.tflite", "--report", "work/a.json"])
+    code = main(["compress", "small.keras", "-o", "work/a.tflite", "--report", "work/a.json"])
     setattr(module, name, real)
     assert code == 130, code
-sys.exit(code)
+    end()
 """
 
 
@@ -50,33 +69,36 @@ def folder(tmp_path_factory) -> Path:
     keras.Sequential([keras.layers.Conv2D(2, 3)], name="open").save(folder / "open.keras")
     build("plain").save(folder / "small.keras")
     compressed("plain", Recipe(generate=QUICK)).save(folder / "simulated.keras")
-    (folder / "interrupted.py").write_text(INTERRUPTED)
+    (folder / "tfdatafree").write_text(IN_A_TERMINAL)
+    (folder / "in_pipes.py").write_text(IN_PIPES)
     (folder / "work").mkdir()
     return folder
 
 
 @pytest.fixture(scope="module")
 def programs(folder) -> Iterator[dict[str, Future]]:
-    """All of them, two at a time: each spends seconds on importing TensorFlow."""
+    """(what each call wrote to stdout, what it wrote to stderr), by program. Both run at a time."""
     environment = {k: v for k, v in os.environ.items() if k not in ("TFDATAFREE_DEBUG", "KERAS_BACKEND")}
 
-    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, *arguments]
-        options = {"cwd": folder, "env": environment | more, "timeout": 300}
-        return subprocess.run(command, capture_output=True, text=True, **options)
+    def run(start: Callable[..., tuple[int, str, str]], program: str) -> list[tuple[str, str]]:
+        code, out, err = start([sys.executable, program], folder, environment)
+        assert code == 0, err
+        return list(zip(*(text.replace("\r\n", "\n").split(END)[:-1] for text in (out, err)), strict=True))
 
-    started = {
-        "terminal": (on_a_terminal, folder, environment, "compress", "small.keras", "-o", "shown.tflite"),
-        "quiet": (on_a_terminal, folder, environment, *NOTED, "-o", "quiet.tflite", "--quiet"),
-        "interrupted": (run, "interrupted.py", "small.keras"),
-        "noted": (run, "-m", "tfdatafree", *NOTED, "-o", "out.tflite"),
-    }
     with ThreadPoolExecutor(2) as pool:
-        yield {name: pool.submit(*call) for name, call in started.items()}
+        yield {
+            "in a terminal": pool.submit(run, in_a_terminal, "tfdatafree"),
+            "in pipes": pool.submit(run, in_pipes, "in_pipes.py"),
+        }
 
 
-def on_a_terminal(folder: Path, environment: dict[str, str], *arguments: str) -> tuple[int, str, str]:
-    """(exit code, stdout, what a terminal got as stderr) of the command line."""
+def in_pipes(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def in_a_terminal(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
+    """(exit code, stdout, what a terminal got as stderr)."""
     import fcntl
     import pty
     import struct
@@ -84,7 +106,6 @@ def on_a_terminal(folder: Path, environment: dict[str, str], *arguments: str) ->
 
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    command = [sys.executable, "-m", "tfdatafree", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, cwd=folder, env=environment) as process:
         os.close(follower)
         shown = b""
@@ -103,8 +124,8 @@ def on_a_terminal(folder: Path, environment: dict[str, str], *arguments: str) ->
 
 @linux_only
 def test_on_a_terminal_there_is_one_bar_and_nothing_of_tensorflows(programs, folder):
-    code, out, shown = programs["terminal"].result()
-    assert code == 0 and out.endswith("wrote shown.tflite\n")
+    (out, shown), _ = programs["in a terminal"].result()
+    assert out.endswith("wrote shown.tflite\n")
     texts = {frame["text"].split(":")[0].strip() for frame in frames(shown)}
     assert {"load", "round weights, choose ranges", "export and verify"} <= texts
     assert any(": " in frame["text"].strip() for frame in frames(shown)), "layers are named"
@@ -114,22 +135,21 @@ def test_on_a_terminal_there_is_one_bar_and_nothing_of_tensorflows(programs, fol
 
 @linux_only
 def test_quiet_is_silent_even_on_a_terminal_and_where_there_is_a_note(programs, folder):
-    assert programs["quiet"].result() == (0, "", "")
+    _, quiet = programs["in a terminal"].result()
+    assert quiet == ("", "")
     assert (folder / "quiet.tflite").stat().st_size > 1000
 
 
 def test_what_a_user_should_know_reaches_stderr_and_nothing_else(programs, folder):
-    done = programs["noted"].result()
-    assert done.returncode == 0 and "wrote out.tflite" in done.stdout
-    assert re.fullmatch(r"note: 'open' is not built.*random.*\n", done.stderr), done.stderr
+    _, (out, err), *_ = programs["in pipes"].result()
+    assert "wrote out.tflite" in out
+    assert re.fullmatch(r"note: 'open' is not built.*random.*\n", err), err
     assert (folder / "out.tflite").stat().st_size > 1000
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_an_interrupt_is_one_line_and_leaves_nothing_behind(programs, folder):
     """Ctrl-C while working, and while the file is being written; a simulation opens where only the package is imported."""
-    done = programs["interrupted"].result()
-    assert done.returncode == 130 and done.stdout == ""
-    assert done.stderr.count("error: interrupted.\n") == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == "error: interrupted."
+    _, _, *interrupted = programs["in pipes"].result()
+    assert interrupted == [("", "error: interrupted.\n")] * 2
     assert list((folder / "work").iterdir()) == []

@@ -85,8 +85,8 @@ def test_a_pruned_model_comes_closer_on_inputs_that_it_did_not_learn_from(name, 
 
 # Each kind of kernel, of sharing, of place of a BatchNorm, of inputs and outputs, and what else has weights.
 TAUGHT = [
-    "branch_add", "separable", "grouped", "conv_transpose", "conv1d", "shared_layer", "nested_called_twice",
-    "batchnorm_before_same_conv", "batchnorm_on_another_axis", "prelu", "dict_inputs", "mixed_float16", "dead_channels",
+    "separable", "grouped", "conv_transpose", "conv1d", "shared_layer", "batchnorm_before_same_conv",
+    "batchnorm_on_another_axis", "prelu", "dict_inputs", "mixed_float16", "dead_channels",
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from tfdatafree.tflite.flatbuffer import File
 pytestmark = pytest.mark.slow
 
 IMAGES = procedural_images(24, (8, 8, 3), -1, 1, seed=3)
-STEPS = 6  # of training: some integers move
+STEPS = 3  # of training: some integers move
 W4 = Recipe(quantize=Quantize(weight_bits=4, int4=True, rounding="nearest", bias_correction=False), generate=QUICK)
 PRUNED = Recipe(prune=Prune(sparsity=0.5, method="energy", images=8), quantize=Quantize(weight_bits=4), generate=QUICK)
 RECIPES = {
@@ -44,11 +44,10 @@ RECIPES = {
     "ruled": Recipe(rules=(Rule("b_conv", weight_bits=4), Rule("head", keep_float=True)), generate=QUICK),
 }
 CASES = [
-    *(("branch_add", name) for name in ("int8", "int4", "pruned", "ruled")),
+    *(("branch_add", name) for name in ("int4", "pruned", "ruled")),
     *(("plain", name) for name in ("int16x8", "searched", "float edges")),
-    # Operations of several operators, whose inner tensors have ranges that are measured.
-    ("normalization", "int8"), ("merges", "int8"), ("depthwise", "int4"), ("conv_transpose", "int8"),
-    ("shared_layer", "int4"), ("two_outputs", "int8"), ("uint8_input", "int8"),
+    # Operations of several operators, whose inner tensors have ranges that are measured; other layouts; other edges.
+    ("normalization", "int8"), ("depthwise", "int4"), ("shared_layer", "int4"), ("two_outputs", "int8"), ("uint8_input", "int8"),
 ]  # fmt: skip
 # These are trained after they were solved. For the file it is all one where weights come from, and solving takes less time.
 TRAINED = {("branch_add", "int4"), ("branch_add", "pruned")}
@@ -109,9 +108,9 @@ def test_the_file_is_what_the_model_simulates(name, recipe):
             by_name,
             [array[:4].astype(np.float32) for array in inputs],
         )
-        several = ("hard_swish", "normalization", "merges")  # simulated as one
         bound = {"int16x8": 4}.get(recipe, 1)
-        assert max(check.lsb for check in checks.values()) <= bound or name in several
+        several_operators = name == "normalization"  # simulated as one
+        assert max(check.lsb for check in checks.values()) <= bound or several_operators
     # All layers after one another.
     expected, predicted = (
         [values] if isinstance(values, np.ndarray) else list(values)
@@ -189,14 +188,13 @@ def test_zeros_stay_zero_in_the_file():
 
 
 def test_the_seed_decides_the_bytes_and_the_student_does_not_change():
-    student = compress(build("plain"), W4, input_range=(-1, 1), verbose=0)
-    assert student.tflite == student_of("plain").tflite
+    student, content = student_of("branch_add"), student_of("branch_add").tflite
     weights, held = [np.array(w) for w in student.model.get_weights()], dict(student.built.graph.layers)
-    first, again, other = (
-        regression(student, build("plain"), IMAGES, steps=STEPS, seed=seed).compressed for seed in (5, 5, 6)
+    again, other = (
+        regression(student, build("branch_add"), IMAGES, steps=STEPS, seed=seed).compressed for seed in (0, 1)
     )
-    assert first.tflite == again.tflite != other.tflite
-    assert student.tflite == student_of("plain").tflite and "feature regression" not in student.report.notes
+    assert recovered("branch_add").compressed.tflite == again.tflite != other.tflite
+    assert student.tflite == content and "feature regression" not in student.report.notes
     assert held == student.built.graph.layers
     for old, new in zip(weights, student.model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -220,7 +218,7 @@ def test_there_is_no_file_where_the_student_has_none():
         _ = result.compressed.tflite
     float_file = compress(teacher, Recipe(quantize=None), input_range=(-1, 1), verbose=0)
     for student, options in ((teacher, {}), (float_file, {}), (student_of("plain"), {"grids": {}})):
-        assert regression(student, teacher, IMAGES, steps=1, **options).compressed is None
+        assert regression(student, teacher, IMAGES, steps=0, **options).compressed is None
 
 
 def refuse(*_, **__):

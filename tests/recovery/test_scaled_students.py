@@ -20,13 +20,11 @@ IMAGES = procedural_images(48, (8, 8, 3), -1, 1, seed=3)
 FINE = Quantize(activation_bits=16)
 KEPT_FLOAT = Recipe(quantize=None, equalize=True, generate=QUICK)
 RECIPES = {
-    "keep": KEPT_FLOAT,
     "a part": dataclasses.replace(KEPT_FLOAT, equalize_power=0.5),
     "channel": dataclasses.replace(KEPT_FLOAT, equalize_caps="channel"),
     "limit": dataclasses.replace(KEPT_FLOAT, equalize_caps="limit"),
     "drop": dataclasses.replace(KEPT_FLOAT, equalize_caps="drop"),
     "absorbed": dataclasses.replace(KEPT_FLOAT, absorb_bias=True),
-    "outliers": Recipe(quantize=dataclasses.replace(FINE, per_channel=False), scale_outliers=True, generate=QUICK),
     "outliers, equalized": Recipe(
         quantize=FINE, scale_outliers=True, equalize=True, equalize_caps="channel", generate=QUICK
     ),
@@ -71,8 +69,9 @@ def test_a_student_that_was_only_scaled_has_the_teachers_features(name):
     # Some of them still differ by what the caps cut off and by rounding.
     found, most = loss_at_the_start(student, teacher), 0.1 if name == "limit" or "outliers" in name else 1e-4
     assert found < most
-    student = dataclasses.replace(student, channel_scales={})
-    assert loss_at_the_start(student, teacher) > max(1.5 * found, 0.05)
+    if most == 0.1:
+        student = dataclasses.replace(student, channel_scales={})
+        assert loss_at_the_start(student, teacher) > max(1.5 * found, 0.05), "the scales are all that brings them so close"
 
 
 @pytest.mark.slow
@@ -97,13 +96,10 @@ def test_an_equalized_student_recovers_as_well_as_another(recipe):
         "pruned": {"quantize": None, "prune": Prune(sparsity=0.6, method="uniform", images=16)},
         "4 bits": {"quantize": Quantize(weight_bits=4, rounding="nearest", bias_correction=False)},
     }[recipe]
-    teacher, after, other = uneven(), {}, procedural_images(64, (8, 8, 3), -1, 1, seed=77)
+    teacher, after = uneven(), {}
     for equalize in (False, True):
         student = compress(
             teacher, Recipe(equalize=equalize, generate=QUICK, **options), input_range=(-1, 1), verbose=0
         )
-        found = feature_regression(student, teacher, IMAGES, steps=0, verbose=0)
-        expected = teacher.predict(other, verbose=0)
-        after[equalize] = found.after, np.linalg.norm(found.model.predict(other, verbose=0) - expected)
-        print(recipe, equalize, found.before, found.after, after[equalize])
-    assert after[True][0] < 1.25 * after[False][0]
+        after[equalize] = feature_regression(student, teacher, IMAGES, steps=0, verbose=0).after
+    assert after[True] < 1.25 * after[False]
