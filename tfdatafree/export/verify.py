@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
 from tfdatafree.errors import ExportError
@@ -160,10 +161,12 @@ def compare_tensors(
         file_input = []
         for tensor, array in zip(written.inputs, one_input, strict=True):
             grid = grids.get(tensor)
-            file_input.append(array if grid is None else grid.dequantize(runner.kept_value(index_of[tensor])))
+            value = array if grid is None else grid.dequantize(runner.kept_value(index_of[tensor]))
+            file_input.append(keras.ops.convert_to_tensor(value))
             if grid is not None:
-                note_difference(checks, tensor, 0, array, file_input[-1])
-        walks = zip(written.walk(file_input), reference.walk(one_input), strict=True)
+                note_difference(checks, tensor, 0, array, value)
+        reference_input = [keras.ops.convert_to_tensor(array) for array in one_input]
+        walks = zip(written.walk(file_input), reference.walk(reference_input), strict=True)
         for (node, live), (_, reference_live) in walks:
             for tensor in node.outputs:
                 if tensor not in grids:
@@ -172,8 +175,9 @@ def compare_tensors(
                 # The file has a sequence as an image with one row.
                 integers = runner.kept_value(index_of[tensor]).reshape(simulated.shape)
                 lsb = int(np.abs(simulated - integers).max(initial=0))
-                live[tensor] = grid.dequantize(integers)
-                note_difference(checks, tensor, lsb, np.asarray(reference_live[tensor]), live[tensor])
+                value = grid.dequantize(integers)
+                live[tensor] = keras.ops.convert_to_tensor(value)
+                note_difference(checks, tensor, lsb, np.asarray(reference_live[tensor]), value)
     return checks
 
 
