@@ -31,6 +31,9 @@ UINT8, FLOAT_EDGES = Quantize(edge_dtype="uint8"), Quantize(edge_dtype="float32"
 SOME = ["branch_add", "two_inputs", "two_outputs", "concatenate", "squeeze_excite", "shared_layer",
         "input_is_an_output"]  # fmt: skip
 some_models = pytest.mark.parametrize("name", SOME)
+# Sums, kernels of several layouts, and a layer that is called twice; and every way that edges are shared.
+some_kernels = pytest.mark.parametrize("name", ["branch_add", "squeeze_excite", "shared_layer"])
+some_edges = pytest.mark.parametrize("name", ["two_inputs", "two_outputs", "input_is_an_output"])
 # What TFLite cannot compute in integers.
 KEPT_FLOAT = {"sine": r"SIN sin\w*: TFLite has no integer kernel for SIN"}
 # Layers with a channel of zeros get scales that suit their biases.
@@ -319,7 +322,7 @@ def test_what_has_no_16_bit_kernel_stays_in_float_and_says_so():
     assert all(check.lsb <= 4 for check in found.built.checks.values())
 
 
-@some_models
+@some_kernels
 @pytest.mark.slow
 def test_one_weight_step_per_tensor(name):
     found, per_channel = exported(name, PER_TENSOR), exported(name)
@@ -339,7 +342,7 @@ def test_4_bit_weights_lie_between_minus_7_and_7():
     assert all(kernel.dtype == np.int8 for kernel in kernels)
 
 
-@some_models
+@some_kernels
 @pytest.mark.slow
 def test_packed_4_bit_weights_make_half_the_kernels_and_the_same_tensors(name):
     packed, whole = (exported(name, Quantize(weight_bits=4, int4=int4)) for int4 in (True, False))
@@ -367,7 +370,7 @@ def raw_edges(options: Quantize, name: str) -> tuple[list[np.ndarray], list[np.n
     )
 
 
-@some_models
+@some_edges
 @pytest.mark.slow
 def test_uint8_edges_hold_the_int8_values_plus_128(name):
     _, wanted, signed = raw_edges(Quantize(), name)
@@ -380,7 +383,7 @@ def test_uint8_edges_hold_the_int8_values_plus_128(name):
         assert a["name"] in b["name"]
 
 
-@some_models
+@some_edges
 @pytest.mark.slow
 def test_float_edges_hold_the_dequantized_values(name):
     inputs, wanted, _ = raw_edges(Quantize(), name)
@@ -577,7 +580,7 @@ GRIDS = [
 
 @each(GRIDS)
 def test_tensors_on_the_grid_of_a_known_tensor_are_never_measured(name):
-    _, file, spec = float_file(name)
+    model, file, spec = float_file(name)
     missing = tensors_without_grid(file, spec)
     for operator in file.operators:
         rule = OPERATORS.get(file.operator_name(operator))
@@ -586,7 +589,7 @@ def test_tensors_on_the_grid_of_a_known_tensor_are_never_measured(name):
     # And what is not known otherwise is measured: with it nothing is left to find.
     measured = dict.fromkeys(missing, Range(-1, 1))
     assert not tensors_without_grid(file, Spec({**spec.ranges, **measured}))
-    quantize_file(float_file(name)[0].content, Spec({**spec.ranges, **measured}))
+    quantize_file(model.content, Spec({**spec.ranges, **measured}))
 
 
 def test_upsampling_is_several_operators_none_of_which_is_measured():

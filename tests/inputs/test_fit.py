@@ -13,8 +13,6 @@ from tfdatafree.inputs.make import make_inputs
 from tfdatafree.inputs.procedural import procedural_images, unit_inputs
 from tfdatafree.model.graph import Graph
 
-SHAPES = {"pictures": (16, 16, 3), "map": (24, 20, 1), "sequence": (64, 2)}
-
 
 def trained_on(x: np.ndarray, *before: keras.layers.Layer, seed: int = 0) -> Graph:
     """A network whose first BatchNorm, behind the layers `before`, holds the statistics of `x`."""
@@ -41,9 +39,10 @@ def fitted(graph: Graph, seed: int = 0) -> Fit:
     return fit_inputs(graph, graph.inputs[0], seed)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("kind", ["pictures", "fields", "noise"])
-@pytest.mark.parametrize("mean, sd", [(0.0, 1.0), (-31.0, 9.0), (120.0, 50.0)])
+@pytest.mark.parametrize(
+    "shape, mean, sd", [((16, 16, 3), 120.0, 50.0), ((24, 20, 1), 0.0, 1.0), ((64, 2), -31.0, 9.0)]
+)
 @pytest.mark.slow
 def test_mean_and_deviation_come_back(shape, kind, mean, sd):
     x = mean + sd * unit_inputs(48, shape, kind, seed=5)

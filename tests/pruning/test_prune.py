@@ -70,8 +70,10 @@ def prunable(graph: Graph) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("method", sorted(set(PRUNE_METHODS) - {"channel"}))
-@pytest.mark.parametrize("sparsity", [0.0, 0.6])
+@pytest.mark.parametrize(
+    "method, sparsity",
+    [*((method, 0.6) for method in sorted(set(PRUNE_METHODS) - {"channel"})), ("obs", 0.0), ("uniform", 0.0)],
+)
 def test_every_method_meets_the_budget_of_the_network(method, sparsity):
     result = pruned("branch_add", sparsity=sparsity, method=method)
     kernels = prunable(result.current)

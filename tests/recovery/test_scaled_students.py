@@ -71,7 +71,9 @@ def test_a_student_that_was_only_scaled_has_the_teachers_features(name):
     assert found < most
     if most == 0.1:
         student = dataclasses.replace(student, channel_scales={})
-        assert loss_at_the_start(student, teacher) > max(1.5 * found, 0.05), "the scales are all that brings them so close"
+        assert loss_at_the_start(student, teacher) > max(1.5 * found, 0.05), (
+            "the scales are all that brings them so close"
+        )
 
 
 @pytest.mark.slow

@@ -29,10 +29,12 @@ from tfdatafree.measuring.walks import image_walk
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.network import InputRange, Network
 from tfdatafree.numerics.range import Range
+from tfdatafree.quantization import activation_ranges
 from tfdatafree.quantization.activation_ranges import choose_ranges
 from tfdatafree.quantization.bias import correct_biases
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.integer_kernel import IntegerKernel
+from tfdatafree.quantization.ranges import search_range
 from tfdatafree.quantization.rounding import Rounding, round_graph
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.rules import NO_RULES, LayerRules
@@ -893,6 +895,14 @@ def untraced() -> Iterator[None]:
         yield
     finally:
         tf.config.run_functions_eagerly(False)
+
+
+@contextlib.contextmanager
+def coarse_search() -> Iterator[None]:
+    """Within it ranges are searched on a hundredth of the grids: for tests of what is done with ranges, however good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(activation_ranges, "search_range", functools.partial(search_range, steps=10))
+        yield
 
 
 _FEW_STEPS = 8

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_tool import run_tool
-from tiny_models import build, random_inputs, untraced
+from tiny_models import build, coarse_search, random_inputs, untraced
 
 _TOOL = Path(__file__).resolve().parents[2] / "tools" / "reproduce_frandi_tables.py"
 _spec = importlib.util.spec_from_file_location("reproduce_frandi_tables", _TOOL)
@@ -66,7 +66,7 @@ def test_figures_and_tables_of_a_tiny_model():
     said = []
     effort = tool.Effort(images=8, steps=2, epochs=1)
     tables = tool.Tables(model, x, y, None, (x, y), (-2, 2), effort, lambda *what: said.append(what[:2]))
-    with untraced():
+    with untraced(), coarse_search():
         pruned, quantized = tables.pruned_row(0.5), tables.quantized_row("w4a4")
     assert said == [("kept 0.5", m) for m in tool.TABLE_1] + [("w4a4", m) for m in tool.TABLE_2]
     assert pruned["float"] == quantized["float"] == 1
