@@ -384,6 +384,7 @@ def test_a_float_file_tells_what_was_done_before_it_was_written():
 # What makes a result useless --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_good_result_has_no_warning(caplog):
     good = compress(build("branch_add"), Recipe(generate=QUICK), input_range=(-1, 1), verbose=0).report
     assert good.warnings == [] and "WARNING" not in str(good) and "unlike" not in caplog.text
@@ -401,6 +402,7 @@ def test_outputs_unlike_the_float_models_name_where_it_breaks():
     assert len(broken.warnings) == len(report.outputs) and (row is None or f"far off is '{row}'" in broken.warnings[0])
 
 
+@pytest.mark.slow
 def test_a_contradicted_range_leads_the_report():
     report = compress(build("plain"), Recipe(generate=QUICK), input_range=(0, 255), verbose=0).report
     assert "did you mean (-1, 1)?" in str(report).splitlines()[1]

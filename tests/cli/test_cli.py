@@ -320,6 +320,7 @@ def test_options_reach_the_compression(folder, capsys):
     assert kernels and all(len(tensor.scales) == 1 for tensor in kernels)
 
 
+@pytest.mark.slow
 def test_inspect_tells_what_the_interpreter_tells(made, capsys):
     path = made / "digits.tflite"
     summary = inspect_file(path)

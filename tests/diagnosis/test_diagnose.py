@@ -142,6 +142,7 @@ def test_rules_of_one_layer_are_one_rule_and_keep_what_the_recipe_gave_it():
         found.rules(0)
 
 
+@pytest.mark.slow
 def test_rules_of_the_recipe_are_in_what_is_measured():
     plain, wide = diagnosed("branch_add"), diagnosed("branch_add", Rule("Add", activation_bits=16))
     bits = {s.name: s.bits for s in wide.suspects if s.kind == "values"}

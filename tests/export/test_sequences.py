@@ -7,6 +7,8 @@ from tiny_models import QUICK, randomized
 
 from tfdatafree import Recipe, Rule, compress
 
+pytestmark = pytest.mark.slow
+
 
 def stack(depth: int) -> keras.Model:
     x = inputs = keras.Input((32, 2))

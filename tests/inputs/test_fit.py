@@ -52,6 +52,7 @@ def test_mean_and_deviation_come_back(shape, kind, mean, sd):
     assert 0.6 < np.sqrt(np.mean(fit.sd**2)) / x.std() < 1.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape, axis", [((24, 10, 1), 1), ((64, 9), 1), ((40,), 0)], ids=["coefficients", "sensors", "features"]
 )
@@ -72,12 +73,14 @@ def test_inputs_that_differ_along_an_axis_come_back(shape, axis):
         assert 0.6 < np.linalg.norm(fit.sd) / np.linalg.norm(sd) < 1.6
 
 
+@pytest.mark.slow
 def test_inputs_that_are_alike_along_all_axes_are_not_split():
     for kind in ("pictures", "fields", "noise"):
         x = unit_inputs(64, (24, 20, 1), kind, seed=5)
         assert not fitted(trained_on(x, convolution(2))).split
 
 
+@pytest.mark.slow
 def test_noise_is_not_taken_for_anything_smooth():
     for kind in ("pictures", "fields", "noise"):
         x = unit_inputs(64, (24, 20, 1), kind, seed=5)
@@ -101,6 +104,7 @@ def test_a_batchnorm_at_the_input_tells_all(before):
     np.testing.assert_allclose(generated.std(axis=(0, 1, 2)), [2, 0.5, 6], rtol=0.4)
 
 
+@pytest.mark.slow
 def test_a_relu_before_the_batchnorm_is_no_obstacle():
     x = -30 + 8 * unit_inputs(64, (24, 20, 1), "fields", seed=5)
     fit = fitted(trained_on(x, convolution(2), L.ReLU(), L.MaxPooling2D(2)))
@@ -136,6 +140,7 @@ def test_a_range_that_the_statistics_contradict_is_told(ends, given, factor):
     assert (agreed.low, agreed.high, agreed.warning, agreed.offset) == (*ends, "", None)
 
 
+@pytest.mark.slow
 def test_inputs_follow_the_statistics_within_a_given_range():
     """Signals rarely fill the range that a sensor can show."""
     x = 3 * unit_inputs(64, (64, 2), "fields", seed=5)
@@ -146,6 +151,7 @@ def test_inputs_follow_the_statistics_within_a_given_range():
     assert find_input_ranges(graph)[0].low < -8
 
 
+@pytest.mark.slow
 def test_without_evidence_the_user_is_told(caplog):
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(L.Conv2D(4, 3)(inputs))))

@@ -14,6 +14,8 @@ from tfdatafree.measuring.walks import image_walk
 from tfdatafree.model.saturation import saturating_reader
 from tfdatafree.numerics.metrics import sqnr_db
 
+pytestmark = pytest.mark.slow
+
 INT8 = Recipe(generate=QUICK)
 
 
