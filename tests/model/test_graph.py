@@ -165,6 +165,16 @@ def test_batches_give_what_one_run_gives():
             np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-6)
 
 
+def test_a_mask_passes_layers_and_reaches_those_that_use_it():
+    x = keras.Input((6, 3))
+    model = keras.Model(x, L.GlobalAveragePooling1D()(L.ReLU()(L.Masking()(x))))
+    inputs = random_inputs(model, 4)
+    inputs[0][:, 2:4] = 0
+    (expected,), (found,) = outputs_of(model, inputs), Graph.from_keras(model).run_in_batches(inputs, 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.abs(expected - np.maximum(inputs[0], 0).mean(axis=1)).max() > 0.05, "masked steps do not count"
+
+
 def test_the_first_call_of_a_shared_layer():
     graph = Graph.from_keras(build("shared_layer"))
     first = graph.first_calls()
