@@ -64,7 +64,7 @@ def network(blocks: list[tuple], seed: int) -> keras.Model:
 
 
 @pytest.mark.slow
-@settings(quickly, max_examples=20)
+@quickly
 @given(NETWORKS, st.integers(0, 1000))
 def test_separating_and_folding_keep_the_function(blocks, seed):
     model = network(blocks, seed)
