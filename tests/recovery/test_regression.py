@@ -1,6 +1,7 @@
 """feature_regression: networks recover, zeros stay zeros, kernels stay on grids, and nothing gets worse."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -34,6 +35,14 @@ pytestmark = pytest.mark.slow
 
 IMAGES = procedural_images(48, (8, 8, 3), -1, 1, seed=3)
 STEPS, FEW = 60, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_checks() -> Iterator[None]:
+    """Held-out images judge the student five times, not twenty: that takes longer than the steps between."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "_CHECKS", 5)
+        yield
 
 
 def kernels(model: keras.Model) -> dict[str, np.ndarray]:
