@@ -286,7 +286,7 @@ def test_the_reports_rows_are_the_files_tensors():
             assert (row.low, row.high) == (quantizer.low, quantizer.high)
 
 
-@pytest.mark.parametrize("name", [*FEW, "squeeze_excite", "sine", "mixed_float16", "uint8_input", "nested"])
+@pytest.mark.parametrize("name", [*FEW, "squeeze_excite", "ops_nodes", "mixed_float16", "uint8_input", "nested"])
 @pytest.mark.slow
 def test_the_simulating_model_saves_and_loads(name, tmp_path):
     result, inputs = compressed(name), inputs_of(name)
