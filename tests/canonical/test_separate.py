@@ -94,3 +94,23 @@ def test_a_sum_of_four_is_rounded_in_the_file_as_in_its_simulation():
     model = keras.Model(image, L.Dense(3, name="head")(x))
     rows = {row.name: row.lsb for row in tfdatafree.compress(model, input_range=(-1, 1), verbose=0).report.layers}
     assert {"add_1", "add_2", "relu"} <= set(rows) and max(rows.values()) <= 1
+
+
+def augmented() -> keras.Model:
+    """Layers that change images in training only, one that crops them at inference, too, and one that clips."""
+    x = inputs = keras.Input((8, 8, 3))
+    for layer in (L.RandomFlip(seed=0), L.RandomShear(0.5, seed=0), L.GaussianNoise(1.0, seed=0), L.ReLU(max_value=1e9)):
+        x = layer(x)
+    return keras.Model(inputs, L.Conv2D(2, 3)(L.RandomCrop(6, 6, seed=0)(x)))
+
+
+def test_layers_that_do_nothing_at_inference_are_found_by_asking_them():
+    graph = separate(Graph.from_keras(augmented())).graph
+    assert [graph.layer_of(node).class_name for node in graph.nodes] == ["ReLU", "RandomCrop", "Conv2D"]
+
+
+def test_a_graph_computes_what_the_model_computes_at_inference():
+    model = augmented()
+    inputs = random_inputs(model)
+    wanted = [model.predict(inputs[0], verbose=0)]
+    assert relative_difference(Graph.from_keras(model).predict(inputs), wanted) < 1e-6

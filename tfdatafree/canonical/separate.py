@@ -4,7 +4,7 @@
     SeparableConv2D                ->  DepthwiseConv2D, Conv2D(1x1)
     silu(x)                        ->  x * sigmoid(x)
     Add([a, b, c])                 ->  (a + b) + c, and Multiply, Maximum, Minimum in the same way
-    Dropout, noise, linear ...     ->  nothing (they do nothing at inference)
+    Dropout, augmentation ...      ->  nothing (they return their input at inference)
 
 so that the function is unchanged, and every tensor that an integer runtime stores is a tensor of the graph.
 """
@@ -12,8 +12,9 @@ so that the function is unchanged, and every tensor that an integer runtime stor
 import dataclasses
 
 import keras
+import numpy as np
 
-from tfdatafree.model.graph import Graph, Layer, Node, Ref, TensorSpec, new_layer, without_activation
+from tfdatafree.model.graph import Graph, Layer, Node, Ref, TensorSpec, knows_training, new_layer, without_activation
 from tfdatafree.model.kernels import find_layout
 from tfdatafree.model.operations import operation_of
 from tfdatafree.model.rewrite import Rewrite
@@ -25,6 +26,9 @@ _SEPARABLE = {
 # Layers that take any number of inputs. Keras computes them two by two; integer runtimes have operators for two inputs.
 _PAIRWISE = (keras.layers.Add, keras.layers.Multiply, keras.layers.Maximum, keras.layers.Minimum)
 
+# Sizes of the values on which a layer is asked whether it does anything.
+_PROBE_SIZES = (1e-3, 1.0, 1e3, 1e6)
+
 
 def separate(graph: Graph) -> Rewrite:
     """The same function with one operation per node."""
@@ -34,7 +38,7 @@ def separate(graph: Graph) -> Rewrite:
         operation = graph.operation_of(node)
         if isinstance(operation, tuple(_SEPARABLE)):
             node = _split_separable(graph, node)
-        if operation_of(graph.layer_of(node)).no_op and not _joins_input_to_output(graph, node):
+        if _does_nothing(graph, node) and not _joins_input_to_output(graph, node):
             graph.redirect(node.output, node.inputs[0])
             graph.replace(node)
         else:
@@ -44,6 +48,31 @@ def separate(graph: Graph) -> Rewrite:
             split(graph, node)
     graph.drop_unread()
     return Rewrite(graph=graph)
+
+
+def _does_nothing(graph: Graph, node: Node) -> bool:
+    """Whether `node` returns its input at inference: by its class, or because it does so with every probe.
+
+    Only layers that tell training from inference are probed. Others, such as ReLU(max_value=1e9), are there for their values.
+    """
+    layer = graph.layer_of(node)
+    if operation_of(layer).no_op:
+        return True
+    if not knows_training(type(layer.operation)) or layer.weights or len(node.inputs) != 1 or len(node.outputs) != 1:
+        return False
+    spec = graph.specs[node.inputs[0]]
+    if None in spec.shape[1:] or spec.shape[1:] != graph.specs[node.output].shape[1:]:
+        return False
+    noise = np.random.default_rng(0).normal(size=(2, *spec.example_shape))
+    for size in _PROBE_SIZES:
+        probe = (size * noise).astype(spec.dtype)
+        try:
+            (output,) = graph.call(node, {node.inputs[0]: keras.ops.convert_to_tensor(probe)})
+        except Exception:  # a layer of any author, which may take only some values
+            return False
+        if not np.array_equal(np.asarray(output), probe):
+            return False
+    return True
 
 
 def _joins_input_to_output(graph: Graph, node: Node) -> bool:

@@ -10,8 +10,10 @@ Long because it is the only file, besides the loaders, that touches Keras' priva
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import keras
@@ -370,8 +372,11 @@ class Graph:
 
 
 def execute(layer: Layer, args: tuple, kwargs: Mapping[str, Any]) -> tuple:
-    """Calls `layer` with its weights on concrete or traced tensors; returns the outputs as a flat tuple."""
-    call = layer.operation.call if _is_plain(layer.operation, args, kwargs) else layer.operation
+    """Calls `layer` with its weights, as at inference, on concrete or traced tensors; returns its outputs as a flat tuple."""
+    plain = _is_plain(layer.operation, args, kwargs)
+    call = layer.operation.call if plain else layer.operation
+    if not plain and knows_training(type(layer.operation)):
+        kwargs = {**kwargs, "training": False}  # the default of augmentation layers is True
     if layer.weights:
         pairs = list(zip(_variables(layer.operation), layer.weights, strict=True))
         with keras.StatelessScope(state_mapping=pairs):
@@ -397,6 +402,15 @@ def _is_plain(operation: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
             isinstance(x, tf.Tensor) and x.dtype == tf.float32 and getattr(x, "_keras_mask", None) is None
             for x in (args[0] if isinstance(args[0], list) else args)
         )
+    )
+
+
+@functools.cache
+def knows_training(operation_class: type) -> bool:
+    """Whether layers of this class may compute something else in training than at inference."""
+    call = getattr(operation_class, "call", None)
+    return (
+        issubclass(operation_class, keras.layers.Layer) and call is not None and "training" in signature(call).parameters
     )
 
 

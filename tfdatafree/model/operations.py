@@ -60,8 +60,6 @@ _ROWS: dict[str, Operation] = {
     # Nothing, at inference.
     "Dropout GaussianDropout AlphaDropout GaussianNoise ActivityRegularization":
         Operation(no_op=True),
-    "RandomFlip RandomRotation RandomZoom RandomTranslation RandomContrast RandomBrightness":
-        Operation(no_op=True),
     "linear":
         Operation(no_op=True, channels="apart"),
     "Identity":
