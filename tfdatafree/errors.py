@@ -4,9 +4,21 @@ Each message says what came, what was wanted and what to do. Wrong options are p
 declared (see `recipe/`).
 """
 
+# Messages quote other packages, which may repeat a whole model.
+_LONGEST_MESSAGE = 600
+
 
 class TfdatafreeError(Exception):
-    """Base of all errors of this package, so that a caller can catch all of them."""
+    """Base of all errors of this package, so that a caller can catch all of them. Messages have at most 600 characters."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(shortened(message))
+
+
+def shortened(message: str) -> str:
+    """`message`, with " ... " for what its middle has beyond 600 characters."""
+    half = (_LONGEST_MESSAGE - 5) // 2
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}"
 
 
 class LoadError(TfdatafreeError):

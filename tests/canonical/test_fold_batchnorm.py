@@ -13,10 +13,6 @@ from tfdatafree.model.graph import Graph
 KEPT = {
     "shared_layer": {"bn": r"'conv' is shared by several calls; 'add' \(Add\) after it has no weights"},
     "shared_batchnorm_foldable_once": {"bn": "stands at the model's input; it feeds 2 layers"},
-    "nested_called_twice": {
-        "inner_bn": "'inner_conv' is shared by several calls; 'inner_relu'",
-        "inner_bn_1": "'inner_conv' is shared by several calls; 'inner_relu_1'",
-    },
     "sequential": {"bn": r"'conv_relu' \(Activation\) before it has no weights.*'pool' \(GlobalAveragePooling2D\)"},
     "batchnorm_before_same_conv": {"bn": r"'max' \(MaxPooling2D\) before it has no weights.*'conv' pads with zeros"},
     "batchnorm_at_the_input": {"bn": "stands at the model's input; 'a_conv' pads with zeros"},

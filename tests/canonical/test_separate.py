@@ -99,7 +99,12 @@ def test_a_sum_of_four_is_rounded_in_the_file_as_in_its_simulation():
 def augmented() -> keras.Model:
     """Layers that change images in training only, one that crops them at inference, too, and one that clips."""
     x = inputs = keras.Input((8, 8, 3))
-    for layer in (L.RandomFlip(seed=0), L.RandomShear(0.5, seed=0), L.GaussianNoise(1.0, seed=0), L.ReLU(max_value=1e9)):
+    for layer in (
+        L.RandomFlip(seed=0),
+        L.RandomShear(0.5, seed=0),
+        L.GaussianNoise(1.0, seed=0),
+        L.ReLU(max_value=1e9),
+    ):
         x = layer(x)
     return keras.Model(inputs, L.Conv2D(2, 3)(L.RandomCrop(6, 6, seed=0)(x)))
 

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import zipfile
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from tfdatafree.errors import LoadError, UnsupportedModelError
+from tfdatafree.model.keras2_files import OLD_KEY
 from tfdatafree.model.load import load, require_tensorflow_backend
 
 L = keras.layers
@@ -396,6 +398,64 @@ def test_a_keras_2_file_that_only_tf_keras_reads(k2, tmp_path):
     with pytest.raises(Exception, match="OpLambda|deserializ|Unknown layer|not found|Could not locate"):
         keras.models.load_model(path, compile=False)
     assert_same_outputs(load(path), k2.models.load_model(path, compile=False), batch(8, 8, 3), batch(8, 8, 3, seed=2))
+
+
+def test_keras_2_layers_that_act_in_training_only_are_no_obstacle(k2):
+    x = inputs = k2.layers.Input((8, 8, 3))
+    for layer in (k2.layers.RandomFlip(), k2.layers.RandomHeight(0.2), k2.layers.RandomCrop(6, 4)):
+        x = layer(x)
+    old = k2.Model(inputs, k2.layers.Conv2D(2, 3)(k2.layers.GaussianNoise(1.0)(x)))
+    assert_same_outputs(load(old), old, batch(8, 8, 3))
+
+
+def test_a_keras_2_sequential_that_starts_with_dense_keeps_the_shape_in_its_file(k2, tmp_path):
+    old = k2.Sequential([k2.layers.Dense(12, input_shape=(5,)), k2.layers.Reshape((2, 2, 3))])
+    old.save(path := tmp_path / "old.h5")
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"] = config["config"]["layers"][1:]  # Keras 2.3 wrote no InputLayer
+        file.attrs.update(model_config=json.dumps(config), keras_version="2.3.0-tf")
+    assert keras.models.load_model(path, compile=False).input_shape == (None, None, 5), "Keras 3 misreads it"
+    assert load(path).input_shape == (None, 5)
+    assert_same_outputs(load(path), old, batch(5))
+
+
+@pytest.mark.parametrize("key, module", [("layers", "tf_keras"), ("layers", "keras"), (OLD_KEY, "keras")])
+def test_archives_of_keras_2_are_read_by_path(k2, tmp_path, key, module):
+    inputs = k2.layers.Input((8, 8, 3))
+    inner = k2.Sequential([k2.layers.Conv2D(2, 3, input_shape=(8, 8, 3)), k2.layers.ReLU()])
+    old = k2.Model(inputs, k2.layers.Dense(2)(k2.layers.Flatten()(inner(inputs))))
+    old.save(written := tmp_path / "new.keras")
+    with zipfile.ZipFile(written) as source, zipfile.ZipFile(path := tmp_path / "old.keras", "w") as target:
+        weights = io.BytesIO(source.read("model.weights.h5"))
+        with h5py.File(weights, "r+") as file:
+            if key != "layers":
+                file.move("layers/sequential/layers", f"layers/sequential/{key}")
+                file.move("layers", key)
+        target.writestr("config.json", source.read("config.json").replace(b'"tf_keras.', f'"{module}.'.encode()))
+        target.writestr("metadata.json", json.dumps({"keras_version": "2.13.1"}))
+        target.writestr("model.weights.h5", weights.getvalue())
+    assert_same_outputs(load(path), old, batch(8, 8, 3))
+
+
+def test_a_file_of_keras_1_is_refused_with_what_to_do(tmp_path):
+    small_cnn().save(path := tmp_path / "old.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["keras_version"] = "1.2.1"
+    with pytest.raises(LoadError, match=r"written by Keras 1\.2\.1.*load it with Keras 2\.2\.4"):
+        load(path)
+
+
+def test_a_file_with_another_ending_is_told_its_own(tmp_path):
+    small_cnn().save(path := tmp_path / "old.h5")
+    with pytest.raises(LoadError, match=r"ends in '\.model': rename it to \.h5"):
+        load(path.rename(tmp_path / "old.model"))
+
+
+def test_no_message_is_longer_than_600_characters():
+    message = str(LoadError("first " + "x" * 10_000 + " last"))
+    assert len(message) <= 600
+    assert message.startswith("first") and message.endswith("last")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfdatafree.model.graph import Graph, Layer, Node, Ref
+from tfdatafree.model.graph import Graph, Layer, Node, Ref, weightless
 from tfdatafree.model.kernels import (
     find_layout,
     input_channels,
@@ -281,5 +281,5 @@ def _buffer(graph: Graph, key: str, suffix: str, factor: np.ndarray) -> str:
     """Key of the layer that multiplies by `factor`. All calls of a shared layer get the same one."""
     name = f"{key}_{suffix}"
     if name not in graph.layers:
-        graph.layers[name] = Layer(keras.layers.Rescaling(factor.astype(np.float32), name=name))
+        graph.layers[name] = weightless(keras.layers.Rescaling, factor.astype(np.float32), name=name)
     return name

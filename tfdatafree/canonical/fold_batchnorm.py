@@ -12,6 +12,7 @@ which integer runtimes quantize per channel; elsewhere it is a Rescaling layer.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
@@ -19,7 +20,7 @@ import numpy as np
 
 from tfdatafree.canonical.separate import separate
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, scale_and_shift, with_bias
-from tfdatafree.model.graph import Graph, Layer, Node, new_layer
+from tfdatafree.model.graph import Graph, Layer, Node, new_layer, weightless
 from tfdatafree.model.kernels import (
     find_layout,
     from_output_last,
@@ -54,14 +55,19 @@ def fold_batchnorm(model: keras.Model) -> Folded:
     return Folded(folded.graph.to_keras(), dict(folded.kept))
 
 
-def fold(graph: Graph) -> Rewrite:
+def fold(graph: Graph, chosen: Callable[[Layer], bool] = is_batchnorm) -> Rewrite:
     """Folds every BatchNorm of a separated graph. `kept`: BatchNorm node -> why it was not folded.
 
     A folded layer writes the tensor that its BatchNorm wrote. What is known of a tensor by its name stays valid.
+
+    Args:
+        chosen: Which BatchNorms are folded.
     """
     graph = graph.copy()
     kept: dict[str, str] = {}
-    for node in [node for node in graph.nodes if is_batchnorm(graph.layer_of(node))]:
+    for node in [node for node in graph.nodes if chosen(graph.layer_of(node))]:
+        if node not in graph.nodes:
+            continue  # was folded with another call of the same layers
         before = _refuse_before(graph, node)
         if before is None:
             _fold_into_producer(graph, node)
@@ -86,13 +92,27 @@ def _refuse_before(graph: Graph, node: Node) -> str | None:
         return f"'{producer.name}' ({layer.class_name}) before it has no weights to fold into"
     if not on_channels(graph, node):
         return "it normalizes another axis than the last"
-    if graph.calls()[producer.layer] > 1:
-        return f"'{producer.layer}' is shared by several calls"
     if source in graph.outputs:
         return f"'{producer.name}' is itself an output of the model"
     if len(graph.consumers()[source]) > 1:
         return f"'{producer.name}' also feeds other layers"
+    if _calls_of_both(graph, node) is None:
+        return f"'{producer.layer}' is shared by several calls"
     return None
+
+
+def _calls_of_both(graph: Graph, node: Node) -> list[tuple[Node, Node]] | None:
+    """(call of the layer before this BatchNorm, call of the BatchNorm) for all calls of that layer.
+
+    None where one of its outputs is read by anything else than one call of the BatchNorm.
+    """
+    readers, pairs = graph.consumers(), []
+    for caller in [other for other in graph.nodes if other.layer == graph.producers()[node.inputs[0]].layer]:
+        found = readers[caller.output]
+        if caller.output in graph.outputs or len(found) != 1 or found[0].layer != node.layer:
+            return None
+        pairs.append((caller, found[0]))
+    return pairs
 
 
 def _refuse_after(graph: Graph, node: Node) -> str | None:
@@ -132,9 +152,10 @@ def _fold_into_producer(graph: Graph, node: Node) -> None:
     bias = layer.weight("bias")
     bias = t if bias is None else bias * g + t
     graph.layers[producer.layer] = with_bias(with_kernel(layer, scaled), graph.specs[producer.inputs[0]].shape, bias)
-    graph.replace(node)
-    graph.rename_output(producer, node.output)
-    del graph.specs[node.inputs[0]]
+    for caller, batchnorm in _calls_of_both(graph, node) or ():
+        graph.replace(batchnorm)
+        graph.rename_output(caller, batchnorm.output)
+        del graph.specs[batchnorm.inputs[0]]
 
 
 def _fold_into_consumer(graph: Graph, node: Node) -> None:
@@ -166,6 +187,6 @@ def _make_scale_and_shift(graph: Graph, node: Node) -> None:
         broadcast = [1] * len(shape)
         broadcast[graph.operation_of(node).axis] = -1
         scale, offset = (array.reshape(broadcast[1:]).astype(np.float32) for array in (g, t))
-        scaled = Layer(keras.layers.Rescaling(scale, offset, name=key))
+        scaled = weightless(keras.layers.Rescaling, scale, offset, name=key)
     graph.layers[key] = scaled
     graph.replace(node, dataclasses.replace(node, layer=key))

@@ -1,5 +1,6 @@
 """The canonical form of a model: one operation per node, in the forms that all later stages expect."""
 
+from tfdatafree.canonical.fold_untrained import fold_untrained
 from tfdatafree.canonical.global_pooling import globalize_pooling
 from tfdatafree.canonical.merge_twins import merge_twins
 from tfdatafree.canonical.pool_slices import pool_slices
@@ -8,7 +9,7 @@ from tfdatafree.canonical.split_normalization import split_normalization
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.rewrite import Pass, Rewrite, apply_passes
 
-PASSES: tuple[Pass, ...] = (separate, globalize_pooling, split_normalization, merge_twins)
+PASSES: tuple[Pass, ...] = (separate, globalize_pooling, split_normalization, fold_untrained, merge_twins)
 
 
 def canonical_form(source: Graph, *, pooled_slices: bool = False) -> Rewrite:

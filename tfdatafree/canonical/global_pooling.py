@@ -8,7 +8,7 @@ largest pixel. The output of MEAN has a grid of its own.
 
 import keras
 
-from tfdatafree.model.graph import Graph, Layer
+from tfdatafree.model.graph import Graph, weightless
 from tfdatafree.model.rewrite import Rewrite
 
 _GLOBAL = {
@@ -26,6 +26,5 @@ def globalize_pooling(graph: Graph) -> Rewrite:
             continue
         window = tuple(operation.pool_size)
         if window == graph.specs[node.inputs[0]].shape[1:-1] and set(graph.specs[node.output].shape[1:-1]) == {1}:
-            pooling = _GLOBAL[type(operation)](keepdims=True, name=node.layer)
-            graph.layers[node.layer] = Layer(pooling)
+            graph.layers[node.layer] = weightless(_GLOBAL[type(operation)], keepdims=True, name=node.layer)
     return Rewrite(graph=graph)

@@ -6,7 +6,7 @@ so that every value, float or integer, is unchanged: the maximum over one value 
 
 import keras
 
-from tfdatafree.model.graph import Graph, Layer, Node, Ref
+from tfdatafree.model.graph import Graph, Node, Ref, weightless
 from tfdatafree.model.rewrite import Rewrite
 
 _ALL = slice(None)
@@ -20,8 +20,7 @@ def pool_slices(graph: Graph) -> Rewrite:
         strides = _strides(graph, node)
         if strides is None or calls[node.layer] > 1:
             continue
-        pooling = keras.layers.MaxPooling2D(pool_size=1, strides=strides, name=node.layer)
-        graph.layers[node.layer] = Layer(pooling)
+        graph.layers[node.layer] = weightless(keras.layers.MaxPooling2D, pool_size=1, strides=strides, name=node.layer)
         graph.nodes[at] = Node(node.name, node.layer, (Ref(node.inputs[0]),), {}, node.outputs)
     return Rewrite(graph=graph)
 

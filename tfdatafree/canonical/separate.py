@@ -14,7 +14,17 @@ import dataclasses
 import keras
 import numpy as np
 
-from tfdatafree.model.graph import Graph, Layer, Node, Ref, TensorSpec, knows_training, new_layer, without_activation
+from tfdatafree.model.graph import (
+    Graph,
+    Layer,
+    Node,
+    Ref,
+    TensorSpec,
+    knows_training,
+    new_layer,
+    weightless,
+    without_activation,
+)
 from tfdatafree.model.kernels import find_layout
 from tfdatafree.model.operations import operation_of
 from tfdatafree.model.rewrite import Rewrite
@@ -92,7 +102,7 @@ def _split_activation(graph: Graph, node: Node) -> None:
         key = graph.fresh_name(key)
     callers = [other.name for other in graph.nodes if other.layer == node.layer]
     graph.layers[node.layer] = Layer(without_activation(layer.operation), layer.weights)
-    graph.layers[key] = Layer(keras.layers.Activation(activation, name=key))
+    graph.layers[key] = weightless(keras.layers.Activation, activation, name=key)
     for caller in callers:
         name = key if len(callers) == 1 else graph.fresh_name(f"{caller}_{label}")
         append_after(graph, graph.node(caller), key, name)
@@ -159,8 +169,8 @@ def _split_silu(graph: Graph, node: Node) -> None:
         return
     gate, source = graph.fresh_name(f"{node.name}_sigmoid"), node.inputs[0]
     product = graph.fresh_name(f"{node.name}_multiply")
-    graph.layers[gate] = Layer(keras.layers.Activation("sigmoid", name=gate))
-    graph.layers[product] = Layer(keras.layers.Multiply(name=product))
+    graph.layers[gate] = weightless(keras.layers.Activation, "sigmoid", name=gate)
+    graph.layers[product] = weightless(keras.layers.Multiply, name=product)
     graph.specs[gate] = graph.specs[source]
     graph.replace(
         node,
@@ -177,7 +187,7 @@ def _split_merge(graph: Graph, node: Node) -> None:
     pairs, spec = [], graph.specs[first]
     for other in others:
         name = graph.fresh_name(f"{node.name}_{len(pairs) + 1}")
-        layer = kind(name=name)
+        layer = kind(name=name, dtype="float32")
         spec = TensorSpec(tuple(layer.compute_output_shape([spec.shape, graph.specs[other].shape])), spec.dtype)
         graph.layers[name] = Layer(layer)
         graph.specs[name] = spec

@@ -32,14 +32,14 @@ def _elementary(layer: Layer, spec: TensorSpec) -> keras.Model:
     rank = len(spec.shape)
     axes = [int(axis) % rank for axis in np.atleast_1d(layer.operation.axis)]
     x = keras.Input(spec.shape[1:], dtype=spec.dtype)
-    centred = keras.layers.Subtract()([x, keras.ops.mean(x, axis=axes, keepdims=True)])
-    variance = keras.ops.mean(keras.layers.Multiply()([centred, centred]), axis=axes, keepdims=True)
-    y = keras.layers.Multiply()([centred, keras.ops.rsqrt(variance + layer.operation.epsilon)])
+    centred = keras.layers.Subtract(dtype=spec.dtype)([x, keras.ops.mean(x, axis=axes, keepdims=True)])
+    variance = keras.ops.mean(keras.layers.Multiply(dtype=spec.dtype)([centred, centred]), axis=axes, keepdims=True)
+    y = keras.layers.Multiply(dtype=spec.dtype)([centred, keras.ops.rsqrt(variance + layer.operation.epsilon)])
     shape = [spec.size(axis) if axis in axes else 1 for axis in range(min(axes), rank)]
     gamma, beta = (layer.weight(key) for key in ("gamma", "beta"))
     scale = np.ones(shape, np.float32) if gamma is None else gamma.reshape(shape)
     offset = np.zeros(shape, np.float32) if beta is None else beta.reshape(shape)
-    return keras.Model(x, keras.layers.Rescaling(scale, offset)(y))
+    return keras.Model(x, keras.layers.Rescaling(scale, offset, dtype=spec.dtype)(y))
 
 
 def _replace(graph: Graph, node: Node, parts: Graph) -> None:

@@ -248,6 +248,7 @@ def _match_values(
             if index is None:
                 continue
             expected, found = np.asarray(live[tensor]), runner.value(index)
+            expected = expected.astype(np.float64)  # truth values, too
             if found is None or not _alike(found.shape, expected.shape):
                 continue
             scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)

@@ -22,7 +22,7 @@ def insert_quantizers(graph: Graph, grids: Mapping[str, Quantizer]) -> Graph:
     producers = graph.producers()
     for tensor, grid in grids.items():
         name = graph.fresh_name(f"{tensor}_quantized".replace(":", "_"))
-        layer = Quantization(float(grid.scale), int(grid.zero_point), grid.bits, name=name)
+        layer = Quantization(float(grid.scale), int(grid.zero_point), grid.bits, name=name, dtype="float32")
         graph.redirect(tensor, name)
         graph.layers[name] = Layer(layer)
         graph.specs[name] = graph.specs[tensor]

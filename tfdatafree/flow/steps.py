@@ -87,12 +87,15 @@ def read_network(task: Task, progress: Progress) -> Network:
     """
     with progress.stage("load"):
         source = Graph.from_keras(load(task.model, unsafe=task.unsafe_load, input_shape=task.input_shape))
-        graph = canonical_form(source, pooled_slices=task.target.pooled_slices).graph
+        form = canonical_form(source, pooled_slices=task.target.pooled_slices)
+        graph = form.graph
         require_quantizable(graph)
         if task.recipe.recover is not None:
-            require_recoverable(source, graph, task.recipe.recover)
+            require_recoverable(graph, task.recipe.recover)
         ranges = find_input_ranges(graph, task.input_range, task.seed)
-    network = Network(source=source, unfolded=graph, reference=graph, current=graph, input_ranges=ranges)
+    network = Network(
+        source=source, unfolded=graph, reference=graph, current=graph, input_ranges=ranges, notes=form.notes
+    )
     return network if task.representative_data is not None else _judged(network, task, progress)
 
 
@@ -112,7 +115,7 @@ def precondition_network(network: Network, task: Task, progress: Progress) -> Ne
         ranges = network.input_ranges
         log = precondition(network.unfolded, task.recipe, ranges, task.seed)
         folded = fold(log.graph)
-        reference, notes = fold_scales(folded.graph).graph, dict(log.notes)
+        reference, notes = fold_scales(folded.graph).graph, {**network.notes, **log.notes}
         if log.inexact:
             inputs = make_inputs(reference, _images(reference, task), ranges, seed=task.seed)
             options = " and ".join(log.inexact)

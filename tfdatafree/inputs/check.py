@@ -8,20 +8,19 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.recipe.recipe import Recover
 
 
-def require_recoverable(source: Graph, graph: Graph, options: Recover) -> None:
+def require_recoverable(graph: Graph, options: Recover) -> None:
     """Raises what recovery would raise.
 
     Args:
-        source: The user's model.
-        graph: Its canonical form.
+        graph: The canonical form of the user's model.
 
     Raises:
         UnsupportedModelError: No BatchNorm, or a layer or an input that allows no such images.
         ValueError: `image_size` does not fit this model.
     """
-    if not any(is_batchnorm(layer) for layer in source.layers.values()):
+    if not any(is_batchnorm(layer) for layer in graph.layers.values()):
         raise UnsupportedModelError(
-            f"'{source.name}' has no BatchNormalization, by whose statistics recover could make images; leave recover out, "
+            f"'{graph.name}' has no BatchNormalization, by whose statistics recover could make images; leave recover out, "
             "and pass images of your own to feature_regression(compressed, model, images)."
         )
     specs = input_specs(graph, options.image_size)

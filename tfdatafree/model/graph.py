@@ -410,7 +410,9 @@ def knows_training(operation_class: type) -> bool:
     """Whether layers of this class may compute something else in training than at inference."""
     call = getattr(operation_class, "call", None)
     return (
-        issubclass(operation_class, keras.layers.Layer) and call is not None and "training" in signature(call).parameters
+        issubclass(operation_class, keras.layers.Layer)
+        and call is not None
+        and "training" in signature(call).parameters
     )
 
 
@@ -418,12 +420,24 @@ def new_layer(layer_class: Any, config: Mapping[str, Any], input_shape: tuple, *
     """A built Keras layer of `layer_class` with the named weights; other weights keep their initial values."""
     # Keras draws a kernel when it builds a layer, which takes longer than all else. Nobody reads what it draws here.
     drawn = {name: config[name] for name in _KERNEL_INITIALIZERS if "kernel" in weights and name in config}
-    operation = layer_class.from_config({**config, **dict.fromkeys(drawn, "zeros")})
+    operation = layer_class.from_config({**_settled(layer_class, config), **dict.fromkeys(drawn, "zeros")})
     operation.build(input_shape)
     for name, initializer in drawn.items():
         setattr(operation, name, keras.initializers.get(initializer))
     initial = Layer(operation, tuple(np.asarray(variable) for variable in operation.weights))
     return initial.with_weights(**weights)
+
+
+def weightless(layer_class: Any, *args: Any, **config: Any) -> Layer:
+    """A new Keras layer of `layer_class`, which has no weights."""
+    return Layer(layer_class(*args, **_settled(layer_class, config)))
+
+
+def _settled(layer_class: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the type and the order of axes of this package, so that no global setting of Keras decides them."""
+    constructors = [vars(cls)["__init__"] for cls in layer_class.__mro__ if "__init__" in vars(cls)]
+    takes_order = any("data_format" in signature(constructor).parameters for constructor in constructors)
+    return {"dtype": "float32", **({"data_format": "channels_last"} if takes_order else {}), **config}
 
 
 def without_activation(operation: Any) -> Any:
@@ -454,13 +468,15 @@ def _map_refs(structure: Any, function: Callable[[Ref], Any]) -> Any:
 def _clone(operation: Any, name: str) -> Any:
     if not isinstance(operation, keras.layers.Layer):
         try:
-            return type(operation).from_config(operation.get_config())
+            clone = type(operation).from_config(operation.get_config())
         except (TypeError, NotImplementedError, ValueError):
             clone = copy.copy(operation)  # an operation without a config has no state either
             clone._inbound_nodes = []
-            return clone
+        clone.name = name  # Keras numbers operations, and may arrive at the name of a layer
+        return clone
     if isinstance(operation, keras.layers.Lambda):
         config = {"function": operation.function, "arguments": operation.arguments, "name": name}
+        config["dtype"] = operation.dtype_policy
         return keras.layers.Lambda(**config, output_shape=getattr(operation, "_output_shape", None))
     return type(operation).from_config({**operation.get_config(), "name": name})
 

@@ -20,6 +20,7 @@ import numpy as np
 from absl import logging
 
 from tfdatafree.errors import LoadError, UnsupportedModelError
+from tfdatafree.model.keras2_files import has_written_shapes, load_keras2_archive, refuse_keras1
 from tfdatafree.model.load_keras2 import (
     TFMOT_CLASSES,
     TRUST,
@@ -28,7 +29,7 @@ from tfdatafree.model.load_keras2 import (
     first_line,
     from_tf_keras,
     label,
-    load_keras2_h5,
+    load_keras2_file,
     refuse_hard_sigmoid,
     serialized_objects,
     set_layer_weights,
@@ -107,8 +108,6 @@ def _load_file(path: str, unsafe: bool) -> Any:
             )
         raise LoadError(f"'{path}' is a directory and not a model: pass a .keras or .h5 file.")
     extension = os.path.splitext(path)[1].lower()
-    if extension not in (".keras", ".h5", ".hdf5"):
-        raise LoadError(f"'{path}' ends in '{extension}': pass a .keras, .h5 or .hdf5 file.")
     try:
         with open(path, "rb") as file:
             head = file.read(8)
@@ -117,6 +116,9 @@ def _load_file(path: str, unsafe: bool) -> Any:
     if not head:
         raise LoadError(f"'{path}' is empty.")
     kind = ".keras" if head.startswith(_ZIP_MAGIC) else ".h5" if head == _HDF5_MAGIC else None
+    if extension not in (".keras", ".h5", ".hdf5"):
+        known = f"rename it to {kind}, whose data it holds" if kind else "pass a .keras, .h5 or .hdf5 file"
+        raise LoadError(f"'{path}' ends in '{extension}': {known}.")
     if kind is None:
         raise LoadError(f"'{path}' is not a Keras file: it holds neither a zip archive (.keras) nor HDF5 (.h5).")
     if (kind == ".keras") != (extension == ".keras"):
@@ -143,10 +145,8 @@ def _load_zip(path: str, unsafe: bool) -> keras.Model:
     except Exception as error:
         _explain(path, config, error, unsafe)
         if str(version).startswith("2."):
-            raise LoadError(
-                f"'{path}' was written by Keras {version}, and Keras 3 cannot read it ({first_line(error)}). "
-                "Load it with tf_keras.models.load_model and pass the model."
-            ) from error
+            logging.info("Keras 3 cannot load '%s' (%s); trying tf_keras.", path, first_line(error))
+            return load_keras2_archive(path, config, unsafe)
         raise LoadError(f"'{path}' cannot be loaded: {first_line(error)}") from error
 
 
@@ -160,23 +160,29 @@ def _load_hdf5(path: str, unsafe: bool) -> Any:
         raise LoadError(f"'{path}' is truncated or damaged: {first_line(error)}") from error
     if config is None:
         raise LoadError(f"'{path}' holds no model, perhaps only weights: write it with model.save, not save_weights.")
+    refuse_keras1(path, version)
     if version.startswith("2."):
         refuse_hard_sigmoid(config)
-    cleaned = _without_unknown_entries(config)
     try:
-        if cleaned == config:
-            return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
-        with tempfile.TemporaryDirectory() as folder:
-            rewritten = shutil.copyfile(path, os.path.join(folder, "model.h5"))
-            with h5py.File(rewritten, "r+") as file:
-                file.attrs["model_config"] = json.dumps(cleaned)
-            return keras.models.load_model(rewritten, compile=False, safe_mode=not unsafe)
+        model = _read_hdf5(path, config, unsafe)
     except Exception as error:
         _explain(path, config, error, unsafe)
         if not version.startswith("2."):
             raise LoadError(f"'{path}' cannot be loaded: {first_line(error)}") from error
         logging.info("Keras 3 cannot load '%s' (%s); trying tf_keras.", path, first_line(error))
-        return load_keras2_h5(path, config, unsafe)
+        return load_keras2_file(path, config, unsafe)
+    return model if has_written_shapes(model, config) else load_keras2_file(path, config, unsafe)
+
+
+def _read_hdf5(path: str, config: dict, unsafe: bool) -> keras.Model:
+    cleaned = _without_unknown_entries(config)
+    if cleaned == config:
+        return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
+    with tempfile.TemporaryDirectory() as folder:
+        rewritten = shutil.copyfile(path, os.path.join(folder, "model.h5"))
+        with h5py.File(rewritten, "r+") as file:
+            file.attrs["model_config"] = json.dumps(cleaned)
+        return keras.models.load_model(rewritten, compile=False, safe_mode=not unsafe)
 
 
 def _explain(path: str, config: dict, error: Exception, unsafe: bool) -> None:
@@ -195,7 +201,7 @@ def _explain(path: str, config: dict, error: Exception, unsafe: bool) -> None:
 
 def _unregistered_class(config: dict) -> str | None:
     if any(thing["class_name"] in TFMOT_CLASSES for thing in serialized_objects(config)):
-        return None  # load_keras2_h5 knows the classes inside TFMOT's wrappers
+        return None  # load_keras2_file knows the classes inside TFMOT's wrappers
     namespaces = (keras.layers, keras.models, keras.initializers, keras.regularizers, keras.constraints)
     for thing in serialized_objects(config):
         name, module = thing["class_name"], thing.get("module")
@@ -277,7 +283,7 @@ def _built_copy(model: keras.Sequential, input_shape: Any) -> keras.Model:
     for shape in (input_shape, input_shape[1:]):
         try:
             layers = [_copy_layer(layer) for layer in model.layers]
-            built = keras.Sequential([keras.Input(shape=shape), *layers], name=model.name)
+            built = keras.Sequential([keras.Input(shape=shape, dtype="float32"), *layers], name=model.name)
         except (ValueError, TypeError) as error:
             reason = error
             continue

@@ -5,7 +5,7 @@ A quantization wrapper becomes its float layer, which has the same function up t
 
 tf_keras and TFMOT are imported only to open a Keras 2 file. The import of TFMOT sets TF_USE_LEGACY_KERAS=1 in the process. This
 turns a `tf.keras` that was not used before into tf_keras. `import keras` stays Keras 3 in either case, and this package never
-uses `tf.keras`. `load_keras2_h5` restores the variable.
+uses `tf.keras`. `load_keras2_file` restores the variable.
 """
 
 import contextlib
@@ -33,6 +33,9 @@ _SAFE_MODULES = re.compile(
 
 # Layers of tf_keras that run code, or call a method, that the file names.
 _CALLERS = ("Lambda", "__lambda__", "ClassMethod", "InstanceMethod", "InstanceProperty")
+
+# Sizes of the values on which layers of Keras 2 and 3 are compared.
+_PROBE_SIZES = (1e-3, 1.0, 1e3, 1e6)
 
 # TensorFlow functions that tf_keras turns into layers when they are called on its symbolic tensors. Parameters have the names
 # that TensorFlow gives them.
@@ -77,23 +80,27 @@ def from_tf_keras(model: Any) -> keras.Model:
     return _rebuild(model, {})
 
 
-def load_keras2_h5(path: str, config: dict, unsafe: bool) -> Any:
-    """Opens a `.h5` file as a tf_keras model.
+def load_keras2_file(path: str, config: dict, unsafe: bool, *, name: str | None = None) -> Any:
+    """Opens a `.h5` or `.keras` file as a tf_keras model.
 
     tf_keras has no safe mode for `.h5`, so `config`, the model's config in that file, is checked first.
+
+    Args:
+        name: What errors call the file; None: `path`.
 
     Raises:
         UnsupportedModelError: The file could run code, and `unsafe` is False.
         LoadError: tf_keras cannot load the file, or a package is missing.
     """
+    shown = name or path
     for thing in [] if unsafe else serialized_objects(config):
-        name, module, entries = thing["class_name"], thing.get("module"), thing.get("config")
+        class_name, module, entries = thing["class_name"], thing.get("module"), thing.get("config")
         called = entries.get("function") if isinstance(entries, dict) else None
-        safe = name not in _CALLERS and ("OpLambda" not in name or called in TF_OPS)
+        safe = class_name not in _CALLERS and ("OpLambda" not in class_name or called in TF_OPS)
         if not safe or not (
-            module is None or (module, name) == ("builtins", "function") or _SAFE_MODULES.fullmatch(str(module))
+            module is None or (module, class_name) == ("builtins", "function") or _SAFE_MODULES.fullmatch(str(module))
         ):
-            raise UnsupportedModelError(f"{config_label(thing)} in '{path}' could run code of its own. {TRUST}")
+            raise UnsupportedModelError(f"{config_label(thing)} in '{shown}' could run code of its own. {TRUST}")
     legacy = os.environ.get("TF_USE_LEGACY_KERAS")
     try:
         import tf_keras
@@ -104,11 +111,11 @@ def load_keras2_h5(path: str, config: dict, unsafe: bool) -> Any:
 
                 scopes.enter_context(tfmot.sparsity.keras.prune_scope())
                 scopes.enter_context(tfmot.quantization.keras.quantize_scope())
-            return tf_keras.models.load_model(path, compile=False)
+            return tf_keras.models.load_model(path, compile=False, safe_mode=not unsafe)
     except ImportError as error:
-        raise LoadError(f"'{path}' is a Keras 2 file that needs the package {error.name}: pip install it.") from error
+        raise LoadError(f"'{shown}' is a Keras 2 file that needs the package {error.name}: pip install it.") from error
     except Exception as error:
-        raise LoadError(f"Neither Keras 3 nor tf_keras can load '{path}': {first_line(error)}") from error
+        raise LoadError(f"Neither Keras 3 nor tf_keras can load '{shown}': {first_line(error)}") from error
     finally:
         if legacy is None:
             os.environ.pop("TF_USE_LEGACY_KERAS", None)
@@ -135,11 +142,14 @@ def serialized_objects(config: Any) -> Iterator[dict]:
 
 def drop_unknown_entries(layer_class: type, entries: dict) -> None:
     """Removes from `entries` what no constructor of `layer_class` takes, where its value is None, False or groups=1."""
-    constructors = [vars(cls)["__init__"] for cls in layer_class.__mro__ if "__init__" in vars(cls)]
-    known = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
-    for name in set(entries) - known:
+    for name in set(entries) - _known_entries(layer_class):
         if entries[name] is None or entries[name] is False or (name == "groups" and entries[name] == 1):
             del entries[name]
+
+
+def _known_entries(layer_class: type) -> set[str]:
+    constructors = [vars(cls)["__init__"] for cls in layer_class.__mro__ if "__init__" in vars(cls)]
+    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}
 
 
 def refuse_hard_sigmoid(config: dict) -> None:
@@ -221,7 +231,15 @@ def _call_twin(layer: Any, args: list, kwargs: dict, twins: dict[int, Any]) -> A
         twins[id(layer)] = _rebuild(layer, twins) if hasattr(layer, "layers") else None
     if twins[id(layer)] is None:
         inner, weights = _unwrap_layer(layer)
-        twin = _make_twin(inner)
+        try:
+            twin = _make_twin(inner)
+        except UnsupportedModelError:
+            probe = _probe_of(inner, args)
+            if _computes_same(inner, lambda values: values, probe):
+                return args[0]
+            twin = _rough_twin(inner, probe)
+            if twin is None:
+                raise
         result = twin(*args, **kwargs)
         twins[id(layer)] = twin
         if isinstance(weights, dict):  # quantization wrappers store the kernel outside of its layer, so order is lost
@@ -266,7 +284,8 @@ def _make_twin(layer: Any) -> keras.layers.Layer:
         raise UnsupportedModelError(f"{label(layer)} has no equal in Keras 3: {advice} and load the model again.")
     config = layer.get_config()
     if type(layer).__name__ == "Lambda":  # its config has byte code, and the layer has the function itself
-        return keras.layers.Lambda(layer.function, arguments=layer.arguments, name=_keras_3_name(layer))
+        entries = {"arguments": layer.arguments, "dtype": layer.compute_dtype, "name": _keras_3_name(layer)}
+        return keras.layers.Lambda(layer.function, **entries)
     if hasattr(layer, "activation") and "activation" in config:
         config["activation"] = _activation(layer.activation)
     refuse_hard_sigmoid({"class_name": type(layer).__name__, "config": config})
@@ -288,6 +307,44 @@ def _make_twin(layer: Any) -> keras.layers.Layer:
         raise UnsupportedModelError(
             f"{label(layer)} cannot be rebuilt in Keras 3 ({first_line(error)}): use a layer that Keras 3 has."
         ) from error
+
+
+def _probe_of(layer: Any, args: list) -> np.ndarray | None:
+    """Small and large values for the one input of a layer that may act in training only; None for another layer."""
+    if layer.weights or "training" not in inspect.signature(layer.call).parameters:
+        return None
+    if len(args) != 1 or not isinstance(args[0], keras.KerasTensor) or None in args[0].shape[1:]:
+        return None
+    noise = np.random.default_rng(0).normal(size=(len(_PROBE_SIZES), *args[0].shape[1:]))
+    return (noise.T * _PROBE_SIZES).T.astype(args[0].dtype)
+
+
+def _computes_same(layer: Any, function: Callable, probe: np.ndarray | None) -> bool:
+    """Whether a tf_keras layer computes the same as `function` at inference. False for a layer that does not take `probe`."""
+    if probe is None:
+        return False
+    try:
+        wanted, found = np.asarray(layer(probe, training=False)), np.asarray(function(probe))
+    except Exception:  # of any layer
+        return False
+    error = np.abs(wanted - found).T / _PROBE_SIZES if wanted.shape == found.shape else np.inf
+    return bool(np.all(error < 1e-5))
+
+
+def _rough_twin(layer: Any, probe: np.ndarray | None) -> keras.layers.Layer | None:
+    """The Keras 3 layer from those entries of a tf_keras layer that Keras 3 knows; None where it computes something else."""
+    class_name, config = type(layer).__name__, layer.get_config()
+    if class_name == "RandomCrop":  # at inference it resizes
+        class_name, config = "Resizing", {**config, "crop_to_aspect_ratio": True}
+    layer_class = getattr(keras.layers, class_name, None)
+    if probe is None or layer_class is None:
+        return None
+    config = {entry: value for entry, value in config.items() if entry in _known_entries(layer_class)}
+    try:
+        twin = layer_class.from_config({**config, "name": _keras_3_name(layer)})
+    except Exception:  # of any layer
+        return None
+    return twin if _computes_same(layer, twin, probe) else None
 
 
 def _keras_3_name(layer: Any) -> str:

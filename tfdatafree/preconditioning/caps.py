@@ -24,7 +24,7 @@ from scipy import stats
 
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, output_moments
 from tfdatafree.model.cap_layer import ChannelCap
-from tfdatafree.model.graph import Graph, Layer, Node, Ref
+from tfdatafree.model.graph import Graph, Node, Ref, weightless
 from tfdatafree.model.operations import RELU, cap_of, rectifier_of
 from tfdatafree.recipe.recipe import CAPS
 
@@ -102,12 +102,12 @@ def apply_scales(graph: Graph, node: Node, mode: str, scale: np.ndarray) -> None
     operation, cap = graph.operation_of(node), cap_of(graph.operation_of(node))
     slope = (rectifier_of(operation) or RELU).slope
     key = graph.fresh_name(f"{node.name}_uncapped")
-    graph.layers[key] = Layer(keras.layers.ReLU(negative_slope=float(slope), name=key))
+    graph.layers[key] = weightless(keras.layers.ReLU, negative_slope=float(slope), name=key)
     if mode == "drop":
         graph.replace(node, Node(node.name, key, (Ref(node.inputs[0]),), {}, node.outputs))
         return
     capped = graph.fresh_name(f"{node.name}_cap")
-    graph.layers[capped] = Layer(ChannelCap(cap * scale, name=capped))
+    graph.layers[capped] = weightless(ChannelCap, caps=cap * scale, name=capped)
     graph.specs[key] = graph.specs[node.output]
     graph.replace(
         node,

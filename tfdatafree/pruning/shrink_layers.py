@@ -9,7 +9,7 @@ import numpy as np
 
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels
 from tfdatafree.model.cap_layer import ChannelCap
-from tfdatafree.model.graph import Graph, Layer, Node, Ref, new_layer
+from tfdatafree.model.graph import Graph, Layer, Node, Ref, new_layer, weightless
 from tfdatafree.model.kernels import find_layout, kernel_of, layout_of
 
 # Layers without a kernel that have weights, of which `shrink_layer` knows how to remove channels.
@@ -33,11 +33,11 @@ def shrink_layer(graph: Graph, node: Node, stay: Mapping[str, np.ndarray], after
         scale, offset = (_along_last(np.asarray(value), inside) for value in (operation.scale, operation.offset))
         if np.ndim(scale) == 0 and np.ndim(offset) == 0:
             return layer
-        return Layer(keras.layers.Rescaling(scale, offset, name=operation.name))
+        return weightless(keras.layers.Rescaling, scale, offset, name=operation.name)
     if isinstance(operation, ChannelCap):
-        return Layer(ChannelCap(_along_last(operation.caps, inside), name=operation.name))
+        return weightless(ChannelCap, caps=_along_last(operation.caps, inside), name=operation.name)
     if isinstance(operation, keras.layers.Reshape):
-        return Layer(keras.layers.Reshape(shape[1:], name=operation.name))
+        return weightless(keras.layers.Reshape, shape[1:], name=operation.name)
     if layer.class_name == "Reshape":
         return Layer(type(operation)((-1 if shape[0] is None else shape[0], *shape[1:])))
     if layer.class_name == "Pad":
