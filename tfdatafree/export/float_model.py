@@ -10,6 +10,7 @@ it) is converted as it is; and all are, should values then differ (the converter
 """
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -22,7 +23,8 @@ import tensorflow as tf
 from absl import logging as absl_logging
 
 from tfdatafree.errors import ExportError
-from tfdatafree.model.graph import Graph, Layer
+from tfdatafree.export.one_operator import in_one_operator
+from tfdatafree.model.graph import Graph, Layer, Node
 from tfdatafree.model.kernels import find_layout, kernel_of, layout_of, to_tflite
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS
@@ -61,10 +63,10 @@ def convert(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False)
         ExportError: A shape is not static, or TFLite has no operator for a layer.
     """
     if float16:
-        return FloatModel(_convert(_trace(graph, {}), float16=True), {}, {}, {})
+        return FloatModel(_convert(graph, {}, float16=True), {}, {}, {})
     stand_ins = _stand_ins(graph)
     while True:
-        file = File.parse(_convert(_trace(graph, stand_ins)))
+        file = File.parse(_convert(graph, stand_ins))
         layer_of = _find_kernels(graph, file, stand_ins)
         lost = stand_ins.keys() - layer_of.values()
         if not lost:
@@ -162,7 +164,8 @@ def _trace(graph: Graph, stand_ins: Mapping[str, np.float32]):
 
         def call_scoped(node, live):
             with tf.name_scope(scopes[node.name]):
-                return hollow.call(node, live)
+                plain = in_one_operator(hollow.operation_of(node))
+                return hollow.call(node, live) if plain is None else (plain(live[node.inputs[0]]),)
 
         live = dict(zip(graph.inputs, inputs, strict=True))
         for _, live in hollow.walk(inputs, call_scoped):
@@ -179,7 +182,38 @@ def _with_stand_in(layer: Layer, number: np.float32) -> Layer:
     return Layer(layer.operation, tuple(weights))
 
 
-def _convert(function, float16: bool = False) -> bytes:
+def _convert(graph: Graph, stand_ins: Mapping[str, np.float32], float16: bool = False) -> bytes:
+    try:
+        return _converted(_trace(graph, stand_ins), float16)
+    except Exception as error:  # the converter raises many types; all of them mean this
+        if isinstance(error, ExportError):
+            raise
+        node, reason = _unconvertible(graph) or (None, error)
+        operators = sorted(set(re.findall(r"(?:Flex|tf\.)(?!entry_function)\w+", str(reason))))
+        named = ", ".join(operators) or str(reason).strip().splitlines()[0]
+        if node is None:
+            raise ExportError(f"the converter cannot write '{graph.name}': it stops at {named}.") from error
+        raise ExportError(
+            f"TFLite has no operator for '{node.name}' ({graph.layer_of(node).class_name}), which needs {named}: put a layer "
+            "that TFLite has in its place, or end the model before it."
+        ) from error
+
+
+def _unconvertible(graph: Graph) -> tuple[Node, Exception] | None:
+    """The first node that cannot be converted by itself, and why."""
+    for node in graph.nodes:
+        if find_layout(graph.layer_of(node)) is not None:
+            continue
+        alone = dataclasses.replace(graph.copy(), nodes=[node], inputs=list(dict.fromkeys(node.inputs)))
+        alone.outputs = list(node.outputs)
+        try:
+            _converted(_trace(alone, {}))
+        except Exception as error:
+            return node, error
+    return None
+
+
+def _converted(function, float16: bool = False) -> bytes:
     before = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)  # a warning about variables, of which there are none
     try:
@@ -189,13 +223,8 @@ def _convert(function, float16: bool = False) -> bytes:
     if float16:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    try:
-        with _silence():
-            return converter.convert()
-    except Exception as error:  # the converter raises many types; all of them mean this
-        operators = sorted(set(re.findall(r"(?:Flex|tf\.)\w+", str(error))))
-        named = ", ".join(operators) or str(error).strip().splitlines()[0]
-        raise ExportError(f"TFLite has no operator for {named}; replace the layer that uses it.") from error
+    with _silence():
+        return converter.convert()
 
 
 @contextlib.contextmanager

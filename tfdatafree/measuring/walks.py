@@ -85,6 +85,7 @@ def standardize(layer: Layer, x: tf.Tensor, *, constant: bool = False) -> tf.Ten
     gain = sd if gamma is None else sd * np.sign(gamma)
     shape = [-1 if other == axis else 1 for other in range(len(x.shape))]
     # A channel that these images leave constant stays at its mean.
-    inverse = tf.where(variance > 1e-12, tf.math.rsqrt(tf.maximum(variance, 1e-12)), 0.0)
+    least = np.minimum(1e-12, 1e-3 * layer.required_weight("moving_variance")).reshape(shape) + 1e-37
+    inverse = tf.where(variance > least, tf.math.rsqrt(tf.maximum(variance, least)), 0.0)
     scale = inverse * gain.astype(np.float32).reshape(shape)
     return x * scale + (beta.astype(np.float32).reshape(shape) - mean * scale)

@@ -11,10 +11,15 @@ def is_batchnorm(layer: Layer) -> bool:
     return isinstance(layer.operation, keras.layers.BatchNormalization)
 
 
+def variance_of(layer: Layer) -> np.ndarray:
+    """What a BatchNorm divides by, squared: variance + epsilon, float64, shape (channels,)."""
+    return layer.required_weight("moving_variance").astype(np.float64) + layer.operation.epsilon
+
+
 def scale_and_shift(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """(g, t), float64, shape (channels,), such that bn(x) == g * x + t."""
-    mean, variance = layer.required_weight("moving_mean"), layer.required_weight("moving_variance")
-    g = 1.0 / np.sqrt(variance.astype(np.float64) + layer.operation.epsilon)
+    mean = layer.required_weight("moving_mean")
+    g = 1.0 / np.sqrt(variance_of(layer))
     if layer.weight("gamma") is not None:
         g = g * layer.weight("gamma")
     t = -mean.astype(np.float64) * g

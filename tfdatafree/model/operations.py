@@ -130,7 +130,9 @@ _ROWS: dict[str, Operation] = {
     "Cropping1D Cropping2D":
         Operation(channels="apart", values="selected", spatial=True, homogeneous=True, operator="STRIDED_SLICE"),
     # Bilinear upsampling computes values. The grid of its output is that of its input, too (RESIZE_BILINEAR).
-    "UpSampling1D UpSampling2D":
+    "UpSampling2D":
+        Operation(channels="apart", values="selected", spatial=True, homogeneous=True, operator="RESIZE_NEAREST_NEIGHBOR"),
+    "UpSampling1D":
         Operation(channels="apart", values="selected", spatial=True, homogeneous=True, operator="TILE"),
     "MaxPooling3D GlobalMaxPooling3D AveragePooling3D GlobalAveragePooling3D ZeroPadding3D Cropping3D UpSampling3D":
         Operation(channels="apart", spatial=True),
