@@ -196,3 +196,18 @@ def test_without_batchnorm_statistics_every_normal_is_the_standard_one(name):
         if is_batchnorm(graph.layer_of(node)):
             np.testing.assert_allclose(found[node.output].mean(axis=0), 0, atol=0.01)
             np.testing.assert_allclose(found[node.output].std(axis=0), 1, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "function, mean",
+    [
+        (lambda x: keras.layers.Softmax(axis=[1, 2])(x), 1 / 36),
+        (lambda x: keras.ops.var(x, (1, 2), keepdims=True), 35 / 36),
+    ],
+)
+def test_means_of_functions_over_positions_are_those_of_whole_maps(function, mean):
+    inputs = keras.Input((6, 6, 3))
+    outputs = function(keras.layers.BatchNormalization(epsilon=0.0)(inputs))
+    graph = Graph.from_keras(keras.Model(inputs, outputs))
+    samples = dict(gaussian_walk(graph))[graph.outputs[0]]
+    np.testing.assert_allclose(samples.mean(axis=0), mean, rtol=0.3)

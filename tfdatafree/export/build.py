@@ -9,6 +9,7 @@ import numpy as np
 
 from tfdatafree.export.constants import Constant
 from tfdatafree.export.emit import IntegerModel, quantize_file
+from tfdatafree.export.file_constants import with_file_constants
 from tfdatafree.export.float_model import FloatModel, convert
 from tfdatafree.export.plan import Spec, tensors_without_grid
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, output_noise, verify_content
@@ -123,6 +124,8 @@ def _write(
     written = verify_content(result, spec)
     layers_of = float_model.layer_of
     graph = _as_written(decision.graph, file, written, result, layers_of)
+    node_of = {result.index_of[old]: node for old, node in float_model.node_of.items() if old in result.index_of}
+    graph = with_file_constants(graph, written, result.constants, node_of)
     grids, index_of = _in_graph(float_model, result)
     checks = compare_tensors(result.content, graph, decision.reference, grids, index_of, probes)
     check_parity(checks, grids, exempt, _table_lsb(float_model, file, grids))

@@ -5,15 +5,17 @@ A BatchNorm's output has mean beta and standard deviation sd = |gamma| sqrt(v / 
     G_i = sum over the branches j that feed it of f_j(N(beta_j, sd_j^2))                 (Horton et al. 2021, eq. 10-12)
 
 One pass computes samples of every tensor, with one row per sample and one column per channel. It applies the graph's own
-operations (activations, Add, Concatenate, Multiply ...) to tensors with a single pixel. The samples are stratified quantiles of
-the normal distribution, shuffled per channel. So channels are independent, and their means are exact to within 1 / n. If no
-BatchNorm follows a convolution, its output is normal. Its moments follow from the kernel and the moments of the input (in the
-paper: N(0, 1), `unknown="standard"`).
+operations (activations, Add, Concatenate, Multiply ...) to tensors with a single pixel. Where whole feature maps of such pixels
+would have other means (after a softmax or a variance over positions), it takes the values of a few maps. The samples are
+stratified quantiles of the normal distribution, shuffled per channel. So channels are independent, and their means are exact to
+within 1 / n. If no BatchNorm follows a convolution, its output is normal. Its moments follow from the kernel and the moments of
+the input (in the paper: N(0, 1), `unknown="standard"`).
 
 Pixels and channels are independent here, but real ones are not. So values after global pooling, and logits, spread too little.
 Ranges there are better taken from images (`inputs/procedural.py`).
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -30,6 +32,8 @@ from tfdatafree.model.operations import operation_of
 _MOST_VALUES = 2**22
 # Channels that are drawn at once, with 64 bits per value: few enough to stay in the processor's cache.
 _CHANNELS = 32
+# Feature maps that tell whether one pixel behaves as many do, and the largest shift of the mean, in standard deviations.
+_MAPS, _LARGEST_SHIFT = 8, 0.5
 
 
 def gaussian_walk(
@@ -94,7 +98,8 @@ def gaussian_walk(
         if isinstance(layer.operation, keras.layers.Flatten):
             columns = graph.specs[node.output].size(-1) // source.shape[-1]
             return (random.permuted(np.tile(source, (1, columns)), axis=0),)
-        return _on_one_pixel(graph, node, live, standard)
+        outputs = _on_one_pixel(graph, node, live, standard)
+        return _unless_positions_matter(graph, node, live, outputs, seed)
 
     inputs = [standard(tensor) for tensor in graph.inputs]
     yield from zip(graph.inputs, inputs, strict=True)
@@ -120,4 +125,32 @@ def _on_one_pixel(graph: Graph, node: Node, live: Mapping[str, Any], standard) -
         channels = graph.specs[tensor].shape[-1] or 1
         fits = result is not None and np.size(result) == rows * channels
         outputs.append(np.asarray(result).reshape(rows, channels) if fits else standard(tensor)[:rows])
+    return tuple(outputs)
+
+
+def _unless_positions_matter(
+    graph: Graph, node: Node, live: Mapping[str, Any], on_one_pixel: tuple, seed: int
+) -> tuple:
+    """`on_one_pixel`, or values from whole feature maps where these have other means."""
+    known = operation_of(graph.layer_of(node))
+    shapes = [graph.specs[tensor].shape[1:] for tensor in node.inputs]
+    small = all(len(shape) < 2 or None in shape for shape in shapes)
+    if small or known.channels in ("apart", "joined") or known.values is not None or known.joins:
+        return on_one_pixel
+    random = np.random.default_rng([seed, graph.nodes.index(node)])
+    count = max(1, min(_MAPS, _MOST_VALUES // max(math.prod(shape) for shape in shapes)))
+    maps = {}
+    for tensor, shape in zip(node.inputs, shapes, strict=True):
+        rows = random.integers(len(live[tensor]), size=(count, *shape[:-1]))
+        maps[tensor] = np.asarray(live[tensor])[rows].reshape(count, *shape)
+    try:
+        results = graph.call(node, maps)
+    except Exception:  # of any layer
+        return on_one_pixel
+    outputs = []
+    for result, one in zip(results, on_one_pixel, strict=True):
+        pixels = np.asarray(result, np.float32).reshape(-1, one.shape[-1])
+        spread = np.maximum(pixels.std(axis=0), one.std(axis=0)).mean()
+        differs = np.abs(pixels.mean(axis=0) - one.mean(axis=0)).mean() > _LARGEST_SHIFT * spread
+        outputs.append(pixels[random.integers(len(pixels), size=len(one))] if differs else one)
     return tuple(outputs)
