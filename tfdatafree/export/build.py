@@ -12,6 +12,7 @@ from tfdatafree.export.emit import IntegerModel, quantize_file
 from tfdatafree.export.file_constants import with_file_constants
 from tfdatafree.export.float_model import FloatModel, convert
 from tfdatafree.export.plan import Spec, tensors_without_grid
+from tfdatafree.export.trial import require_runnable
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, output_noise, verify_content
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph, Layer
@@ -98,6 +99,7 @@ def _widened(
         return {}
     result = quantize_file(float_model.content, spec)
     verify_content(result, spec)
+    require_runnable(result.content)
     grids, index_of = _in_graph(float_model, result)
     reference = decision.reference.up_to([tensor for tensor in tensors if tensor in grids])
     noise = output_noise(result.content, reference, grids, index_of, probes)
@@ -122,6 +124,7 @@ def _write(
     """Writes the file of `spec`, reads it back and compares it on `probes`. The result lacks its ranges."""
     result = quantize_file(float_model.content, spec)
     written = verify_content(result, spec)
+    require_runnable(result.content)
     layers_of = float_model.layer_of
     graph = _as_written(decision.graph, file, written, result, layers_of)
     node_of = {result.index_of[old]: node for old, node in float_model.node_of.items() if old in result.index_of}

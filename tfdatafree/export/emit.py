@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfdatafree.export.constants import Constant, integer_bias
-from tfdatafree.export.plan import Plan, Spec, float_operands, plan_file, tensor_name
+from tfdatafree.export.plan import Plan, Spec, float_operands, operand_grid, plan_file, tensor_name
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer
 from tfdatafree.tflite.flatbuffer import FLOAT32, File
 from tfdatafree.tflite.operators import Operator
@@ -235,7 +235,7 @@ class _Emitter:
     def constant_operand(self, index: int, grid: Quantizer | None, bits: int) -> int:
         value = self.file.known_constant(index)
         if grid is None:
-            grid = activation_quantizer(value.min(), value.max(), bits, symmetric=bits == 16)
+            grid = operand_grid(value, bits)
         new = self.file.add_tensor(self.file.name(index), index)
         self.constants[new] = Constant(grid.quantize(value), grid)
         self.file.set_constant(new, self.constants[new].values)

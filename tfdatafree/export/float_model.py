@@ -15,7 +15,8 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ from tfdatafree.tflite.runtime import Runner
 
 # Largest difference, relative to the largest value, between a Keras tensor and the same tensor of the float file.
 _SAME_VALUES = 1e-3
+_SILENCE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -214,30 +216,36 @@ def _unconvertible(graph: Graph) -> tuple[Node, Exception] | None:
 
 
 def _converted(function, float16: bool = False) -> bytes:
-    before = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)  # a warning about variables, of which there are none
-    try:
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
-    finally:
-        absl_logging.set_verbosity(before)
-    if float16:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.target_spec.supported_types = [tf.float16]
     with _silence():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+        if float16:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16]
         return converter.convert()
 
 
 @contextlib.contextmanager
-def _silence():
-    """Hides what the converter writes straight to the process's standard error while it works."""
-    with tempfile.TemporaryFile() as sink, contextlib.redirect_stderr(io.StringIO()):
-        saved = os.dup(2)
-        os.dup2(sink.fileno(), 2)
+def _silence() -> Iterator[None]:
+    """Hides what the converter logs, and what it writes straight to the process's standard error, while it works.
+
+    Both belong to the whole process, so one thread at a time changes them and puts them back.
+    """
+    with _SILENCE, tempfile.TemporaryFile() as sink, contextlib.redirect_stderr(io.StringIO()):
+        verbosity = absl_logging.get_verbosity()
         try:
+            saved = os.dup(2)
+        except OSError:  # standard error is closed: there is nothing to hide
+            saved = None
+        try:
+            absl_logging.set_verbosity(absl_logging.ERROR)  # a warning about variables, of which there are none
+            if saved is not None:
+                os.dup2(sink.fileno(), 2)
             yield
         finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+            absl_logging.set_verbosity(verbosity)
+            if saved is not None:
+                os.dup2(saved, 2)
+                os.close(saved)
 
 
 def _match_names(graph: Graph, file: File) -> tuple[dict[str, int], dict[int, str]]:

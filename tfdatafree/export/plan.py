@@ -14,12 +14,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tfdatafree.errors import ExportError
 from tfdatafree.export.constants import Constant, fit_bias
 from tfdatafree.export.grids import choose_grids
-from tfdatafree.numerics.affine import Quantizer, weight_quantizer
+from tfdatafree.numerics.affine import Quantizer, activation_quantizer, weight_quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.tflite.flatbuffer import DESCRIPTION, FLOAT32, File
+from tfdatafree.tflite.kernel_limits import refusal
 from tfdatafree.tflite.operators import OPERATORS, Operator
 
 
@@ -133,6 +136,11 @@ def float_operands(file: File, float_tensors: frozenset[int], operator: Any, row
     return [p for p in positions if p < len(operator.inputs) and operator.inputs[p] in float_tensors]
 
 
+def operand_grid(values: np.ndarray, bits: int) -> Quantizer:
+    """The grid of a constant operand that has no grid in common with other tensors."""
+    return activation_quantizer(values.min(), values.max(), bits, symmetric=bits == 16)
+
+
 def tensor_name(file: File, spec: Spec, index: int) -> str:
     """The tensor's name in the integer file."""
     return spec.names.get(index) or file.name(index)
@@ -146,6 +154,8 @@ class _Planner:
         self.float_tensors = frozenset(i for i, tensor in enumerate(file.tensors) if tensor.type == FLOAT32)
         self.rows = [self.row(operator) for operator in file.operators]
         self.grids = self.choose_grids(spec.tensor_bits)
+        while self.leave_refused():
+            self.grids = self.choose_grids(spec.tensor_bits)
         self.plain_grids = self.choose_grids({}) if spec.tensor_bits else self.grids
         self.widths: list[int] = []
 
@@ -209,6 +219,35 @@ class _Planner:
             return None
         assert row is not None, "an operator without a row has a reason to stay in float"
         return dataclasses.replace(row, grid="input") if name in self.spec.input_grid else row
+
+    def leave_refused(self) -> bool:
+        """Leaves operators in float whose integer kernels do not take their tensors' grids; returns whether there are any."""
+        found = False
+        for at, (operator, row) in enumerate(zip(self.file.operators, self.rows, strict=True)):
+            name = self.file.operator_name(operator)
+            reason = None if row is None or row.kernel is not None else self.refusal(operator, name, row)
+            if reason is not None:
+                self.float_reasons[f"{name} {self.name(operator.outputs[0])}"] = reason
+                self.rows[at], found = None, True
+        return found
+
+    def refusal(self, operator, name: str, row: Operator) -> str | None:
+        """Why the kernel does not take the grids of the operator's tensors; None: it does, or they are not known yet."""
+        output = self.grids.get(operator.outputs[0])
+        bits = self.bits if output is None else output.bits
+        read, divisor = [], None
+        for position in self.operands(operator, row):
+            index = operator.inputs[position]
+            constant = self.file.constant(index)
+            if constant is not None:
+                grid = operand_grid(constant, bits)
+                divisor = grid.quantize(constant) if position == 1 else None
+            elif index in self.grids:
+                grid = self.grids[index]
+            else:
+                return None
+            read.append(grid)
+        return refusal(name, read, output, divisor)
 
     def name(self, index: int) -> str:
         return tensor_name(self.file, self.spec, index)

@@ -1,0 +1,42 @@
+"""Grids that LiteRT's integer kernels do not take: they end the process, or refuse to run on some inputs.
+
+Sources: `Prepare` of the kernels, which puts ratios of scales into fixed-point multipliers below 1.
+"""
+
+import numpy as np
+
+from tfdatafree.numerics.affine import Quantizer
+
+_COMPARISONS = ("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
+# Operators of sums -> activation bits -> bits by which the kernel shifts its inputs to the left.
+_SUMS = {"ADD": {8: 20, 16: 15}, "SUB": {8: 20, 16: 15}, "SQUARED_DIFFERENCE": {8: 14}}
+# Operators whose kernels take any grids, apart from what `refusal` says and `verify_content` checks.
+SAFE = frozenset(
+    "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED TRANSPOSE_CONV ADD SUB MUL MEAN SUM ABS RELU RELU6 RELU_N1_TO_1 LEAKY_RELU "
+    "PRELU ELU HARD_SWISH LOGISTIC SOFTMAX TANH MAX_POOL_2D AVERAGE_POOL_2D REDUCE_MAX REDUCE_MIN RESHAPE TRANSPOSE PAD "
+    "PADV2 MIRROR_PAD SLICE STRIDED_SLICE SPLIT SPLIT_V CONCATENATION PACK UNPACK MAXIMUM MINIMUM RESIZE_BILINEAR "
+    "RESIZE_NEAREST_NEIGHBOR DEPTH_TO_SPACE SPACE_TO_DEPTH SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND TILE QUANTIZE DEQUANTIZE".split()
+)
+
+
+def refusal(
+    name: str, inputs: list[Quantizer], output: Quantizer | None, divisor: np.ndarray | None = None
+) -> str | None:
+    """Why the integer kernel of an operator does not take these grids; None: it does.
+
+    Args:
+        name: The operator.
+        inputs: Grids of its operands, in order.
+        output: Grid of its first output; None for truth values and indices.
+        divisor: Integers of a constant second operand.
+    """
+    largest = max((float(np.max(grid.scale)) for grid in inputs), default=0.0)
+    if name in _COMPARISONS and largest >= 1:
+        return f"TFLite's integer {name} takes steps below 1, and its inputs have steps of {largest:.3g}"
+    if name == "DIV" and (divisor is None or (divisor == inputs[-1].zero_point).any()):
+        return "TFLite's integer DIV refuses to run where the divisor rounds to 0"
+    if name in _SUMS and output is not None and output.bits in _SUMS[name]:
+        step = float(np.max(output.scale))
+        if (2 * largest) ** (2 if name == "SQUARED_DIFFERENCE" else 1) >= 2.0 ** _SUMS[name][output.bits] * step:
+            return f"TFLite's integer {name} cannot turn steps of {largest:.3g} into steps of {step:.3g}"
+    return None
