@@ -12,10 +12,11 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.compress import compress
 from tfdatafree.errors import ExportError
 from tfdatafree.export import build as build_module
-from tfdatafree.export.build import _measure, _resize_lsb
+from tfdatafree.export.build import _measure
 from tfdatafree.export.emit import IntegerModel, quantize_file
 from tfdatafree.export.float_model import convert
 from tfdatafree.export.plan import Spec, tensors_without_grid
+from tfdatafree.export.tolerance import _resize_lsb
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, verify_content
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph

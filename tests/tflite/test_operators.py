@@ -90,7 +90,6 @@ CASES = {
     "ADD": binary(tf.add),
     "SUB": binary(tf.subtract),
     "MUL": binary(tf.multiply),
-    "DIV": binary(tf.divide, (0.5, 2.0)),
     "BATCH_MATMUL": Case(tf.matmul, shapes=((1, 2, 6, 4), (1, 2, 4, 5))),
     "SQUARED_DIFFERENCE": binary(tf.math.squared_difference),
     "MEAN": reduce(tf.reduce_mean),

@@ -5,11 +5,19 @@ from tfdatafree.canonical.global_pooling import globalize_pooling
 from tfdatafree.canonical.merge_twins import merge_twins
 from tfdatafree.canonical.pool_slices import pool_slices
 from tfdatafree.canonical.separate import separate
+from tfdatafree.canonical.split_activations import split_activations
 from tfdatafree.canonical.split_normalization import split_normalization
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.rewrite import Pass, Rewrite, apply_passes
 
-PASSES: tuple[Pass, ...] = (separate, globalize_pooling, split_normalization, fold_untrained, merge_twins)
+PASSES: tuple[Pass, ...] = (
+    separate,
+    globalize_pooling,
+    split_normalization,
+    split_activations,
+    fold_untrained,
+    merge_twins,
+)
 
 
 def canonical_form(source: Graph, *, pooled_slices: bool = False) -> Rewrite:

@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--verbose" in arguments or bool(os.environ.get("TFDATAFREE_DEBUG"))
     try:
-        _dispatch(arguments, debug)
+        code = _dispatch(arguments, debug)
         sys.stdout.flush()
-        return 0
+        return code
     except KeyboardInterrupt:
         return _fail("interrupted.", _INTERRUPTED)
     except BrokenPipeError:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_text(error))
 
 
-def _dispatch(arguments: list[str], debug: bool) -> None:
+def _dispatch(arguments: list[str], debug: bool) -> int:
     if not arguments:
         raise ValueError(f"there is no command; usage: {NAME} {'|'.join(_COMMANDS)} ..., see {NAME} --help.")
     name, *rest = arguments
@@ -68,10 +68,11 @@ def _dispatch(arguments: list[str], debug: bool) -> None:
         raise ValueError(f"{name!r} comes before any command; usage: {NAME} {'|'.join(_COMMANDS)} [flags].")
     else:
         require_name("command", name, _COMMANDS)
-        _run(name, rest, debug)
+        return _run(name, rest, debug)
+    return 0
 
 
-def _run(name: str, arguments: list[str], debug: bool) -> None:
+def _run(name: str, arguments: list[str], debug: bool) -> int:
     command, options = _COMMANDS[name], Flags()
     command.define(options)
     options.add("verbose", False, "Show TensorFlow's messages, the time of each stage, and the traceback of an error.")
@@ -79,7 +80,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> None:
     values, given = options.parse(arguments)
     if values.help:
         print(_command_help(name, command, options))
-        return
+        return 0
     if len(given) != len(command.arguments):
         wanted = " ".join(command.arguments) or "no arguments"
         got = f"{len(given)}: {' '.join(given)}" if given else "none"
@@ -87,7 +88,7 @@ def _run(name: str, arguments: list[str], debug: bool) -> None:
     _require_tensorflow_backend()
     level = logging.ERROR if "quiet" in values and values.quiet else logging.WARNING
     with talkative() if debug else quiet(level):
-        command.run(values, *given)
+        return command.run(values, *given) or 0
 
 
 def _help() -> str:

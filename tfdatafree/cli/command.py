@@ -60,7 +60,7 @@ class Command:
         more: What a newcomer should know.
         example: A command line to copy.
         define: Adds its flags.
-        run: Runs it, with the values of the flags and the arguments.
+        run: Runs it, with the values of the flags and the arguments. Returns the exit code; None for 0.
     """
 
     arguments: tuple[str, ...]
@@ -69,7 +69,7 @@ class Command:
     more: str
     example: str
     define: Callable[[Flags], None]
-    run: Callable[..., None]
+    run: Callable[..., int | None]
 
 
 # What compress and diagnose share ---------------------------------------------------------------------------------------

@@ -26,6 +26,9 @@ from tfdatafree.report.plots import require_bokeh
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import TARGETS, get_target
 
+# Exit code of a compression whose result is useless, with --strict.
+_FAILED = 3
+
 
 def _define(options: Flags) -> None:
     options.add("output", None, "Where to write the TFLite file. Required.", meta="FILE.tflite", short="o")
@@ -72,10 +75,16 @@ def _define(options: Flags) -> None:
     options.add("seed", 0, "The same seed gives the same bytes.", meta="N", lower=0)
     options.add("overwrite", False, "Replace output files that exist.")
     options.add("unsafe_load", False, "Run Python code stored in the model (Lambda layers). Only for models you trust.")
+    options.add(
+        "strict",
+        False,
+        "Exit with code 3 if the outputs are unlike the float model's (below 6 dB) or the network does not bear its pruning. The "
+        "files are written all the same.",
+    )
     options.add("quiet", False, "Print nothing but errors.")
 
 
-def _run(values: flags.FlagValues, model: str) -> None:
+def _run(values: flags.FlagValues, model: str) -> int:
     if values.output is None:
         raise ValueError("there is no output; add -o FILE.tflite.")
     recipe = find_recipe(values.recipe)
@@ -114,6 +123,7 @@ def _run(values: flags.FlagValues, model: str) -> None:
         print()
         for path in outputs:
             print(f"wrote {path}")
+    return _FAILED if values.strict and compressed.report.failures else 0
 
 
 def _search(size: str | None) -> Search | None:

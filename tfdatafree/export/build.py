@@ -12,6 +12,7 @@ from tfdatafree.export.emit import IntegerModel, quantize_file
 from tfdatafree.export.file_constants import with_file_constants
 from tfdatafree.export.float_model import FloatModel, convert
 from tfdatafree.export.plan import Spec, tensors_without_grid
+from tfdatafree.export.tolerance import exempt, poor_parts, table_lsb
 from tfdatafree.export.trial import require_runnable
 from tfdatafree.export.verify import TensorCheck, check_parity, compare_tensors, output_noise, verify_content
 from tfdatafree.model.decisions import decision_tensors
@@ -75,14 +76,18 @@ def build_integer_file(decision: Decision, inputs: Sequence[np.ndarray], *, prob
     float_model = convert(graph, [array[:1] for array in inputs])
     file = File.parse(float_model.content)
     spec = _spec(decision, float_model, file, inputs)
-    exempt = _exempt(graph, float_model, file, float_model.layer_of)
+    reasons = exempt(graph, float_model, file, float_model.layer_of)
     probe_inputs = [array[:probes] for array in inputs]
     widened: Mapping[str, Range] = {}
     if decision.file_ranges is None:
         widened = _widened(decision, float_model, spec, probe_inputs)
         by_index = {float_model.tensor_of[tensor]: range_ for tensor, range_ in widened.items()}
         spec = dataclasses.replace(spec, ranges={**spec.ranges, **by_index})
-    written = _write(decision, float_model, file, spec, exempt, probe_inputs)
+    written = _write(decision, float_model, file, spec, reasons, probe_inputs)
+    poor = poor_parts(float_model, graph, written.checks, reasons)
+    if poor:
+        spec = dataclasses.replace(spec, float_rules={**poor, **spec.float_rules})
+        written = _write(decision, float_model, file, spec, reasons, probe_inputs)
     return dataclasses.replace(
         written,
         ranges={**decision.ranges, **widened},
@@ -118,7 +123,7 @@ def _write(
     float_model: FloatModel,
     file: File,
     spec: Spec,
-    exempt: Mapping[str, str],
+    exempted: Mapping[str, str],
     probes: Sequence[np.ndarray],
 ) -> Built:
     """Writes the file of `spec`, reads it back and compares it on `probes`. The result lacks its ranges."""
@@ -131,8 +136,8 @@ def _write(
     graph = with_file_constants(graph, written, result.constants, node_of)
     grids, index_of = _in_graph(float_model, result)
     checks = compare_tensors(result.content, graph, decision.reference, grids, index_of, probes)
-    check_parity(checks, grids, exempt, _table_lsb(float_model, file, grids))
-    imprecise = {tensor: reason for tensor, reason in exempt.items() if tensor in checks and checks[tensor].lsb > 1}
+    check_parity(checks, grids, exempted, table_lsb(float_model, file, grids))
+    imprecise = {tensor: reason for tensor, reason in exempted.items() if tensor in checks and checks[tensor].lsb > 1}
     return Built(
         content=result.content,
         graph=graph,
@@ -346,50 +351,3 @@ def _with_file_values(
         rounding = file.known_constant(index) * scale - float_bias
         layer = layer.with_weights(bias=(bias + rounding).astype(np.float32))
     return layer
-
-
-def _exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mapping[int, str]) -> dict[str, str]:
-    """Graph tensor -> why its simulation may differ by more than one integer."""
-    reasons: dict[str, str] = {}
-    matched = set(float_model.tensor_of.values())
-    producers = {node.name: node for node in graph.nodes}
-    for operator in file.operators:
-        rule = OPERATORS.get(file.operator_name(operator))
-        for index in operator.outputs:
-            node = producers.get(float_model.node_of.get(index, ""))
-            if node is None:
-                continue
-            if index not in matched:
-                reasons[node.output] = "computed by several integer operators, simulated as one"
-            elif rule is not None and rule.kernel is not None and operator.inputs[rule.kernel] not in layers_of:
-                reasons[node.output] = "the converter merged another operation into this layer's weights"
-    return reasons
-
-
-def _table_lsb(float_model: FloatModel, file: File, grids: Mapping[str, Quantizer]) -> dict[str, int]:
-    """Graph tensor of an operator with an approximating table or rounded positions -> its largest error in integers (LSB)."""
-    names = {index: tensor for tensor, index in float_model.tensor_of.items() if tensor in grids}
-    bounds: dict[str, int] = {}
-    for operator in file.operators:
-        name = file.operator_name(operator)
-        rule = OPERATORS.get(name)
-        tables = {} if rule is None else rule.table_lsb
-        for index in operator.outputs:
-            if index in names and (lsb := tables.get(grids[names[index]].bits)) is not None:
-                bounds[names[index]] = lsb
-        if name == "RESIZE_BILINEAR" and operator.outputs[0] in names:
-            before, after = (file.shape(index)[1:3] for index in (operator.inputs[0], operator.outputs[0]))
-            resized = names[operator.outputs[0]]
-            bounds[resized] = _resize_lsb(before, after, grids[resized].bits)
-    return bounds
-
-
-def _resize_lsb(before: Sequence[int], after: Sequence[int], bits: int) -> int:
-    """Largest error, in integers (LSB), of the integer kernel that resizes from `before` to `after` (height, width).
-
-    The kernel computes positions from a ratio with 10 fractional bits. For powers of two the ratio is exact. Otherwise the
-    error of the position grows to that of the last pixel, and between two pixels the tensor may change by its whole range.
-    """
-    one = 1 << 10
-    offset = sum(new * abs(round(one * old / new) / one - old / new) for old, new in zip(before, after, strict=True))
-    return math.ceil((2**bits - 1) * offset)

@@ -22,7 +22,7 @@ from tfdatafree.export.grids import choose_grids
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer, weight_quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.tflite.flatbuffer import DESCRIPTION, FLOAT32, File
-from tfdatafree.tflite.kernel_limits import refusal
+from tfdatafree.tflite.kernel_limits import UNUSABLE, refusal
 from tfdatafree.tflite.operators import OPERATORS, Operator
 
 
@@ -204,7 +204,7 @@ class _Planner:
         if reason is not None:
             pass
         elif row is None:
-            reason = f"TFLite has no integer kernel for {name}"
+            reason = UNUSABLE.get(name, f"TFLite has no integer kernel for {name}")
         elif bits not in row.versions:
             reason = f"TFLite's {name} has no {bits}-bit kernel"
             if written:
@@ -235,19 +235,14 @@ class _Planner:
         """Why the kernel does not take the grids of the operator's tensors; None: it does, or they are not known yet."""
         output = self.grids.get(operator.outputs[0])
         bits = self.bits if output is None else output.bits
-        read, divisor = [], None
+        read = []
         for position in self.operands(operator, row):
             index = operator.inputs[position]
             constant = self.file.constant(index)
-            if constant is not None:
-                grid = operand_grid(constant, bits)
-                divisor = grid.quantize(constant) if position == 1 else None
-            elif index in self.grids:
-                grid = self.grids[index]
-            else:
+            if constant is None and index not in self.grids:
                 return None
-            read.append(grid)
-        return refusal(name, read, output, divisor)
+            read.append(self.grids[index] if constant is None else operand_grid(constant, bits))
+        return refusal(name, read, output)
 
     def name(self, index: int) -> str:
         return tensor_name(self.file, self.spec, index)

@@ -122,18 +122,27 @@ class TensorCheck:
         lsb: Largest difference of the integers between file and simulation, which has the file's own inputs of that layer.
         signal, noise: Mean square of the float tensor, and of its difference from the dequantized file tensor.
         count: Number of probe inputs.
+        own_noise: Mean square of the difference between file and simulation, which has the file's own inputs of that layer.
     """
 
     lsb: int
     signal: float
     noise: float
     count: int = 1
+    own_noise: float = 0.0
 
     @property
     def sqnr_db(self) -> float:
-        if self.noise == 0:
-            return float("inf")
-        return float(10 * np.log10(max(self.signal, 1e-30) / self.noise))
+        return _decibels(self.signal, self.noise)
+
+    @property
+    def own_sqnr_db(self) -> float:
+        """SQNR with the noise of this layer alone."""
+        return _decibels(self.signal, self.own_noise)
+
+
+def _decibels(signal: float, noise: float) -> float:
+    return float("inf") if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise))
 
 
 def compare_tensors(
@@ -171,13 +180,15 @@ def compare_tensors(
             for tensor in node.outputs:
                 if tensor not in grids:
                     continue
-                grid, simulated = grids[tensor], grids[tensor].quantize(np.asarray(live[tensor])).astype(np.int64)
+                grid, real = grids[tensor], np.asarray(live[tensor])
+                simulated = grid.quantize(real).astype(np.int64)
                 # The file has a sequence as an image with one row.
                 integers = runner.kept_value(index_of[tensor]).reshape(simulated.shape)
                 lsb = int(np.abs(simulated - integers).max(initial=0))
                 value = grid.dequantize(integers)
                 live[tensor] = keras.ops.convert_to_tensor(value)
-                note_difference(checks, tensor, lsb, np.asarray(reference_live[tensor]), value)
+                own_noise = float(np.mean(np.square(real.astype(np.float64) - value)))
+                note_difference(checks, tensor, lsb, np.asarray(reference_live[tensor]), value, own_noise)
     return checks
 
 
@@ -205,7 +216,12 @@ def output_noise(
 
 
 def note_difference(
-    checks: dict[str, TensorCheck], tensor: str, lsb: int, reference: np.ndarray, dequantized: np.ndarray
+    checks: dict[str, TensorCheck],
+    tensor: str,
+    lsb: int,
+    reference: np.ndarray,
+    dequantized: np.ndarray,
+    own_noise: float = 0.0,
 ) -> None:
     """Adds the difference on one probe input to the check of `tensor`."""
     signal = float(np.mean(np.square(reference, dtype=np.float64)))
@@ -217,6 +233,7 @@ def note_difference(
         former.signal + (signal - former.signal) / count,
         former.noise + (noise - former.noise) / count,
         count,
+        former.own_noise + (own_noise - former.own_noise) / count,
     )
 
 

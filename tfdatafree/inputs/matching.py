@@ -28,6 +28,7 @@ import tensorflow as tf
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.model.batchnorm import is_batchnorm, scale_and_shift
 from tfdatafree.model.decisions import decision_tensors
+from tfdatafree.model.differentiable import differentiable
 from tfdatafree.model.graph import Graph, Layer, Node
 from tfdatafree.model.kernels import find_layout
 
@@ -109,7 +110,7 @@ class Matcher:
         self._native = list(shapes) == [graph.specs[tensor].shape[1:] for tensor in graph.inputs]
         self._stored = _Stored(graph)
         self._classes = targets is not None and targets.ndim == 1 and targets.dtype.kind in "iu"
-        self._graph = _shortened(graph, self._stored, targets is not None, self._classes)
+        self._graph = differentiable(_shortened(graph, self._stored, targets is not None, self._classes))
         self._compiled = tf.function(self._step, autograph=False)
         self._observe = tf.function(self._observed, autograph=False)
         self._others = np.zeros((2, self._stored.channels), np.float32)

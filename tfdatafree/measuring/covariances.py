@@ -28,6 +28,8 @@ from tfdatafree.model.operations import is_activation_layer, operation_of
 _BATCH = 128
 # Largest covariance; its spectrum takes seconds.
 MOST_INPUTS = 2304
+# Error of a mean of squares in float32, as a part of it.
+_ROUNDING = 1e-6
 _POOLINGS = (
     keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalAveragePooling2D,
@@ -92,7 +94,12 @@ def _from_images(graph: Graph, read: dict[str, str], draw: Draw, images: int, se
     covariances = {}
     for key, count in counts.items():
         mean = sums.pop(key) / count
-        covariances[key] = (products.pop(key) / count - mean[:, :, None] * mean[:, None, :]).astype(np.float32)
+        moments = products.pop(key) / count
+        covariance = moments - mean[:, :, None] * mean[:, None, :]
+        # What is left of the squares of nearly constant inputs is rounding error, which may be negative.
+        noise = np.einsum("gii->gi", covariance) <= _ROUNDING * np.einsum("gii->gi", moments)
+        covariance[noise[:, :, None] | noise[:, None, :]] = 0
+        covariances[key] = covariance.astype(np.float32)
     return covariances
 
 

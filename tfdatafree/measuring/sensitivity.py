@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tfdatafree.measuring.walks import Draw, normalized_batch_size, standardize
 from tfdatafree.model.batchnorm import is_batchnorm
+from tfdatafree.model.differentiable import differentiable
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.kernels import find_layout
 
@@ -34,7 +35,7 @@ def channel_sensitivities(
         draw: Makes the generated inputs, batch after batch.
     """
     written = {node.output: node.layer for node in folded.nodes if find_layout(folded.layer_of(node))}
-    graph = unfolded.up_to(results)
+    graph = differentiable(unfolded.up_to(results))
     random = np.random.default_rng(seed)
     # All activations stay in memory for the backward pass.
     batch = max(1, min(_BATCH, normalized_batch_size(unfolded)))

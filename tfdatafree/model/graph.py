@@ -495,7 +495,7 @@ class _Reader:
         functional = _functional(model)
         names = [self.input_name(tensor) for tensor in functional.inputs]
         for name, tensor in zip(names, functional.inputs, strict=True):
-            self.specs[name] = _spec(tensor)
+            self.specs[name] = _input_spec(tensor)
         outputs = self.inline(functional, names)
         return Graph(
             model.name,
@@ -611,6 +611,12 @@ def _read_layer(operation: Any) -> Layer:
             widened.build_from_config(build_config)
         return Layer(widened, tuple(weights))
     return Layer(operation, tuple(np.array(np.asarray(variable)) for variable in _variables(operation)))
+
+
+def _input_spec(tensor: Any) -> TensorSpec:
+    """As `_spec`. Inputs of other types than float32 and uint8 are computed with as floats, as layers do after a cast."""
+    spec = _spec(tensor)
+    return spec if spec.dtype in ("float32", "uint8") else dataclasses.replace(spec, dtype="float32")
 
 
 def _spec(tensor: Any) -> TensorSpec:

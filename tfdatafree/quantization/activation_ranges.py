@@ -183,4 +183,7 @@ def _through(graph: Graph, node, source: Range, fallback: Range) -> Range:
     points = np.linspace(source.low, source.high, 257, dtype=np.float32)
     rank = len(graph.specs[node.inputs[0]].shape)
     grid = np.broadcast_to(points.reshape(-1, *[1] * (rank - 1)), (len(points), *[1] * (rank - 2), channels))
-    return min_max(np.asarray(graph.call(node, {node.inputs[0]: grid})[0]))
+    try:
+        return min_max(np.asarray(graph.call(node, {node.inputs[0]: grid})[0]))
+    except Exception:  # a reshape, or another operation that does not work on single pixels, keeps the range
+        return source

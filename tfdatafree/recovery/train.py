@@ -31,6 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdatafree.model.batchnorm import is_batchnorm
+from tfdatafree.model.differentiable import differentiable
 from tfdatafree.model.graph import Graph, Layer, Node
 from tfdatafree.model.kernels import find_layout
 from tfdatafree.model.quantizer_layer import Quantization
@@ -170,7 +171,7 @@ class _Trainer:
     def __init__(self, student: Graph, teacher: Graph, pairs, images: Images, options, masks, grids, is_trained):
         self._student, self._options, self._pairs, self._images = student, options, pairs, images
         self._teacher = teacher.with_tensors()
-        self._student_with_tensors = student.with_tensors()
+        self._student_with_tensors = differentiable(student.with_tensors())
         self._grids = grids
         self._variables: dict[tuple[str, int], tf.Variable] = {}
         self._masks: dict[tuple[str, int], tf.Tensor] = {}

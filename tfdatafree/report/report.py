@@ -138,8 +138,11 @@ class Report:
         return values
 
     def __str__(self) -> str:
-        unborne, others = self.unborne, [text for text in self.warnings if text != self.unborne]
-        lines = [f"WARNING: {unborne}"] if unborne else []
+        failures = self.failures
+        lines, others = (
+            [f"WARNING: {text}" for text in failures],
+            [text for text in self.warnings if text not in failures],
+        )
         lines += [f"{self.model}: recipe {self.recipe}", *(f"  WARNING     {text}" for text in others), ""]
         lines += [
             f"  size        {self.float_bytes:,} bytes in float -> {self._size()}",
@@ -177,13 +180,24 @@ class Report:
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the result useless, or may: a pruning that was too much, an input range in doubt, unlike outputs.
-
-        Also branches, or channels, that lose their values on the grid of a wider one. An output is unlike if its SQNR, or that
-        of one of its parts, is under 6 dB. After pruning it is also unlike if fewer than 80 % of the inputs keep their argmax.
-        That is judged before anything is written; after recovery, it is judged by `outputs`.
+        """What makes the result useless, or may: what `failures` lists, an input range in doubt, and branches, or channels, that
+        lose their values on the grid of a wider one.
         """
-        found = [*filter(None, [self.unborne]), *self.input_warning.splitlines(), *self.uneven]
+        return [*filter(None, [self.unborne]), *self.input_warning.splitlines(), *self.uneven, *self.unlike]
+
+    @property
+    def failures(self) -> list[str]:
+        """What makes the result useless: a pruning that was too much, outputs unlike the float model's. Empty: nothing."""
+        return [*filter(None, [self.unborne]), *self.unlike]
+
+    @property
+    def unlike(self) -> list[str]:
+        """The outputs that are unlike the float model's, and the first layer that is far off.
+
+        An output is unlike if its SQNR, or that of one of its parts, is under 6 dB. After pruning it is also unlike if fewer
+        than 80 % of the inputs keep their argmax. That is judged before anything is written; after recovery, by `outputs`.
+        """
+        found: list[str] = []
         fidelity = None if self.pruning is None else self.pruning.fidelity
         if fidelity is not None and fidelity.fails:
             return found

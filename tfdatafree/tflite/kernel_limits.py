@@ -8,6 +8,8 @@ import numpy as np
 from tfdatafree.numerics.affine import Quantizer
 
 _COMPARISONS = ("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
+# Operators that are left in float although there is an integer kernel -> why.
+UNUSABLE = {"DIV": "TFLite's integer DIV refuses to run where the divisor rounds to 0"}
 # Operators of sums -> activation bits -> bits by which the kernel shifts its inputs to the left.
 _SUMS = {"ADD": {8: 20, 16: 15}, "SUB": {8: 20, 16: 15}, "SQUARED_DIFFERENCE": {8: 14}}
 # Operators whose kernels take any grids, apart from what `refusal` says and `verify_content` checks.
@@ -19,22 +21,17 @@ SAFE = frozenset(
 )
 
 
-def refusal(
-    name: str, inputs: list[Quantizer], output: Quantizer | None, divisor: np.ndarray | None = None
-) -> str | None:
+def refusal(name: str, inputs: list[Quantizer], output: Quantizer | None) -> str | None:
     """Why the integer kernel of an operator does not take these grids; None: it does.
 
     Args:
         name: The operator.
-        inputs: Grids of its operands, in order.
+        inputs: Grids of its operands.
         output: Grid of its first output; None for truth values and indices.
-        divisor: Integers of a constant second operand.
     """
     largest = max((float(np.max(grid.scale)) for grid in inputs), default=0.0)
     if name in _COMPARISONS and largest >= 1:
         return f"TFLite's integer {name} takes steps below 1, and its inputs have steps of {largest:.3g}"
-    if name == "DIV" and (divisor is None or (divisor == inputs[-1].zero_point).any()):
-        return "TFLite's integer DIV refuses to run where the divisor rounds to 0"
     if name in _SUMS and output is not None and output.bits in _SUMS[name]:
         step = float(np.max(output.scale))
         if (2 * largest) ** (2 if name == "SQUARED_DIFFERENCE" else 1) >= 2.0 ** _SUMS[name][output.bits] * step:

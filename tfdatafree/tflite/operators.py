@@ -78,7 +78,6 @@ OPERATORS: dict[str, Operator] = {
     "ADD": Operator(versions=_versions(2, 3)),
     "SUB": Operator(versions=_versions(2, 5)),
     "MUL": Operator(versions=_versions(2, 4)),
-    "DIV": Operator(versions=_versions(1, 1)),
     "BATCH_MATMUL": Operator(versions=_versions(2, 3)),
     "SQUARED_DIFFERENCE": Operator(versions=_versions(2)),
     "MEAN": Operator(operands=(0,), versions=_versions(2, 3)),

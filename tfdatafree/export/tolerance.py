@@ -1,0 +1,78 @@
+"""How far the tensors of a file may differ from their simulation, and which differ by too much."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tfdatafree.export.float_model import FloatModel
+from tfdatafree.export.verify import TensorCheck
+from tfdatafree.model.graph import Graph
+from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.operators import OPERATORS
+
+# An operation that integer operators compute worse than this stays in float.
+_POOR_DB = 12.0
+
+
+def exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mapping[int, str]) -> dict[str, str]:
+    """Graph tensor -> why its simulation may differ by more than one integer."""
+    reasons: dict[str, str] = {}
+    matched = set(float_model.tensor_of.values())
+    producers = {node.name: node for node in graph.nodes}
+    for operator in file.operators:
+        rule = OPERATORS.get(file.operator_name(operator))
+        for index in operator.outputs:
+            node = producers.get(float_model.node_of.get(index, ""))
+            if node is None:
+                continue
+            if index not in matched:
+                reasons[node.output] = "computed by several integer operators, simulated as one"
+            elif rule is not None and rule.kernel is not None and operator.inputs[rule.kernel] not in layers_of:
+                reasons[node.output] = "the converter merged another operation into this layer's weights"
+    return reasons
+
+
+def poor_parts(
+    float_model: FloatModel, graph: Graph, checks: Mapping[str, TensorCheck], exempt: Mapping[str, str]
+) -> dict[int, str]:
+    """{tensor of the float file: why its operator is kept in float}, of operations that integer operators compute badly.
+
+    Only operations that became several operators: nothing else tells how precise these are together.
+    """
+    found = {tensor: check for tensor, check in checks.items() if tensor in exempt}
+    poor = {tensor: check.own_sqnr_db for tensor, check in found.items() if check.own_sqnr_db < _POOR_DB}
+    nodes = {node.name: poor[node.output] for node in graph.nodes if node.output in poor}
+    return {
+        index: f"integer operators would compute '{name}' with {nodes[name]:.1f} dB"
+        for index, name in float_model.node_of.items()
+        if name in nodes
+    }
+
+
+def table_lsb(float_model: FloatModel, file: File, grids: Mapping[str, Quantizer]) -> dict[str, int]:
+    """Graph tensor of an operator with an approximating table or rounded positions -> its largest error in integers (LSB)."""
+    names = {index: tensor for tensor, index in float_model.tensor_of.items() if tensor in grids}
+    bounds: dict[str, int] = {}
+    for operator in file.operators:
+        name = file.operator_name(operator)
+        rule = OPERATORS.get(name)
+        tables = {} if rule is None else rule.table_lsb
+        for index in operator.outputs:
+            if index in names and (lsb := tables.get(grids[names[index]].bits)) is not None:
+                bounds[names[index]] = lsb
+        if name == "RESIZE_BILINEAR" and operator.outputs[0] in names:
+            before, after = (file.shape(index)[1:3] for index in (operator.inputs[0], operator.outputs[0]))
+            resized = names[operator.outputs[0]]
+            bounds[resized] = _resize_lsb(before, after, grids[resized].bits)
+    return bounds
+
+
+def _resize_lsb(before: Sequence[int], after: Sequence[int], bits: int) -> int:
+    """Largest error, in integers (LSB), of the integer kernel that resizes from `before` to `after` (height, width).
+
+    The kernel computes positions from a ratio with 10 fractional bits. For powers of two the ratio is exact. Otherwise the
+    error of the position grows to that of the last pixel, and between two pixels the tensor may change by its whole range.
+    """
+    one = 1 << 10
+    offset = sum(new * abs(round(one * old / new) / one - old / new) for old, new in zip(before, after, strict=True))
+    return math.ceil((2**bits - 1) * offset)
