@@ -8,6 +8,11 @@ declared (see `recipe/`).
 _LONGEST_MESSAGE = 600
 
 
+def printable(text: str) -> str:
+    """`text` with control characters written as escapes: names in foreign files must not steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 class TfdatafreeError(Exception):
     """Base of all errors of this package, so that a caller can catch all of them. Messages have at most 600 characters."""
 
@@ -19,6 +24,9 @@ def shortened(message: str) -> str:
     """`message`, with " ... " for what its middle has beyond 600 characters."""
     half = (_LONGEST_MESSAGE - 5) // 2
     return message if len(message) <= _LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}"
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable(message))
 
 
 class LoadError(TfdatafreeError):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import sys
 
@@ -225,3 +226,54 @@ def test_how_to_do_it_again_knows_rules():
     assert text.startswith("from tfdatafree import compress, Prune, Recipe, Rule\n")
     assert 'Rule("logits"' in text.replace("'", '"')
     assert "--recipe=recipe.json" in command_text(recipe, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"base": ["int8"]}', r"recipe is \['int8'\]; .*choose one of"),
+        ('{"policy": {}}', "policy lacks size"),
+        ('{"generate": {"images": true}}', "images is True; give a whole number"),
+        ('{"prune": {"sparsity": 0.5, "images": true}}', "images is True; give a whole number"),
+        ('{"name": 3}', "name is 3; give a text"),
+        ('{"prune": "obs"}', "prune is 'obs'; give options by name"),
+        ('{"base": "in\\u001b[2Jt8"}', r"recipe is 'in\\x1b\[2Jt8'"),
+        ("[" * 100_000 + "]" * 100_000, "nests too deep"),
+        ("[" * 500 + "]" * 500, "nests deeper than 100 levels"),
+        ('{"prune": {"sparsity": 0.5, "images": ' + "9" * 5000 + "}}", "too many digits"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_broken_recipes_give_one_short_line(text, said, tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises((LoadError, ValueError), match=said) as caught:
+        read_recipe(path)
+    assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
+
+
+def test_only_regular_files_are_read_as_recipes(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "endless.json").symlink_to("/dev/zero")
+    with open(tmp_path / "large.json", "wb") as file:
+        file.truncate(2**33)
+    for name, said in (("pipe", "a pipe, a socket or a device"), ("endless", "device"), ("large", "larger than 16 MB")):
+        with pytest.raises(LoadError, match=said):
+            read_recipe(tmp_path / f"{name}.json")
+
+
+def test_yaml_that_multiplies_itself_is_refused_in_time(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    lines = ["a: &a [x,x,x,x,x,x,x,x,x]"]
+    lines += [f"{b}: &{b} [{','.join(['*' + a] * 9)}]" for a, b in zip("abcdefghij", "bcdefghijk", strict=True)]
+    assert set(yaml.safe_load("\n".join(lines))) == set("abcdefghijk"), "PyYAML itself reads it"
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(LoadError, match="holds more than"):
+        read_recipe(tmp_path / "bomb.yaml")
+
+
+def test_a_recipe_takes_options_only_as_their_own_types():
+    for wrong in ({"prune": "obs"}, {"quantize": {}}, {"policy": 0.5}, {"generate": None}, {"recover": True}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"{name} is .*; give its options as a"):
+            Recipe(**wrong)

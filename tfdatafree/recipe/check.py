@@ -3,13 +3,15 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+from tfdatafree.limits import short
+
 
 def require_choice(owner: object, name: str, choices: tuple) -> None:
     """Raises ValueError unless the attribute `name` of `owner` is one of `choices`."""
     value = getattr(owner, name)
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name} is {value!r}; choose one of {listed}.")
+        raise ValueError(f"{name} is {short(value)}; choose one of {listed}.")
 
 
 def require_name(what: str, given: object, names: Iterable[str], *, also: str = "") -> None:
@@ -23,7 +25,7 @@ def require_name(what: str, given: object, names: Iterable[str], *, also: str = 
     if given in names:
         return
     hint = " ".join(filter(None, (suggestion(nearest(given, names)), "choose one of")))
-    raise ValueError(f"{what} is {given!r}; {hint} {', '.join(names)}{also}.")
+    raise ValueError(f"{what} is {short(given)}; {hint} {', '.join(names)}{also}.")
 
 
 def nearest(given: object, names: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
@@ -40,6 +42,12 @@ def nearest(given: object, names: Iterable[str], *, most: int = 1, cutoff: float
 def suggestion(names: Sequence[str]) -> str:
     """The question "did you mean 'a' or 'b'?"; "" without names."""
     return f"did you mean {' or '.join(map(repr, names))}?" if names else ""
+
+
+def require_whole(name: str, value: object, least: int) -> None:
+    """Raises ValueError unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {short(value)}; give a whole number of at least {least}.")
 
 
 def is_number(value: object) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tfdatafree.errors import LoadError, MissingPackageError
+from tfdatafree.limits import MOST_TEXT, require_plain, require_regular
 from tfdatafree.recipe.recipe import Recipe
 
 ENDINGS = (".json", ".yaml", ".yml")
@@ -47,12 +48,15 @@ def read_recipe(path: str | os.PathLike) -> Recipe:
     """
     parse = _parse_yaml if _is_yaml(path) else _parse_json
     try:
+        if require_regular(path, "recipe ") > MOST_TEXT:
+            raise LoadError(f"recipe '{path}' is larger than {MOST_TEXT // 2**20} MB; give a recipe file.")
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise LoadError(f"recipe '{path}' is not a text file; give a .json or .yaml file.") from error
     except OSError as error:
         raise LoadError(f"recipe '{path}' cannot be read: {error.strerror}.") from error
     values = parse(path, text)
+    require_plain(values, f"recipe '{path}'")
     if isinstance(values, Mapping) and {"recipe", "report"} <= values.keys() <= {"recipe", "report", "replay"}:
         values = values.get("replay", values["recipe"])
     try:
@@ -73,6 +77,8 @@ def _parse_json(path: str | os.PathLike, text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise LoadError(f"recipe '{path}' is not JSON: {error.msg} in line {error.lineno}.") from error
+    except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise LoadError(f"recipe '{path}' nests too deep, or holds a number of too many digits.") from error
 
 
 def _parse_yaml(path: str | os.PathLike, text: str) -> Any:
@@ -83,6 +89,8 @@ def _parse_yaml(path: str | os.PathLike, text: str) -> Any:
         where = getattr(error, "problem_mark", None)
         line = "" if where is None else f" in line {where.line + 1}"
         raise LoadError(f"recipe '{path}' is not YAML: {getattr(error, 'problem', None) or error}{line}.") from error
+    except (RecursionError, ValueError) as error:
+        raise LoadError(f"recipe '{path}' nests too deep, or holds a value that cannot be read.") from error
 
 
 def _yaml(path: str | os.PathLike):

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tfdatafree.limits import short
 from tfdatafree.recipe.check import nearest, suggestion
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.rules import Rule
@@ -20,11 +21,11 @@ def require_format(version: object) -> None:
     """Raises ValueError unless values of this format version can be read."""
     if not isinstance(version, int) or isinstance(version, bool) or version < FIRST_FORMAT_VERSION:
         raise ValueError(
-            f"format_version is {version!r}; give a whole number of at least {FIRST_FORMAT_VERSION}, or leave it out."
+            f"format_version is {short(version)}; give a whole number of at least {FIRST_FORMAT_VERSION}, or leave it out."
         )
     if version > FORMAT_VERSION:
         raise ValueError(
-            f"format_version is {version}, but tfdatafree {__version__} reads versions up to {FORMAT_VERSION}; install the "
+            f"format_version is {short(version)}, but tfdatafree {__version__} reads versions up to {FORMAT_VERSION}; install the "
             "tfdatafree that wrote the recipe, or a newer one."
         )
 
@@ -34,13 +35,13 @@ def require_rules(rules: object) -> tuple[Rule, ...]:
     if isinstance(rules, Rule):
         rules = (rules,)
     if not isinstance(rules, (list, tuple)) or not all(isinstance(rule, Rule) for rule in rules):
-        raise ValueError(f"rules are {rules!r}; give Rule objects: rules=(Rule('block_1*', weight_bits=4),).")
+        raise ValueError(f"rules are {short(rules)}; give Rule objects: rules=(Rule('block_1*', weight_bits=4),).")
     return tuple(rules)
 
 
 def require_mapping(what: str, values: object) -> Mapping[str, Any]:
     if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
-        raise ValueError(f"{what} is {values!r}; give options by name, e.g. {{'base': 'int8'}}.")
+        raise ValueError(f"{what} is {short(values)}; give options by name, e.g. {{'base': 'int8'}}.")
     return values
 
 
@@ -50,7 +51,7 @@ def require_known(what: str, values: Iterable[str], owner: type, also: tuple[str
     for name in values:
         if name not in names:
             hint = suggestion(nearest(name, names)) or f"its options are {', '.join(names)}."
-            raise ValueError(f"{what} has no option {name!r}; {hint}")
+            raise ValueError(f"{what} has no option {short(name)}; {hint}")
 
 
 def parse_section(name: str, owner: type, base: Any, values: object) -> Any:
@@ -60,7 +61,12 @@ def parse_section(name: str, owner: type, base: Any, values: object) -> Any:
     start = {} if base is None else {f.name: getattr(base, f.name) for f in dataclasses.fields(owner)}
     if base is not None and start.get("edge_dtype") == _default_edge(start):
         start.pop("edge_dtype", None)  # activation_bits decided it, and decides it again
-    return owner(**{**start, **given})
+    options = {**start, **given}
+    if missing := [
+        f.name for f in dataclasses.fields(owner) if f.name not in options and f.default is dataclasses.MISSING
+    ]:
+        raise ValueError(f"{name} lacks {', '.join(missing)}; add it.")
+    return owner(**options)
 
 
 def _default_edge(quantize: Mapping[str, Any]) -> str | None:
@@ -70,7 +76,7 @@ def _default_edge(quantize: Mapping[str, Any]) -> str | None:
 def parse_rules(values: object) -> tuple[Rule, ...]:
     """The rules in a list of plain values. Raises ValueError for an unknown option, or where a pattern is missing."""
     if not isinstance(values, (list, tuple)):
-        raise ValueError(f"rules is {values!r}; give a list, e.g. [{{'pattern': 'logits', 'keep_float': True}}].")
+        raise ValueError(f"rules is {short(values)}; give a list, e.g. [{{'pattern': 'logits', 'keep_float': True}}].")
     rules = []
     for at, value in enumerate(values):
         options = dict(require_mapping(f"rule {at + 1}", value))

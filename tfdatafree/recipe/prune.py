@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tfdatafree.recipe.check import is_number, require_choice
+from tfdatafree.recipe.check import is_number, require_choice, require_whole
 from tfdatafree.recipe.pattern import parse_pattern
 
 PruneMethod = Literal[
@@ -81,8 +81,7 @@ class Prune:
         require_choice(self, "activations", (True, False))
         require_choice(self, "depthwise", (True, False))
         self._check_pattern()
-        if not isinstance(self.multiple, int) or self.multiple < 1:
-            raise ValueError(f"multiple is {self.multiple!r}; give a whole number of at least 1.")
+        require_whole("multiple", self.multiple, 1)
         if self.multiple > 1 and self.method != "channel":
             raise ValueError(f"multiple is for the method 'channel', not {self.method!r}.")
         if (self.sparsity is None) == (self.strength is None):
@@ -102,8 +101,7 @@ class Prune:
                 object.__setattr__(self, "method", "str")
             if self.method not in ("str", "budget"):
                 raise ValueError(f"strength is for the methods 'str' and 'budget', not {self.method!r}; give sparsity.")
-        if not isinstance(self.images, int) or self.images < 1:
-            raise ValueError(f"images is {self.images!r}; give a whole number of at least 1.")
+        require_whole("images", self.images, 1)
 
     @property
     def zeros(self) -> float:

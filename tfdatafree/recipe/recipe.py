@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tfdatafree.recipe.check import is_number, require_choice, require_name
+from tfdatafree.limits import short
+from tfdatafree.recipe.check import is_number, require_choice, require_name, require_whole
 from tfdatafree.recipe.parse import (
     FIRST_FORMAT_VERSION,
     FORMAT_VERSION,
@@ -48,9 +49,7 @@ class Generate:
     def __post_init__(self):
         require_choice(self, "effort", EFFORTS)
         for name in ("images", "samples"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; give a whole number of at least 1.")
+            require_whole(name, getattr(self, name), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +70,7 @@ class Search:
             raise ValueError(
                 f"size is {self.size!r}; give a part of the int8 file's bytes, above 0 and at most 1, e.g. 0.6."
             )
-        if not isinstance(self.images, int) or self.images < 1:
-            raise ValueError(f"images is {self.images!r}; give a whole number of at least 1.")
+        require_whole("images", self.images, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +96,10 @@ class Recover:
             value = getattr(self, name)
             if name == "image_size" and value is None:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} is {value!r}; give a whole number of at least {least}.")
+            require_whole(name, value, least)
+
+
+_SECTIONS = {"quantize": Quantize, "policy": Search, "prune": Prune, "recover": Recover, "generate": Generate}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +148,12 @@ class Recipe:
 
     def __post_init__(self):
         object.__setattr__(self, "rules", require_rules(self.rules))
+        if not isinstance(self.name, str):
+            raise ValueError(f"name is {short(self.name)}; give a text.")
+        for name, section in _SECTIONS.items():
+            value = getattr(self, name)
+            if not isinstance(value, section) and (value is not None or name == "generate"):
+                raise ValueError(f"{name} is {short(value)}; give its options as a {section.__name__}(...).")
         for rule in self.rules:
             self._check_rule(rule)
         if self.float16 and self.quantize is not None:
@@ -180,8 +186,6 @@ class Recipe:
             )
 
     def _check_recover(self) -> None:
-        if not isinstance(self.recover, Recover):
-            raise ValueError(f"recover is {self.recover!r}; give its options, e.g. Recover(images=256).")
         if self.quantize is None:
             raise ValueError(
                 "recover works on integers, but quantize is None, so that everything stays in float; leave recover out, and "
@@ -255,8 +259,6 @@ class Recipe:
             values["name"] = "custom"
         return dataclasses.replace(base, **values)
 
-
-_SECTIONS = {"quantize": Quantize, "policy": Search, "prune": Prune, "recover": Recover, "generate": Generate}
 
 PRESETS: dict[str, Recipe] = {
     recipe.name: recipe
