@@ -19,6 +19,7 @@ from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.input_files import arrays_by_input
 from tfdatafree.inputs.input_range import check_input_range, find_input_range, given_by_input
 from tfdatafree.inputs.procedural import procedural_images
+from tfdatafree.limits import require_inputs_fit, require_seed
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.load import load
 from tfdatafree.model.network import InputRange
@@ -121,6 +122,7 @@ def compare(
     """
     if n is not None and n < 1:
         raise ValueError(f"n is {n}; compare on at least 1 input.")
+    seed = require_seed(seed)
     given = None if input_range is None else check_input_range(input_range)
     first, second = _pair(a, b, input_shape, unsafe_load)
     if data is None:
@@ -355,6 +357,7 @@ def _described(names: Sequence[str], ranges: Sequence[InputRange]) -> str:
 
 
 def _drawn(n: int, shape: tuple[int, ...], dtype: str, found: InputRange, seed: int) -> np.ndarray:
+    require_inputs_fit(n, shape)
     values = procedural_images(n, shape, found.low, found.high, seed=seed)
     return np.round(values).astype(dtype) if "int" in dtype else values
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from tfdatafree.export.build import Built
 from tfdatafree.export.run import predict_as_written
 from tfdatafree.export.simulate import simulated_model
 from tfdatafree.export.write import write
-from tfdatafree.files import write_atomically
+from tfdatafree.files import temporary_folder, write_atomically
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.probes import Probes
 from tfdatafree.model.graph import Graph
@@ -182,7 +181,7 @@ class Compressed:
         elif path.suffix == ".html":
             write_atomically(path, report_page(self.report, self.recipe, self.evidence).encode())
         elif path.suffix == ".keras":
-            with tempfile.TemporaryDirectory() as folder:
+            with temporary_folder() as folder:
                 temporary = Path(folder) / "model.keras"
                 self.model.save(temporary)
                 write_atomically(path, temporary.read_bytes())

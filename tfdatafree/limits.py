@@ -7,6 +7,7 @@ import math
 import os
 import reprlib
 import stat
+import zipfile
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
@@ -21,6 +22,8 @@ MOST_TEXT = 16 * 2**20
 _MOST_DEPTH = 100
 _MOST_VALUES = 2_000_000
 _FLOAT_BYTES = 4
+# Numbers compress little. A part of an archive that is larger than this, and compressed more than that, is a trap.
+_LARGE_PART, _MOST_COMPRESSED = 2**29, 100
 _MOST_SEED = 2**63 - 1
 
 
@@ -67,6 +70,18 @@ def require_regular(path: str | os.PathLike, what: str = "") -> int:
         kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
         raise LoadError(f"{name} is {kind}; give a regular file.")
     return found.st_size
+
+
+def require_sound_sizes(archive: zipfile.ZipFile, advice: str) -> None:
+    """Raises LoadError if a part of the archive, by the sizes in its headers, is there to fill the memory."""
+    path, parts = archive.filename, archive.infolist()
+    require_memory(f"'{path}', unpacked,", sum(part.file_size for part in parts), advice, LoadError)
+    for part in parts:
+        if part.file_size > _LARGE_PART and part.file_size > _MOST_COMPRESSED * part.compress_size:
+            raise LoadError(
+                f"'{path}' is refused: {short(part.filename)} in it unpacks from {part.compress_size / 1e6:.3g} MB to "
+                f"{part.file_size / 1e9:.3g} GB, which is nearly nothing but repetition; {advice}."
+            )
 
 
 def require_plain(values: Any, what: str) -> None:

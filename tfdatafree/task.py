@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from tfdatafree.inputs.input_range import check_input_range
+from tfdatafree.limits import require_bool, require_seed
 from tfdatafree.model.network import GivenRange
 from tfdatafree.recipe.recipe import Recipe, get_recipe
 from tfdatafree.targets.fit import fit_recipe
@@ -60,6 +61,7 @@ def make_task(
     unsafe_load: bool,
 ) -> Task:
     """Checks everything that can be checked without the model. Raises ValueError if an option is wrong."""
+    require_bool("unsafe_load", unsafe_load)
     profile, user_recipe = get_target(target), get_recipe(recipe)
     return Task(
         model=model,
@@ -69,6 +71,6 @@ def make_task(
         input_range=None if input_range is None else check_input_range(input_range),
         input_shape=input_shape,
         representative_data=representative_data,
-        seed=seed,
+        seed=require_seed(seed),
         unsafe_load=unsafe_load,
     )

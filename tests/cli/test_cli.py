@@ -249,14 +249,32 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(folder, capsys
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [RuntimeError, ValueError])
-def test_a_bug_keeps_its_traceback(error, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, RecursionError])
+def test_a_bug_is_one_line_and_shows_its_traceback_on_request(error, folder, capsys, monkeypatch):
     def broken(*_, **__):
-        raise error("a bug")
+        raise error("a bug\x1b[2J")
 
     monkeypatch.setattr(COMPRESS, "compress", broken)
+    line = refusal(capsys, folder, "compress", MODEL, "-o", "out.tflite")
+    assert f"{error.__name__}: a bug\\x1b[2J. Please report it, with what --verbose shows." in line
     with pytest.raises(error, match="a bug"):
-        main(["compress", MODEL, "-o", "out.tflite"])
+        main(["compress", MODEL, "-o", "out.tflite", "--verbose"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--report=a.json", "--save_recipe=./a.json"], "'a.json' is the name of two outputs"),
+        (["--recover=0"], "recover is 0; give a number of generated images of at least 2"),
+        (["--seed=99999999999999999999999999"], "seed is 99999999999999999999999999; give a whole number"),
+        (["--recover=" + "9" * 5000], "recover is '999"),
+        (["--report=" + "o" * 300 + ".json"], "File name too long"),
+        (["--report=a\0.json"], "holds the character NUL"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_cannot_be_written_or_done_is_refused_before_the_work(flags, said, folder, capsys):
+    assert said in refusal(capsys, folder, "compress", MODEL, "-o", "out.tflite", *flags)
 
 
 @pytest.mark.parametrize("way", ["flag", "environment"])

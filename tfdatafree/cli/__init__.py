@@ -20,10 +20,11 @@ from tfdatafree.cli.demo import COMMAND as DEMO
 from tfdatafree.cli.diagnose import COMMAND as DIAGNOSE
 from tfdatafree.cli.inspect_file import COMMAND as INSPECT
 from tfdatafree.cli.messages import quiet, talkative
-from tfdatafree.errors import TfdatafreeError
+from tfdatafree.errors import TfdatafreeError, printable
 from tfdatafree.recipe.check import require_name
 from tfdatafree.version import __version__
 
+_MOST_REASON = 300  # letters of a foreign error's first line
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _COMMANDS = {"compress": COMPRESS, "inspect": INSPECT, "compare": COMPARE, "diagnose": DIAGNOSE, "demo": DEMO}
 
@@ -49,11 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(_text(error))
-    except ValueError as error:
-        # A ValueError of this package is about an option. One from another package is a bug and keeps its traceback.
-        if debug or not _is_ours(error):
+    except Exception as error:
+        if debug:
             raise
-        return _fail(_text(error))
+        # A ValueError of this package is about an option. All else is a bug, or more than the memory holds.
+        if isinstance(error, ValueError) and _is_ours(error):
+            return _fail(_text(error))
+        if isinstance(error, MemoryError):
+            return _fail(f"the memory is full ({_text(error)}); take a smaller model, or fewer or smaller inputs.")
+        reason = (_text(error).splitlines() or [""])[0]
+        return _fail(f"{type(error).__name__}: {reason[:_MOST_REASON]}. Please report it, with what --verbose shows.")
 
 
 def _dispatch(arguments: list[str], debug: bool) -> int:
@@ -156,5 +162,5 @@ def _text(error: Exception) -> str:
 
 def _fail(message: str, code: int = 1) -> int:
     """Prints what is wrong as one line on stderr, and returns the exit code."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -14,6 +14,7 @@ from absl import flags
 
 from tfdatafree.errors import LoadError
 from tfdatafree.inputs.input_files import require_readable
+from tfdatafree.limits import require_regular, short
 from tfdatafree.recipe.check import require_name
 from tfdatafree.recipe.file import ENDINGS as RECIPE_ENDINGS
 from tfdatafree.recipe.file import is_recipe_file, read_recipe, recipe_text
@@ -153,6 +154,8 @@ def require_file(path: str) -> None:
     """Raises at once what `load` would raise after TensorFlow's import."""
     if not os.path.exists(path):
         raise LoadError(f"'{path}' does not exist.")
+    if not os.path.isdir(path):
+        require_regular(path)
 
 
 def _require_writable_recipe(path: str, model: str, overwrite: bool) -> None:
@@ -162,6 +165,8 @@ def _require_writable_recipe(path: str, model: str, overwrite: bool) -> None:
 
 def require_writable(name: str, path: Path, endings: tuple[str, ...], model: str | None, overwrite: bool) -> None:
     """Raises before the work what would otherwise fail after it: `path` cannot be written, or may not be."""
+    if "\0" in str(path):
+        raise ValueError(f"{name} is {short(str(path))}, which holds the character NUL; give another name.")
     if path.suffix not in endings:
         raise ValueError(f"{name} is '{path}'; give a name that ends in {' or '.join(endings)}.")
     if path.is_dir():
@@ -178,6 +183,14 @@ def require_writable(name: str, path: Path, endings: tuple[str, ...], model: str
         raise PermissionError(f"{name} is '{path}', but nothing can be written there: {error.strerror}.") from error
 
 
+def require_distinct(paths: Sequence[Path]) -> None:
+    """Raises ValueError if two outputs are the same file, of which the last would overwrite the others."""
+    places = [path.parent.resolve() / path.name for path in paths]
+    for at, place in enumerate(places):
+        if place in places[:at]:
+            raise ValueError(f"'{paths[at]}' is the name of two outputs; give each output a name of its own.")
+
+
 def number(name: str, text: str | None, kind: Callable, example: str) -> Any:
     """The value of the flag `name` that takes one number; None where it was not given."""
     if text is None:
@@ -185,7 +198,7 @@ def number(name: str, text: str | None, kind: Callable, example: str) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"{name} is {text!r}; give one number, e.g. --{name}={example}.") from None
+        raise ValueError(f"{name} is {short(text)}; give one number, e.g. --{name}={example}.") from None
 
 
 def numbers(name: str, text: str | None, kind: Callable, example: str) -> tuple | None:
@@ -195,4 +208,6 @@ def numbers(name: str, text: str | None, kind: Callable, example: str) -> tuple 
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{name} is {text!r}; give numbers separated by commas, e.g. --{name}={example}.") from None
+        raise ValueError(
+            f"{name} is {short(text)}; give numbers separated by commas, e.g. --{name}={example}."
+        ) from None

@@ -3,6 +3,7 @@
 from absl import flags
 
 from tfdatafree.cli.command import Command, Flags, given_range, number, numbers, require_file
+from tfdatafree.errors import printable
 
 
 def _define(options: Flags) -> None:
@@ -45,7 +46,7 @@ def _run(values: flags.FlagValues, a: str, b: str) -> None:
     )
     print(f"reference           {a}")
     print(f"compared with       {b}")
-    print(result)
+    print(printable(str(result)))
 
 
 COMMAND = Command(

@@ -14,6 +14,7 @@ from tfdatafree.cli.command import (
     find_recipe,
     model_arguments,
     number,
+    require_distinct,
     require_file,
     require_inputs,
     require_writable,
@@ -21,7 +22,7 @@ from tfdatafree.cli.command import (
 )
 from tfdatafree.recipe.check import require_name
 from tfdatafree.recipe.prune import PRUNE_METHODS, Prune, PruneMethod
-from tfdatafree.recipe.recipe import PRESETS, Recipe, Recover, Search, with_split_outputs
+from tfdatafree.recipe.recipe import FEWEST_IMAGES, PRESETS, Recipe, Recover, Search, with_split_outputs
 from tfdatafree.report.plots import require_bokeh
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import TARGETS, get_target
@@ -106,6 +107,7 @@ def _run(values: flags.FlagValues, model: str) -> int:
         if getattr(values, name) is not None:
             outputs.append(Path(getattr(values, name)))
             require_writable(name, outputs[-1], endings, model, values.overwrite)
+    require_distinct(outputs if values.save_recipe is None else [*outputs, Path(values.save_recipe)])
     if any(path.suffix == ".html" for path in outputs):
         require_bokeh()
     require_inputs(values, model)
@@ -137,6 +139,8 @@ def _recovering(recipe: Recipe, images: str | None) -> Recipe:
     count = number("recover", images, int, "256")
     if count is None:
         return recipe
+    if count < FEWEST_IMAGES:
+        raise ValueError(f"recover is {count}; give a number of generated images of at least {FEWEST_IMAGES}.")
     return dataclasses.replace(recipe, recover=dataclasses.replace(recipe.recover or Recover(), images=count))
 
 

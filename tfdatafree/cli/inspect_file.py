@@ -3,6 +3,7 @@
 from absl import flags
 
 from tfdatafree.cli.command import Command, Flags
+from tfdatafree.errors import printable
 from tfdatafree.targets.registry import TARGETS, get_target
 
 
@@ -21,10 +22,10 @@ def _run(values: flags.FlagValues, file: str) -> None:
         get_target(values.target)
     from tfdatafree.report.contents import inspect_file, inspect_target
 
-    print(inspect_file(file))
+    print(printable(str(inspect_file(file))))
     if values.target is not None:
         print()
-        print(inspect_target(file, values.target))
+        print(printable(str(inspect_target(file, values.target))))
 
 
 COMMAND = Command(

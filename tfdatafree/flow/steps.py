@@ -20,6 +20,7 @@ from tfdatafree.inputs.input_range import find_input_ranges
 from tfdatafree.inputs.make import affordable, make_inputs
 from tfdatafree.inputs.matched import match_inputs, needs_matching
 from tfdatafree.inputs.mismatch import MOST_MEASURED, measure_mismatch
+from tfdatafree.limits import require_memory
 from tfdatafree.measuring.observe import Observed, observe, tensor_means
 from tfdatafree.measuring.tensor_statistics import channel_reaches
 from tfdatafree.measuring.walks import normalized_walk
@@ -49,6 +50,8 @@ _ROUNDING = 0.01
 _REACH_INPUTS = 4
 # Fewest generated inputs on which a pruned network is judged. Nothing else sees them.
 _JUDGING_INPUTS, _JUDGING_SEED = 128, 800_000
+# Tensors of the largest size that are in memory at once: what an operator reads and writes, and a copy.
+_LIVE_TENSORS = 3
 # The steps in order, and the seconds that each takes on a small classifier.
 _SECONDS = {
     "load": 3,
@@ -90,6 +93,11 @@ def read_network(task: Task, progress: Progress) -> Network:
         form = canonical_form(source, pooled_slices=task.target.pooled_slices)
         graph = form.graph
         require_quantizable(graph)
+        require_memory(
+            f"the largest tensors of '{graph.name}' for one input",
+            _LIVE_TENSORS * graph.largest_activation(),
+            "give a smaller input_shape",
+        )
         if task.recipe.recover is not None:
             require_recoverable(graph, task.recipe.recover)
         ranges = find_input_ranges(graph, task.input_range, task.seed)

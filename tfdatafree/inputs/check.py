@@ -3,6 +3,7 @@
 from tfdatafree.canonical.resize import resize
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.inputs.generate import input_specs
+from tfdatafree.limits import require_inputs_fit
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.graph import Graph
 from tfdatafree.recipe.recipe import Recover
@@ -24,5 +25,7 @@ def require_recoverable(graph: Graph, options: Recover) -> None:
             "and pass images of your own to feature_regression(compressed, model, images)."
         )
     specs = input_specs(graph, options.image_size)
+    for spec in specs:
+        require_inputs_fit(options.images, spec.example_shape)
     if options.image_size is not None:
         resize(graph, specs[0].example_shape)

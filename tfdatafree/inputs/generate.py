@@ -32,6 +32,7 @@ from tfdatafree.inputs.input_range import (
 )
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.inputs.matching import Matcher, Matching
+from tfdatafree.limits import require_inputs_fit, require_seed, short
 from tfdatafree.model.graph import Graph, TensorSpec
 from tfdatafree.model.load import load
 from tfdatafree.model.network import InputRange
@@ -94,7 +95,8 @@ def generate_images(
     Source: Sobolev et al., FRanDI, eq. 1.
     """
     if not isinstance(n, (int, np.integer)) or n < 1:
-        raise ValueError(f"n is {n!r}; ask for at least 1 image.")
+        raise ValueError(f"n is {short(n)}; ask for at least 1 image.")
+    seed = require_seed(seed)
     if statistics not in ("batch", "set"):
         raise ValueError(f"statistics is {statistics!r}; choose 'batch' or 'set'.")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
@@ -112,6 +114,8 @@ def generate_images(
     found = find_input_ranges(graph, None if input_range is None else check_input_range(input_range), seed)
     limits = {name: range_.ends for name, range_ in zip(graph.inputs, found, strict=True)}
     specs = input_specs(graph, image_size)
+    for spec in specs:
+        require_inputs_fit(n, spec.example_shape)
     targets = None if targets is None else _checked_targets(targets, n)
     matcher = Matcher(
         graph,
@@ -234,7 +238,7 @@ def _listed(shapes: list[tuple]) -> str:
 def _checked_targets(targets, n: int) -> np.ndarray:
     """`targets` as an array of `n` labels or outputs."""
     targets = np.asarray(targets)
-    if len(targets) != n or targets.dtype.kind not in "iuf":
+    if not targets.ndim or len(targets) != n or targets.dtype.kind not in "iuf":
         raise ValueError(
             f"targets are {targets.dtype} of shape {targets.shape}; give {n} class labels (int) or outputs ({n}, ...)."
         )

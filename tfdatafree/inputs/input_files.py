@@ -10,16 +10,23 @@ An image becomes an input in these steps:
 """
 
 import importlib.util
+import math
 import os
+import struct
 import zipfile
+import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from tfdatafree.errors import LoadError, MissingPackageError
+from tfdatafree.limits import require_inputs_fit, require_memory, require_regular, require_sound_sizes, short
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 ARRAY_ENDINGS = (".npy", ".npz")
+_FEWER = "store fewer inputs"
+_DAMAGES = (zipfile.BadZipFile, zlib.error, struct.error)
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -34,6 +41,8 @@ def require_readable(path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.exists():
         raise LoadError(f"'{path}' does not exist.")
+    if not path.is_dir():
+        require_regular(path)
     if path.is_dir():
         image_paths(path)
         if importlib.util.find_spec("PIL") is None:
@@ -82,6 +91,7 @@ def read_images(folder: Path, shape: tuple[int, ...], low: float, high: float, m
     height, width, channels = shape
     paths = image_paths(folder)
     chosen = [paths[at * len(paths) // most] for at in range(most)] if len(paths) > most else paths
+    require_inputs_fit(len(chosen), shape)
     images = np.empty((len(chosen), *shape), np.float32)
     for image, path in zip(images, chosen, strict=True):
         try:
@@ -103,6 +113,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
         LoadError: The file is missing, or it is of another kind.
     """
     try:
+        _require_sound_arrays(path)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"x": loaded}
@@ -110,10 +121,35 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise LoadError(f"'{path}' does not exist.") from None
-    except (AttributeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except (AttributeError, EOFError, OSError, RuntimeError, SyntaxError, ValueError, *_DAMAGES) as error:
         raise LoadError(
             f"'{path}' is not an .npz or .npy file of arrays; write it with numpy.savez(path, x=inputs)."
         ) from error
+
+
+def _require_sound_arrays(path: str | os.PathLike) -> None:
+    """Raises LoadError if a header claims more than memory or the file can hold, other errors if there is no header."""
+    size = require_regular(path)
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            _require_sound_array(file, size, f"'{path}'")
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = [part for part in archive.infolist() if part.filename.endswith(".npy")]
+        require_sound_sizes(archive, _FEWER)
+        for part in parts:
+            with archive.open(part) as file:
+                _require_sound_array(file, part.file_size, f"{short(part.filename)} in '{path}'")
+
+
+def _require_sound_array(file: IO[bytes], size: int, what: str) -> None:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    claimed = math.prod(shape) * dtype.itemsize
+    require_memory(f"the array that {what} claims to hold", claimed, _FEWER, LoadError)
+    if claimed > size:
+        raise LoadError(f"{what} is cut off: its header says {claimed} bytes, and there are {size}; write it again.")
 
 
 def arrays_by_input(path: str | os.PathLike, names: list[str]) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tfdatafree.canonical.separate import separate
+from tfdatafree.limits import require_seed
 from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import find_layout
@@ -21,6 +22,7 @@ def layer_inputs(model: keras.Model, *, samples: int = 2000, seed: int = 0) -> d
         Layer name -> float32 array (samples, channels) of what its first call reads.
     Source: Horton et al. 2021, eq. 10-12.
     """
+    seed = require_seed(seed)
     graph = separate(Graph.from_keras(model)).graph
     keys: dict[str, list[str]] = {}
     for key, node in graph.first_calls().items():

@@ -6,6 +6,7 @@ from typing import cast
 import numpy as np
 
 from tfdatafree.inputs.procedural import procedural_images, unit_inputs
+from tfdatafree.limits import require_inputs_fit
 from tfdatafree.model.cost import is_full_image, multiplications
 from tfdatafree.model.graph import Graph, TensorSpec
 from tfdatafree.model.network import Ends, InputRange, InputRanges
@@ -42,6 +43,7 @@ def make_input(spec: TensorSpec, n: int, input_range: InputRange, *, seed: int) 
     Without a mean and a standard deviation they are pictures that fill the range. Where inputs were matched, they are these,
     and repeat.
     """
+    require_inputs_fit(n, spec.example_shape)
     if input_range.values is not None:
         values = np.resize(input_range.values, (n, *spec.example_shape)).astype(np.float32)
     elif input_range.offset is not None:

@@ -280,6 +280,11 @@ class Matcher:
                     f"targets are one class label for each image, but the model decides for {logits.shape[1:-1]} places "
                     "of it; give outputs, float (n, ...)."
                 )
+            if not 0 <= np.min(self.targets) <= np.max(self.targets) < logits.shape[-1]:
+                raise ValueError(
+                    f"targets are from {np.min(self.targets)} to {np.max(self.targets)}, but the model has "
+                    f"{logits.shape[-1]} classes; give labels from 0 to {logits.shape[-1] - 1}."
+                )
             logits = tf.reshape(logits, (-1, logits.shape[-1]))  # a classifier may be a convolution of 1x1 features
             return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target, logits=logits))
         return tf.reduce_sum(tf.square(outputs[0] - target)) / (tf.reduce_sum(tf.square(target)) + 1e-12)

@@ -9,7 +9,6 @@ import inspect
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +19,8 @@ import numpy as np
 from absl import logging
 
 from tfdatafree.errors import LoadError, UnsupportedModelError
+from tfdatafree.files import temporary_folder
+from tfdatafree.limits import memory_limit, require_bool, require_regular
 from tfdatafree.model.keras2_files import has_written_shapes, load_keras2_archive, refuse_keras1
 from tfdatafree.model.load_keras2 import (
     TFMOT_CLASSES,
@@ -33,6 +34,16 @@ from tfdatafree.model.load_keras2 import (
     refuse_hard_sigmoid,
     serialized_objects,
     set_layer_weights,
+)
+from tfdatafree.model.untrusted import (
+    archive_values,
+    count_values,
+    limited_weights,
+    read_json,
+    read_part,
+    require_sound_config,
+    require_sound_names,
+    require_sound_parts,
 )
 
 InputShape = tuple[int | None, ...]
@@ -65,6 +76,8 @@ def load(
         ValueError: `input_shape` does not fit the model.
     """
     require_tensorflow_backend()
+    require_bool("unsafe_load", unsafe)
+    memory_limit()  # is checked before a file is, whose faults are told as such
     if isinstance(source, (str, os.PathLike)):
         model = _load_file(os.fspath(source), unsafe)
     elif isinstance(source, keras.Model) or is_tf_keras(source):
@@ -74,6 +87,7 @@ def load(
             f"Cannot load a {type(source).__name__}: pass a Keras model or the path of a .keras or .h5 file."
         )
     _refuse_unsupported(model)
+    require_sound_names(model)
     if is_tf_keras(model):
         model = from_tf_keras(model)
     if not _is_built(model):
@@ -107,6 +121,7 @@ def _load_file(path: str, unsafe: bool) -> Any:
                 "load it with the Keras version that wrote it, and save it with model.save('model.keras')."
             )
         raise LoadError(f"'{path}' is a directory and not a model: pass a .keras or .h5 file.")
+    require_regular(path)
     extension = os.path.splitext(path)[1].lower()
     try:
         with open(path, "rb") as file:
@@ -129,19 +144,28 @@ def _load_file(path: str, unsafe: bool) -> Any:
 def _load_zip(path: str, unsafe: bool) -> keras.Model:
     try:
         with zipfile.ZipFile(path) as archive:
+            require_sound_parts(archive)
             damaged = archive.testzip()
-            config = json.loads(archive.read("config.json"))
-            version = json.loads(archive.read("metadata.json")).get("keras_version", "")
+            config = read_part(archive, "config.json")
+            metadata = read_part(archive, "metadata.json")
+            version = metadata.get("keras_version", "") if isinstance(metadata, dict) else ""
+            values = 0 if damaged else archive_values(archive)
+    except LoadError:
+        raise
     except KeyError as error:
         raise LoadError(f"'{path}' is not a Keras file: the zip archive lacks config.json or metadata.json.") from error
     except Exception as error:  # zlib, struct and json each raise errors of their own for damaged files
         raise LoadError(f"'{path}' is truncated or damaged: {first_line(error)}") from error
     if damaged:
         raise LoadError(f"'{path}' is truncated or damaged: its part {damaged} does not match its checksum.")
+    require_sound_config(config, path, unsafe=unsafe)
     if str(version).startswith("2."):
         refuse_hard_sigmoid(config)
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
+        with limited_weights(path, values):
+            return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
+    except LoadError:
+        raise
     except Exception as error:
         _explain(path, config, error, unsafe)
         if str(version).startswith("2."):
@@ -155,30 +179,42 @@ def _load_hdf5(path: str, unsafe: bool) -> Any:
         with h5py.File(path, "r") as file:
             config, version = file.attrs.get("model_config"), file.attrs.get("keras_version", "2.")
             version = version.decode() if isinstance(version, bytes) else str(version)
-            config = config if config is None else json.loads(config)
+            config = config if config is None else read_json(config, f"the config in '{path}'")
+            values = count_values(file, path)
+    except LoadError:
+        raise
     except Exception as error:
         raise LoadError(f"'{path}' is truncated or damaged: {first_line(error)}") from error
     if config is None:
         raise LoadError(f"'{path}' holds no model, perhaps only weights: write it with model.save, not save_weights.")
     refuse_keras1(path, version)
+    require_sound_config(config, path, unsafe=unsafe)
     if version.startswith("2."):
         refuse_hard_sigmoid(config)
     try:
-        model = _read_hdf5(path, config, unsafe)
+        model = _read_hdf5(path, config, values, unsafe)
+    except LoadError:
+        raise
     except Exception as error:
         _explain(path, config, error, unsafe)
         if not version.startswith("2."):
             raise LoadError(f"'{path}' cannot be loaded: {first_line(error)}") from error
         logging.info("Keras 3 cannot load '%s' (%s); trying tf_keras.", path, first_line(error))
+        return _load_keras2_hdf5(path, config, values, unsafe)
+    return model if has_written_shapes(model, config) else _load_keras2_hdf5(path, config, values, unsafe)
+
+
+def _load_keras2_hdf5(path: str, config: dict, values: int, unsafe: bool) -> keras.Model:
+    with limited_weights(path, values):
         return load_keras2_file(path, config, unsafe)
-    return model if has_written_shapes(model, config) else load_keras2_file(path, config, unsafe)
 
 
-def _read_hdf5(path: str, config: dict, unsafe: bool) -> keras.Model:
+def _read_hdf5(path: str, config: dict, values: int, unsafe: bool) -> keras.Model:
     cleaned = _without_unknown_entries(config)
     if cleaned == config:
-        return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
-    with tempfile.TemporaryDirectory() as folder:
+        with limited_weights(path, values):
+            return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
+    with temporary_folder() as folder, limited_weights(path, values):
         rewritten = shutil.copyfile(path, os.path.join(folder, "model.h5"))
         with h5py.File(rewritten, "r+") as file:
             file.attrs["model_config"] = json.dumps(cleaned)
@@ -366,6 +402,18 @@ def _copy_weights(source: keras.Model, target: keras.Model) -> None:
             set_layer_weights(twin, layer.get_weights())
 
 
+def _refuse_negative_variance(layer: keras.layers.Layer) -> None:
+    """Raises UnsupportedModelError for a BatchNormalization that takes the square root of a negative number."""
+    if not isinstance(layer, keras.layers.BatchNormalization):
+        return
+    least = float(np.min(keras.ops.convert_to_numpy(layer.moving_variance)))
+    if not least + layer.epsilon > 0:
+        raise UnsupportedModelError(
+            f"{label(layer)} takes the square root of {least + layer.epsilon:g}: its smallest moving variance is {least:g}, its "
+            f"epsilon {layer.epsilon:g}. Use a sound checkpoint."
+        )
+
+
 def _refuse_non_finite(model: keras.Model) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -378,3 +426,4 @@ def _refuse_non_finite(model: keras.Model) -> None:
                     f"{label(layer)} has NaN or infinite values in its weight "
                     f"'{weight.name}': use a checkpoint from before training diverged."
                 )
+        _refuse_negative_variance(layer)

@@ -123,6 +123,9 @@ def load_keras2_file(path: str, config: dict, unsafe: bool, *, name: str | None 
             os.environ["TF_USE_LEGACY_KERAS"] = legacy
 
 
+# Keras writes that objects could not be loaded, an empty line or two, and why.
+_REASON_LINES = 4
+
 TRUST = (
     "Pass unsafe=True (command line: --unsafe_load) only for files that you trust, "
     "or replace it by keras.ops or a registered layer."
@@ -183,6 +186,8 @@ def config_label(thing: dict) -> str:
 def first_line(error: Exception) -> str:
     """Returns the line of `error` with the reason; Keras writes whole configs before it."""
     lines = str(error).rpartition("Exception encountered: ")[2].strip().splitlines()
+    if lines and "objects could not be loaded" in lines[0]:  # the reason follows the name of an example object
+        lines[0] = " ".join(filter(None, (line.strip().strip("'") for line in lines[:_REASON_LINES])))
     return lines[0] if lines else type(error).__name__
 
 

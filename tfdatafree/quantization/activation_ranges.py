@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.measuring.tensor_statistics import Statistics
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.cap_layer import ChannelCap
@@ -35,8 +36,17 @@ def choose_ranges(
         graph: The folded graph. Statistics of tensors that it does not have are ignored.
         method: "extreme_value", "min_max", "search", "percentile", "k_sigma" or "aciq".
         executor: Computes several tensors at a time.
+
+    Raises:
+        UnsupportedModelError: A tensor has values that are not finite; names it.
     """
     statistics = {tensor: s for tensor, s in statistics.items() if tensor in graph.specs}
+    for tensor, s in statistics.items():
+        if not math.isfinite(s.low) or not math.isfinite(s.high):
+            raise UnsupportedModelError(
+                f"tensor '{tensor}' has NaN or infinite values for the inputs that ranges are chosen on: the layer that writes "
+                "it, or one before it, overflows. Check its weights, and the input range."
+            )
     if method == "min_max":
         return {tensor: Range(min(s.low, 0.0), max(s.high, 0.0)) for tensor, s in statistics.items()}
     if method == "extreme_value":

@@ -16,6 +16,7 @@ import numpy as np
 
 from tfdatafree.activity import report_layer
 from tfdatafree.canonical.assumption_free import equalize_assumption_free, fold_buffers
+from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.measuring.importance import channel_importance
 from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.kernels import find_layout, kernel_of, layout_of, output_last, with_kernel
@@ -118,6 +119,11 @@ def round_kernel(key: str, layer: Layer, rounding: Rounding, importance: np.ndar
     per_channel = rounding.scale_per_channel(layout_of(layer).kind)
     covariance, mask = rounding.covariances.get(key), rounding.masks.get(key)
     matrix = output_last(kernel_of(layer), layout_of(layer))
+    if not np.isfinite(matrix).all():
+        raise UnsupportedModelError(
+            f"the kernel of '{key}' has NaN or infinite values after BatchNorms are folded into it: its weights, or those of the "
+            "BatchNormalization next to it, are too large. Use a sound checkpoint."
+        )
     make_grid = weight_quantizer if rounding.symmetric else asymmetric_weight_quantizer
     grid = make_grid(matrix, bits, 1 if per_channel else None)
     if covariance is None:

@@ -25,8 +25,8 @@ def require_format(version: object) -> None:
         )
     if version > FORMAT_VERSION:
         raise ValueError(
-            f"format_version is {short(version)}, but tfdatafree {__version__} reads versions up to {FORMAT_VERSION}; install the "
-            "tfdatafree that wrote the recipe, or a newer one."
+            f"format_version is {short(version)}, but tfdatafree {__version__} reads versions up to {FORMAT_VERSION}; install "
+            "the tfdatafree that wrote the recipe, or a newer one."
         )
 
 

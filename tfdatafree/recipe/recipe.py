@@ -25,6 +25,8 @@ from tfdatafree.recipe.rules import Rule
 Caps = Literal["keep", "limit", "channel", "drop"]
 CAPS: tuple[Caps, ...] = get_args(Caps)
 Effort = Literal["fast", "auto", "best"]
+# `Recover` holds a quarter of its images out, so that one is not enough.
+FEWEST_IMAGES = 2
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
 
@@ -92,7 +94,7 @@ class Recover:
     steps: int = 0
 
     def __post_init__(self):
-        for name, least in (("images", 2), ("image_size", 1), ("steps", 0)):
+        for name, least in (("images", FEWEST_IMAGES), ("image_size", 1), ("steps", 0)):
             value = getattr(self, name)
             if name == "image_size" and value is None:
                 continue

@@ -10,12 +10,14 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfdatafree.errors import ExportError, LoadError
+from tfdatafree.limits import require_regular
 from tfdatafree.targets.check import check_target
 from tfdatafree.targets.registry import get_target
 from tfdatafree.targets.target import Target, TargetCheck
 from tfdatafree.targets.vela import HOW_TO_GET_VELA, NpuSizes, ask_vela, vela_is_installed
 from tfdatafree.tflite.flatbuffer import File
 
+_MOST_BYTES = 2**31  # offsets in flatbuffers are signed numbers of 32 bits
 _TYPE_NAMES = {code: name.lower() for name, code in vars(schema.TensorType).items() if name.isupper()}
 # Limits of the integers of activations and kernels. Biases (int32, int64) are never near their limits, so they are not here.
 _LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
@@ -115,6 +117,8 @@ def read_tflite(path: str | os.PathLike) -> bytes:
         raise LoadError(f"'{path}' does not exist.")
     if path.is_dir():
         raise LoadError(f"'{path}' is a directory; pass a .tflite file.")
+    if require_regular(path) > _MOST_BYTES:
+        raise LoadError(f"'{path}' is larger than 2 GB, the most that a TFLite file can be.")
     content = path.read_bytes()
     if not content:
         raise LoadError(f"'{path}' is empty.")

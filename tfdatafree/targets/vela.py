@@ -10,11 +10,11 @@ import importlib.util
 import re
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfdatafree.errors import ExportError, MissingPackageError
+from tfdatafree.files import temporary_folder
 from tfdatafree.targets.check import operator_key
 from tfdatafree.targets.ethos_u import COMPILED_BY_VELA
 from tfdatafree.targets.target import TargetCheck
@@ -98,7 +98,7 @@ def compile_for_npu(content: bytes, *, accelerator: str = _ACCELERATOR) -> NpuSi
     """
     if not vela_is_installed():
         raise MissingPackageError(HOW_TO_GET_VELA)
-    with tempfile.TemporaryDirectory() as name:
+    with temporary_folder() as name:
         folder = Path(name)
         (folder / "model.tflite").write_bytes(content)
         command = [sys.executable, "-c", _PROGRAM, "model.tflite", "--output-dir", "out"]
