@@ -35,6 +35,7 @@ from tfdatafree.flow.steps import (
 )
 from tfdatafree.inputs.given import Inputs
 from tfdatafree.inputs.probes import Probes
+from tfdatafree.limits import require_bool
 from tfdatafree.measuring.observe import Observed
 from tfdatafree.model.network import Network, Pruning
 from tfdatafree.model.rule_match import rule_notes
@@ -103,6 +104,7 @@ def compress(
         ValueError: An option is wrong; says what came and what was wanted.
     """
     started = time.perf_counter()
+    require_bool("split_outputs", split_outputs)
     task = make_task(
         model,
         with_split_outputs(recipe) if split_outputs else recipe,

@@ -1,6 +1,7 @@
 """Writes a file completely or not at all; and folders for temporary files, which no run leaves behind for good."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -8,11 +9,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tfdatafree.limits import short
+
 _FOLDER = "tfdatafree-"
 # Seconds. The process of a younger one may run in another container that shares the folder of temporary files.
 _ABANDONED_AFTER = 3600
 # Letters of the file's name that its temporary name begins with. Names have at most 255 bytes, and a letter at most 4.
 _MOST_LETTERS = 40
+
+
+def require_writable_name(path: Path) -> None:
+    """Raises before the work what `write_atomically` would raise after it: ValueError for a NUL, OSError for a long name."""
+    if "\0" in str(path):
+        raise ValueError(f"{short(str(path))} holds the character NUL; give another name.")
+    path.exists()  # raises OSError for a name that is too long
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "The folder does not exist; create it first", str(path.parent))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

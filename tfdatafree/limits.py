@@ -101,7 +101,7 @@ def require_plain(values: Any, what: str) -> None:
 
 def require_seed(seed: object) -> int:
     """`seed` as an int. Raises ValueError unless it is a whole number from 0 to 2**63 - 1."""
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed <= _MOST_SEED:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) <= _MOST_SEED:
         raise ValueError(f"seed is {short(seed)}; give a whole number from 0 to 2**63 - 1.")
     return int(seed)
 

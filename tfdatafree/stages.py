@@ -17,6 +17,7 @@ import keras
 
 from tfdatafree.compress import compress
 from tfdatafree.errors import ExportError
+from tfdatafree.files import require_writable_name
 from tfdatafree.recipe.pattern import parse_pattern
 from tfdatafree.recipe.prune import Prune, PruneMethod
 from tfdatafree.recipe.recipe import Recipe, get_recipe
@@ -146,6 +147,7 @@ def export_tflite(
         ValueError: An option is wrong.
     """
     path, recipe = Path(path), get_recipe(recipe)
+    require_writable_name(path)
     if path.suffix != ".tflite":
         raise ValueError(f"path is '{path}'; give a name that ends in .tflite.")
     if path.exists() and not overwrite:

@@ -24,6 +24,7 @@ from tfdatafree.errors import TfdatafreeError, printable
 from tfdatafree.recipe.check import require_name
 from tfdatafree.version import __version__
 
+_MOST_LETTERS = 600  # of an error
 _MOST_REASON = 300  # letters of a foreign error's first line
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _COMMANDS = {"compress": COMPRESS, "inspect": INSPECT, "compare": COMPARE, "diagnose": DIAGNOSE, "demo": DEMO}
@@ -162,5 +163,6 @@ def _text(error: Exception) -> str:
 
 def _fail(message: str, code: int = 1) -> int:
     """Prints what is wrong as one line on stderr, and returns the exit code."""
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    text = printable(" ".join(message.split()))
+    print(f"error: {text if len(text) <= _MOST_LETTERS else text[: _MOST_LETTERS - 4] + ' ...'}", file=sys.stderr)
     return code

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tfdatafree.errors import LoadError
+from tfdatafree.files import require_writable_name
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.matching import Matching, State
 from tfdatafree.model.graph import Graph
@@ -30,6 +31,7 @@ def fingerprint(graph: Graph, options: Matching, begin, targets, input_range, ba
 def require_npz(path) -> Path:
     """`path` as a Path. Raises ValueError unless it ends in .npz."""
     path = Path(path)
+    require_writable_name(path)
     if path.suffix != ".npz":
         raise ValueError(f"path is '{path}'; give one that ends in .npz.")
     return path

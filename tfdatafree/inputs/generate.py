@@ -207,6 +207,8 @@ def _start(graph: Graph, specs, start, n: int, ranges: tuple[InputRange, ...], s
         shapes, wanted = [array.shape for array in arrays], [(n, *spec.shape[1:]) for spec in specs]
         if shapes != wanted:
             raise ValueError(f"start has shape {_listed(shapes)}; give {_listed(wanted)}.")
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ValueError("start has NaN or infinite values; give finite ones within the input range.")
         return [np.clip(array, *ends).astype(np.float32) for array, ends in zip(arrays, limits, strict=True)]
     if start == "procedural":
         resized = graph.copy()

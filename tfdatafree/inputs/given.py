@@ -16,6 +16,8 @@ from tfdatafree.model.network import InputRanges
 
 # More inputs than this change ranges and means very little.
 MOST_INPUTS = 256
+# Kinds of NumPy's types that inputs can have. Others, such as bfloat16, are of the kind V.
+_NUMBERS = "biufV"
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,12 @@ def _split(batch: Any, names: list[str], source: str) -> list[Any]:
 def _fit(array: Any, graph: Graph, name: str, source: str) -> np.ndarray:
     """`array` with a batch axis and the type of the input. Raises ValueError for another shape."""
     spec = graph.specs[name]
-    array = np.asarray(array, spec.dtype)
+    array = np.asarray(array)
+    if array.dtype.kind not in _NUMBERS:
+        raise ValueError(
+            f"{source} for '{name}' holds {array.dtype} and not numbers; give numbers of its input's type."
+        )
+    array = array.astype(spec.dtype, copy=False)
     wanted = spec.shape[1:]
     if array.shape == wanted:
         array = array[None]

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from tfdatafree.inputs.fit import Fit, divergence_of, fit_inputs
+from tfdatafree.limits import short
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.network import Ends, GivenRange, InputRange
 from tfdatafree.model.operations import operation_of
@@ -52,8 +53,8 @@ def check_input_range(input_range: Any) -> GivenRange:
 def _checked(given: Any, what: str) -> Ends:
     try:
         low, high = (float(end) for end in given)
-    except (TypeError, ValueError):
-        raise ValueError(f"{what} is {given!r}; give two numbers (low, high), e.g. (-1, 1).") from None
+    except (OverflowError, TypeError, ValueError):
+        raise ValueError(f"{what} is {short(given)}; give two numbers (low, high), e.g. (-1, 1).") from None
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(f"{what} is ({low:g}, {high:g}); low and high must be finite, and low < high.")
     return low, high

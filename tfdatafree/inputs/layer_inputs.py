@@ -8,6 +8,7 @@ from tfdatafree.limits import require_seed
 from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import find_layout
+from tfdatafree.recipe.check import require_whole
 
 
 def layer_inputs(model: keras.Model, *, samples: int = 2000, seed: int = 0) -> dict[str, np.ndarray]:
@@ -23,6 +24,7 @@ def layer_inputs(model: keras.Model, *, samples: int = 2000, seed: int = 0) -> d
     Source: Horton et al. 2021, eq. 10-12.
     """
     seed = require_seed(seed)
+    require_whole("samples", samples, 1)
     graph = separate(Graph.from_keras(model)).graph
     keys: dict[str, list[str]] = {}
     for key, node in graph.first_calls().items():

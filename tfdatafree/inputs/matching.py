@@ -31,6 +31,7 @@ from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.differentiable import differentiable
 from tfdatafree.model.graph import Graph, Layer, Node
 from tfdatafree.model.kernels import find_layout
+from tfdatafree.recipe.check import require_whole
 
 # Bytes that the activations of one batch may take; gradients and workspace take about as much again.
 _BATCH_BYTES = 2**30
@@ -52,8 +53,7 @@ class Matching:
     whole_set: bool = False
 
     def __post_init__(self):
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps is {self.steps!r}; give a whole number of at least 1.")
+        require_whole("steps", self.steps, 1)
         if not 0 < self.learning_rate <= 1:
             raise ValueError(f"learning_rate is {self.learning_rate!r}; give a part of the input range, e.g. 0.03.")
         for name in ("total_variation", "l2", "target_weight"):
@@ -274,15 +274,15 @@ class Matcher:
 
     def _distance(self, outputs, target) -> tf.Tensor:
         if self._classes:
-            logits = outputs[0]
+            logits, labels = outputs[0], np.asarray(self.targets)
             if any(size != 1 for size in logits.shape[1:-1]):
                 raise ValueError(
                     f"targets are one class label for each image, but the model decides for {logits.shape[1:-1]} places "
                     "of it; give outputs, float (n, ...)."
                 )
-            if not 0 <= np.min(self.targets) <= np.max(self.targets) < logits.shape[-1]:
+            if not 0 <= labels.min() <= labels.max() < logits.shape[-1]:
                 raise ValueError(
-                    f"targets are from {np.min(self.targets)} to {np.max(self.targets)}, but the model has "
+                    f"targets are from {labels.min()} to {labels.max()}, but the model has "
                     f"{logits.shape[-1]} classes; give labels from 0 to {logits.shape[-1] - 1}."
                 )
             logits = tf.reshape(logits, (-1, logits.shape[-1]))  # a classifier may be a convolution of 1x1 features

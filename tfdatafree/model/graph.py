@@ -157,7 +157,9 @@ class Graph:
 
     @classmethod
     def from_keras(cls, model: keras.Model) -> "Graph":
-        """Reads a Functional or Sequential model. Raises UnsupportedModelError for any other model."""
+        """Reads a Functional or Sequential model. Raises UnsupportedModelError for any other model, ValueError for none."""
+        if not isinstance(model, keras.Model):
+            raise ValueError(f"the model is a {type(model).__name__}; give a keras.Model.")
         return _Reader().read(model)
 
     def copy(self) -> "Graph":

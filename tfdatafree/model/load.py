@@ -15,7 +15,6 @@ from typing import Any
 
 import h5py
 import keras
-import numpy as np
 from absl import logging
 
 from tfdatafree.errors import LoadError, UnsupportedModelError
@@ -35,6 +34,7 @@ from tfdatafree.model.load_keras2 import (
     serialized_objects,
     set_layer_weights,
 )
+from tfdatafree.model.sound import require_sound_names, require_sound_weights
 from tfdatafree.model.untrusted import (
     archive_values,
     count_values,
@@ -42,7 +42,6 @@ from tfdatafree.model.untrusted import (
     read_json,
     read_part,
     require_sound_config,
-    require_sound_names,
     require_sound_parts,
 )
 
@@ -93,7 +92,7 @@ def load(
     if not _is_built(model):
         model = _built_copy(model, input_shape)
     model = _with_static_shapes(model, input_shape)
-    _refuse_non_finite(model)
+    require_sound_weights(model)
     return model
 
 
@@ -170,7 +169,8 @@ def _load_zip(path: str, unsafe: bool) -> keras.Model:
         _explain(path, config, error, unsafe)
         if str(version).startswith("2."):
             logging.info("Keras 3 cannot load '%s' (%s); trying tf_keras.", path, first_line(error))
-            return load_keras2_archive(path, config, unsafe)
+            with limited_weights(path, values):
+                return load_keras2_archive(path, config, unsafe)
         raise LoadError(f"'{path}' cannot be loaded: {first_line(error)}") from error
 
 
@@ -358,11 +358,16 @@ def _with_static_shapes(model: keras.Model, input_shape: Any) -> keras.Model:
     if all(shapes[name] == tuple(tensor.shape[1:]) for name, tensor in by_name.items()):
         return model
     inputs = [keras.Input(shape=shapes[name], dtype=tensor.dtype, name=name) for name, tensor in by_name.items()]
-    if isinstance(model, keras.Sequential):
-        copied = keras.Sequential([*inputs, *map(_copy_layer, model.layers)], name=model.name)
-    else:
-        packed = keras.tree.pack_sequence_as(model.input, inputs)
-        copied = keras.models.clone_model(model, input_tensors=packed, clone_function=_copy_layer)
+    try:
+        if isinstance(model, keras.Sequential):
+            copied = keras.Sequential([*inputs, *map(_copy_layer, model.layers)], name=model.name)
+        else:
+            packed = keras.tree.pack_sequence_as(model.input, inputs)
+            copied = keras.models.clone_model(model, input_tensors=packed, clone_function=_copy_layer)
+    except ValueError as error:
+        raise ValueError(
+            f"input_shape is {input_shape}, which '{model.name}' does not accept: {first_line(error)}"
+        ) from error
     _copy_weights(model, copied)
     return copied
 
@@ -372,7 +377,7 @@ def _fit_shape(name: str, sizes: InputShape, shape: Any) -> InputShape:
     given_shape = tuple(shape)
     shape = given_shape[1:] if len(given_shape) == len(sizes) + 1 else given_shape
     fits = len(shape) == len(sizes) and all(
-        isinstance(new, int) and new > 0 and old in (None, new) for old, new in zip(sizes, shape, strict=True)
+        isinstance(new, int) and 0 < new < 2**31 and old in (None, new) for old, new in zip(sizes, shape, strict=True)
     )
     if not fits:
         raise ValueError(f"input_shape is {given_shape}, but input '{name}' takes {sizes} (None: any positive size).")
@@ -400,30 +405,3 @@ def _copy_weights(source: keras.Model, target: keras.Model) -> None:
             _copy_weights(layer, twin)
         else:
             set_layer_weights(twin, layer.get_weights())
-
-
-def _refuse_negative_variance(layer: keras.layers.Layer) -> None:
-    """Raises UnsupportedModelError for a BatchNormalization that takes the square root of a negative number."""
-    if not isinstance(layer, keras.layers.BatchNormalization):
-        return
-    least = float(np.min(keras.ops.convert_to_numpy(layer.moving_variance)))
-    if not least + layer.epsilon > 0:
-        raise UnsupportedModelError(
-            f"{label(layer)} takes the square root of {least + layer.epsilon:g}: its smallest moving variance is {least:g}, its "
-            f"epsilon {layer.epsilon:g}. Use a sound checkpoint."
-        )
-
-
-def _refuse_non_finite(model: keras.Model) -> None:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            _refuse_non_finite(layer)
-            continue
-        for weight in layer.weights:
-            values = keras.ops.convert_to_numpy(weight)
-            if keras.backend.is_float_dtype(weight.dtype) and not np.isfinite(values).all():
-                raise UnsupportedModelError(
-                    f"{label(layer)} has NaN or infinite values in its weight "
-                    f"'{weight.name}': use a checkpoint from before training diverged."
-                )
-        _refuse_negative_variance(layer)

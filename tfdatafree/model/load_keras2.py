@@ -12,6 +12,7 @@ import contextlib
 import inspect
 import os
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -125,6 +126,8 @@ def load_keras2_file(path: str, config: dict, unsafe: bool, *, name: str | None 
 
 # Keras writes that objects could not be loaded, an empty line or two, and why.
 _REASON_LINES = 4
+# Letters of it that are shown. Keras writes whole configs.
+_MOST_REASON = 300
 
 TRUST = (
     "Pass unsafe=True (command line: --unsafe_load) only for files that you trust, "
@@ -188,7 +191,7 @@ def first_line(error: Exception) -> str:
     lines = str(error).rpartition("Exception encountered: ")[2].strip().splitlines()
     if lines and "objects could not be loaded" in lines[0]:  # the reason follows the name of an example object
         lines[0] = " ".join(filter(None, (line.strip().strip("'") for line in lines[:_REASON_LINES])))
-    return lines[0] if lines else type(error).__name__
+    return textwrap.shorten(lines[0], _MOST_REASON, placeholder=" ...") if lines else type(error).__name__
 
 
 def _rebuild(model: Any, twins: dict[int, Any]) -> keras.Model:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import h5py
-import keras
 import tensorflow as tf
 
 from tfdatafree.errors import LoadError, UnsupportedModelError
@@ -184,18 +183,3 @@ def _bytes_of(arguments: dict[str, Any], sizes: tf.Graph) -> int:
         shape = getattr(value, "shape", ())
     itemsize = 4 if dtype is None else tf.as_dtype(dtype).size or 4
     return math.prod(tf.TensorShape(shape).as_list()) * itemsize
-
-
-def require_sound_names(model: Any) -> None:
-    """Raises UnsupportedModelError for a layer whose name TensorFlow cannot use as a scope."""
-    for layer in model.layers:
-        if not set(layer.name) <= _NAME_CHARACTERS:
-            raise UnsupportedModelError(
-                f"layer {short(layer.name)} ({type(layer).__name__}) has a name that TensorFlow cannot use: rename it, with "
-                "ASCII letters, digits and _ . - / only."
-            )
-        if isinstance(layer, keras.Model):
-            require_sound_names(layer)
-
-
-_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.\\/>-")

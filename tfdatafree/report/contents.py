@@ -135,7 +135,9 @@ def inspect_file(path: str | os.PathLike) -> FileSummary:
     """
     content = read_tflite(path)
     try:
-        return _summarize(content)
+        summary = _summarize(content)
+        str(summary)  # a file whose contents cannot be shown is damaged, too
+        return summary
     except Exception as error:  # a damaged table can raise struct, index, value, type and other errors
         raise LoadError(f"'{path}' is truncated or damaged.") from error
 

@@ -1,0 +1,206 @@
+"""Breaks model files at random and reads them: only the package's own errors may come out, and nothing may be left undone.
+
+    python tools/fuzz.py --n=1000 --seed=0
+
+A file is broken in its bytes, or in the values of its config. The same seed breaks the same way. Files whose reading raises
+another error, or ends the process, are kept in the folder that --keep names. Every file is read in a process of its own, unless
+--alone=false.
+"""
+
+import collections
+import io
+import json
+import multiprocessing
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import command
+import h5py
+import numpy as np
+from absl import flags
+
+KINDS = ("keras", "h5", "tflite")
+_SECONDS = 60
+# What a broken value may become.
+_VALUES: tuple[Any, ...] = (
+    None, True, -1, 0, 2, 10**9, 10**30, 0.5, float("nan"), "", "x", "a\x1b[2Jb\n", "/etc/hostname", [], {}, [[]], [1, "a"],
+    {"class_name": "Lambda", "config": {}}, {"a": None}, "__lambda__", [None, 60000, 60000, 3],
+)  # fmt: skip
+
+
+def sound_files(folder: Path) -> dict[str, bytes]:
+    """Kind -> a small file of this kind that is sound."""
+    import keras
+    from keras import layers
+
+    import tfdatafree
+
+    x = inputs = keras.Input((6, 6, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same", activation="relu")(x))
+    x = layers.Add()([x, layers.DepthwiseConv2D(3, padding="same")(x)])
+    x = layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(layers.ReLU(6.0)(x)))
+    model = keras.Model(inputs, x)
+    for ending in ("keras", "h5"):
+        model.save(folder / f"sound.{ending}")
+    tfdatafree.export_tflite(model, folder / "sound.tflite", input_range=(0, 1), verbose=0)
+    return {kind: (folder / f"sound.{kind}").read_bytes() for kind in KINDS}
+
+
+def broken(content: bytes, kind: str, random: np.random.Generator) -> bytes:
+    """`content` with one fault in its bytes or in its config."""
+    if kind == "tflite" or random.random() < 0.4:
+        return _broken_bytes(content, random)
+    return _broken_keras(content, random) if kind == "keras" else _broken_h5(content, random)
+
+
+def _broken_bytes(content: bytes, random: np.random.Generator) -> bytes:
+    values = bytearray(content)
+    start = int(random.integers(len(values)))
+    length = int(random.integers(1, 64))
+    match random.integers(5):
+        case 0:
+            return bytes(values[:start])
+        case 1:
+            values[start : start + length] = bytes(length)
+        case 2:
+            values[start : start + length] = random.bytes(length)
+        case 3:
+            del values[start : start + length]
+        case _:
+            for at in random.integers(len(values), size=int(random.integers(1, 9))):
+                values[at] ^= 1 << int(random.integers(8))
+    return bytes(values)
+
+
+def _broken_keras(content: bytes, random: np.random.Generator) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    if random.random() < 0.2:
+        parts["model.weights.h5"] = _broken_bytes(parts["model.weights.h5"], random)
+    else:
+        parts["config.json"] = json.dumps(_broken_values(json.loads(parts["config.json"]), random)).encode()
+    result = io.BytesIO()
+    with zipfile.ZipFile(result, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(zipfile.ZipInfo(name), part)
+    return result.getvalue()
+
+
+def _broken_h5(content: bytes, random: np.random.Generator) -> bytes:
+    buffer = io.BytesIO(content)
+    with h5py.File(buffer, "r+") as file:
+        file.attrs["model_config"] = json.dumps(_broken_values(json.loads(file.attrs["model_config"]), random))
+        if random.random() < 0.5:
+            file.attrs["keras_version"] = "2.13.1"
+    return buffer.getvalue()
+
+
+def _broken_values(values: Any, random: np.random.Generator) -> Any:
+    """`values` with one to three of the values in it replaced, removed or doubled."""
+    for _ in range(int(random.integers(1, 4))):
+        places = list(_places(values))
+        if not places:
+            break
+        owner, key = places[int(random.integers(len(places)))]
+        match random.integers(4):
+            case 0:
+                del owner[key]
+            case 1 if isinstance(owner, list):
+                owner.insert(key, owner[key])
+            case _:
+                owner[key] = json.loads(json.dumps(_VALUES[int(random.integers(len(_VALUES)))]))
+    return values
+
+
+def _places(values: Any):
+    """(mapping or list, key or index) of every value within `values`."""
+    for key in list(values) if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ():
+        yield values, key
+        yield from _places(values[key])
+
+
+def reading(path: Path) -> str:
+    """How the reading of the file ends: "read", the name of a typed error, or "WRONG ..." for any other."""
+    from tfdatafree.errors import TfdatafreeError
+    from tfdatafree.model.graph import Graph
+    from tfdatafree.model.load import load
+    from tfdatafree.report.contents import inspect_file
+
+    try:
+        if path.suffix == ".tflite":
+            str(inspect_file(path))
+        else:
+            Graph.from_keras(load(path))
+        return "read"
+    except TfdatafreeError as error:
+        text = str(error)
+        return type(error).__name__ if len(text) <= 600 and text.isprintable() else f"WRONG message: {text!r}"
+    except Exception as error:  # noqa: BLE001  (this is what the tool looks for)
+        return f"WRONG {type(error).__name__}: {error}"[:300]
+
+
+def _alone(function: Callable[[Path], str], path: Path) -> str:
+    """What `function(path)` returns in a process of its own."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: theirs.send(function(path)))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(_SECONDS) else "WRONG: no end"
+    except EOFError:
+        process.join()
+        return f"WRONG: the process ended with {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()
+
+
+def fuzz(
+    n: int, seed: int, keep: Path | None, *, alone: bool, kinds: tuple[str, ...] = KINDS
+) -> dict[str, collections.Counter]:
+    """Kind -> how the reading of `n` broken files ended, and how often."""
+    found: dict[str, collections.Counter] = {}
+    with tempfile.TemporaryDirectory() as name:
+        sound = sound_files(Path(name))
+        for kind in kinds:
+            random = np.random.default_rng([seed, KINDS.index(kind)])
+            found[kind] = collections.Counter()
+            for at in range(n):
+                path = Path(name) / f"{at}.{kind}"
+                path.write_bytes(broken(sound[kind], kind, random))
+                end = _alone(reading, path) if alone else reading(path)
+                if end.startswith("WRONG") and keep is not None:
+                    keep.mkdir(parents=True, exist_ok=True)
+                    path.rename(keep / path.name)
+                found[kind][end.replace(str(path), "FILE")] += 1
+                path.unlink(missing_ok=True)
+    return found
+
+
+def _define_flags() -> None:
+    flags.DEFINE_integer("n", 1000, "Files of each kind.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "The same seed breaks files the same way.", lower_bound=0)
+    flags.DEFINE_list("kinds", list(KINDS), "Kinds of files.")
+    flags.DEFINE_string("keep", None, "Folder for the files whose reading went wrong.")
+    flags.DEFINE_boolean("alone", True, "Read each file in a process of its own, which may die.")
+
+
+def main(values: flags.FlagValues) -> int:
+    with command.input_errors():
+        kinds = tuple(command.choose("kinds", values.kinds, KINDS))
+    keep = None if values.keep is None else Path(values.keep)
+    found = fuzz(values.n, values.seed, keep, alone=values.alone, kinds=kinds)
+    for kind, ends in found.items():
+        for end, count in ends.most_common():
+            print(f"{kind:<8}{count:6d}  {end}")
+    return int(any(end.startswith("WRONG") for ends in found.values() for end in ends))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    command.run(main, _define_flags)
