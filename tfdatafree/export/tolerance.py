@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from tfdatafree.export.exemptions import SEVERAL, with_unmatched_readers
 from tfdatafree.export.float_model import FloatModel
 from tfdatafree.export.verify import TensorCheck
 from tfdatafree.model.graph import Graph
@@ -26,10 +27,10 @@ def exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mapping
             if node is None:
                 continue
             if index not in matched:
-                reasons[node.output] = "computed by several integer operators, simulated as one"
+                reasons[node.output] = SEVERAL
             elif rule is not None and rule.kernel is not None and operator.inputs[rule.kernel] not in layers_of:
                 reasons[node.output] = "the converter merged another operation into this layer's weights"
-    return reasons
+    return with_unmatched_readers(graph, reasons, float_model.tensor_of)
 
 
 def poor_parts(
