@@ -5,7 +5,7 @@ from keras import layers as L
 from tiny_models import export, randomized
 
 from tfdatafree.export.constants import Constant, fit_bias, integer_bias
-from tfdatafree.numerics.affine import weight_quantizer
+from tfdatafree.numerics.affine import SMALLEST_SCALE, Quantizer, weight_quantizer
 
 
 def kernel_of(values, axis=0):
@@ -59,3 +59,14 @@ def test_calls_of_one_layer_share_scales_that_suit_the_smallest_input():
     found = export(model)
     assert not found.built.float_reasons
     assert max(check.lsb for check in found.built.checks.values()) <= 1
+
+
+@pytest.mark.parametrize("bias", [0.0, 1e-44])
+def test_scales_of_denormal_weights_leave_a_scale_for_the_bias(bias):
+    weights = np.float32([[1.0, -0.5], [1e-42, -1e-43], [0.0, 0.0]])
+    quantizer = weight_quantizer(weights, 8, 0)
+    quantizer = Quantizer(np.where([False, True, False], 1e-37, quantizer.scale), 0, 8, 0, narrow_range=True)
+    kernel, _ = fit_bias(Constant(quantizer.quantize(weights), quantizer), np.full(3, bias), 1e-3)
+    constant = integer_bias(np.full(3, bias), kernel, 1e-3, 8)
+    assert np.all(np.asarray(constant.quantizer.scale) >= SMALLEST_SCALE)
+    np.testing.assert_array_equal(kernel.values[0], quantizer.quantize(weights)[0])

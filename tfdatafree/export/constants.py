@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.numerics.affine import SMALLEST_SCALE, Quantizer
 
 # The largest integer bias. It is a part of int32 only, which leaves room for the sum of products.
 _BIAS_LIMIT = 2**30
@@ -42,6 +42,8 @@ def fit_bias(kernel: Constant, bias: np.ndarray, input_scale: float) -> tuple[Co
     overflow = magnitude / (input_scale * scale) > _BIAS_LIMIT
     new_scale = np.where(overflow, magnitude / (input_scale * _BIAS_LIMIT), scale)
     new_scale = np.where(empty & (magnitude > 0), magnitude / (input_scale * _BIAS_ONLY), new_scale)
+    # The bias has the scale input_scale * kernel scale, which a float32 must hold, too. Such weights are zeros then.
+    new_scale = np.maximum(new_scale, 2 * SMALLEST_SCALE / input_scale)
     if np.array_equal(new_scale, scale):
         return kernel, 0
     if quantizer.channel_axis is None:
