@@ -18,9 +18,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from tfdatafree.errors import LoadError, UnsupportedModelError
+from tfdatafree.model.keras2_functions import keras_function
 
 _TFMOT = "tensorflow_model_optimization"
 _TFMOT_WRAPPERS = {"PruneLowMagnitude", "QuantizeWrapper", "QuantizeWrapperV2", "QuantizeAnnotate"}
@@ -37,36 +37,6 @@ _CALLERS = ("Lambda", "__lambda__", "ClassMethod", "InstanceMethod", "InstancePr
 
 # Sizes of the values on which layers of Keras 2 and 3 are compared.
 _PROBE_SIZES = (1e-3, 1.0, 1e3, 1e6)
-
-# TensorFlow functions that tf_keras turns into layers when they are called on its symbolic tensors. Parameters have the names
-# that TensorFlow gives them.
-TF_OPS: dict[str, Callable] = {
-    "__operators__.add": lambda x, y: ops.add(x, y),
-    "__operators__.getitem": lambda tensor, slice_spec: tensor[_slices(slice_spec)],
-    "clip_by_value": lambda t, clip_value_min, clip_value_max: ops.clip(t, clip_value_min, clip_value_max),
-    "concat": lambda values, axis: ops.concatenate(values, axis),
-    "expand_dims": lambda input, axis: ops.expand_dims(input, axis),
-    "identity": lambda input: input,
-    "math.add": lambda x, y: ops.add(x, y),
-    "math.divide": lambda x, y: ops.divide(x, y),
-    "math.maximum": lambda x, y: ops.maximum(x, y),
-    "math.minimum": lambda x, y: ops.minimum(x, y),
-    "math.multiply": lambda x, y: ops.multiply(x, y),
-    "math.reduce_max": lambda input_tensor, axis=None, keepdims=False: ops.max(input_tensor, axis, keepdims),
-    "math.reduce_mean": lambda input_tensor, axis=None, keepdims=False: ops.mean(input_tensor, axis, keepdims),
-    "math.reduce_sum": lambda input_tensor, axis=None, keepdims=False: ops.sum(input_tensor, axis, keepdims),
-    "math.sigmoid": lambda x: ops.sigmoid(x),
-    "math.subtract": lambda x, y: ops.subtract(x, y),
-    "math.tanh": lambda x: ops.tanh(x),
-    "math.truediv": lambda x, y: ops.divide(x, y),
-    "nn.relu": lambda features: ops.relu(features),
-    "nn.relu6": lambda features: ops.relu6(features),
-    "nn.silu": lambda features: ops.silu(features),
-    "nn.softmax": lambda logits, axis=-1: ops.softmax(logits, -1 if axis is None else axis),
-    "reshape": lambda tensor, shape: ops.reshape(tensor, shape),
-    "squeeze": lambda input, axis=None: ops.squeeze(input, axis),
-    "transpose": lambda a, perm=None: ops.transpose(a, perm),
-}
 
 
 def from_tf_keras(model: Any) -> keras.Model:
@@ -97,7 +67,7 @@ def load_keras2_file(path: str, config: dict, unsafe: bool, *, name: str | None 
     for thing in [] if unsafe else serialized_objects(config):
         class_name, module, entries = thing["class_name"], thing.get("module"), thing.get("config")
         called = entries.get("function") if isinstance(entries, dict) else None
-        safe = class_name not in _CALLERS and ("OpLambda" not in class_name or called in TF_OPS)
+        safe = class_name not in _CALLERS and ("OpLambda" not in class_name or keras_function(str(called)) is not None)
         if not safe or not (
             module is None or (module, class_name) == ("builtins", "function") or _SAFE_MODULES.fullmatch(str(module))
         ):
@@ -224,16 +194,20 @@ def _call_twin(layer: Any, args: list, kwargs: dict, twins: dict[int, Any]) -> A
     if (class_name := type(layer).__name__) == "QuantizeLayer":
         return args[0]
     if class_name in ("TFOpLambda", "SlicingOpLambda"):
-        function = layer.get_config()["function"]
+        name = layer.get_config()["function"]
+        function = keras_function(name)
         try:
-            result = TF_OPS[function](*args, **kwargs)
-        except (KeyError, TypeError) as error:
+            if function is None:
+                raise KeyError(name)
+            result = function(*args, **kwargs)
+        except Exception as error:  # Keras raises many types for arguments that it does not take
             raise UnsupportedModelError(
-                f"{label(layer)} calls tf.{function} in a way that has no equal in Keras 3: use a Keras layer instead."
+                f"{label(layer)} calls tf.{name} in a way that has no equal in Keras 3: use a Keras layer instead."
             ) from error
-        if function != "identity":
+        made = _flat(result)
+        if isinstance(made[0], keras.KerasTensor) and not any(made[0] is given for given in _flat(args)):
             # Keras 3 would call it "multiply", which may be the name of a layer, too. No public function renames it.
-            result._keras_history.operation.name = _keras_3_name(layer)
+            made[0]._keras_history.operation.name = _keras_3_name(layer)
         return result
     if id(layer) not in twins:
         twins[id(layer)] = _rebuild(layer, twins) if hasattr(layer, "layers") else None
@@ -367,15 +341,6 @@ def _activation(activation: Any) -> Any:
     if hasattr(activation, "get_config"):  # a layer, such as ReLU(6.0), as the activation
         return _make_twin(activation)
     return getattr(activation, "__name__", activation)
-
-
-def _slices(specification: Any) -> Any:
-    """The index that tf_keras recorded, with a dict for each slice."""
-    if isinstance(specification, (list, tuple)):
-        return tuple(_slices(part) for part in specification)
-    if isinstance(specification, dict):
-        return slice(specification["start"], specification["stop"], specification["step"])
-    return specification
 
 
 def _flat(structure: Any) -> list:
