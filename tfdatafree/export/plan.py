@@ -18,6 +18,7 @@ import numpy as np
 
 from tfdatafree.errors import ExportError
 from tfdatafree.export.constants import Constant, fit_bias
+from tfdatafree.export.division import kept_for_division
 from tfdatafree.export.grids import choose_grids
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer, weight_quantizer
 from tfdatafree.numerics.range import Range
@@ -152,6 +153,7 @@ class _Planner:
         self.float_reasons: dict[str, str] = {}
         self.adjusted: dict[str, str] = {}
         self.float_tensors = frozenset(i for i, tensor in enumerate(file.tensors) if tensor.type == FLOAT32)
+        self.float_rules = {**kept_for_division(file), **spec.float_rules}
         self.rows = [self.row(operator) for operator in file.operators]
         self.grids = self.choose_grids(spec.tensor_bits)
         while self.leave_refused():
@@ -200,7 +202,7 @@ class _Planner:
         row = OPERATORS.get(name)
         written = [i for i in operator.outputs if i in self.spec.tensor_bits]
         bits = self.spec.tensor_bits[written[0]] if written else self.bits
-        reason = next((self.spec.float_rules[i] for i in operator.outputs if i in self.spec.float_rules), None)
+        reason = next((self.float_rules[i] for i in operator.outputs if i in self.float_rules), None)
         if reason is not None:
             pass
         elif row is None:
