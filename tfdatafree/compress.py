@@ -90,7 +90,8 @@ def compress(
             output all the same.
         seed: The same seed gives the same bytes.
         executor: Any concurrent.futures.Executor, for the searches of single tensors.
-        unsafe_load: Run the Python code in a .keras file (Lambda layers). Only for files that you trust.
+        unsafe_load: True runs the Python code in a model file (Lambda layers), and reads files that it names. Only for files that
+            you trust.
         verbose: 0 hides the progress bar.
 
     Returns:
@@ -101,7 +102,8 @@ def compress(
         LoadError: The path holds no Keras model.
         UnsupportedModelError: A layer cannot be compressed; says which and what to do.
         ExportError: The file would not be what the recipe promised.
-        ValueError: An option is wrong; says what came and what was wanted.
+        ValueError: An option is wrong; says what came and what was wanted. Or the work would take more memory than the
+            environment variable TFDATAFREE_MEMORY_GB allows (default: 8).
     """
     started = time.perf_counter()
     require_bool("split_outputs", split_outputs)

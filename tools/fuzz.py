@@ -3,8 +3,7 @@
     python tools/fuzz.py --n=1000 --seed=0
 
 A file is broken in its bytes, or in the values of its config. The same seed breaks the same way. Files whose reading raises
-another error, or ends the process, are kept in the folder that --keep names. Every file is read in a process of its own, unless
---alone=false.
+another error, or ends the process, are kept in the folder that --keep names. Files are read in a second process, which may die.
 """
 
 import collections
@@ -12,9 +11,12 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,8 @@ def sound_files(folder: Path) -> dict[str, bytes]:
     model = keras.Model(inputs, x)
     for ending in ("keras", "h5"):
         model.save(folder / f"sound.{ending}")
-    tfdatafree.export_tflite(model, folder / "sound.tflite", input_range=(0, 1), verbose=0)
+    quick = tfdatafree.Recipe(generate=tfdatafree.Generate(images=1, effort="fast"))
+    tfdatafree.export_tflite(model, folder / "sound.tflite", quick, input_range=(-9, 9), verbose=0)
     return {kind: (folder / f"sound.{kind}").read_bytes() for kind in KINDS}
 
 
@@ -143,42 +146,59 @@ def reading(path: Path) -> str:
         return f"WRONG {type(error).__name__}: {error}"[:300]
 
 
-def _alone(function: Callable[[Path], str], path: Path) -> str:
-    """What `function(path)` returns in a process of its own."""
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=lambda: theirs.send(function(path)))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv() if ours.poll(_SECONDS) else "WRONG: no end"
-    except EOFError:
-        process.join()
-        return f"WRONG: the process ended with {process.exitcode}"
-    finally:
-        process.kill()
-        process.join()
+class _OwnProcess:
+    """Calls functions in a process of its own, which is started again where it dies or does not end."""
+
+    def __init__(self):
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, function: Callable[[Path], Any], path: Path) -> Any:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        try:
+            return self._pool.submit(function, path).result(_SECONDS)
+        except BrokenProcessPool:
+            self.close()
+            return "WRONG: the process ended"
+        except TimeoutError:
+            self.close()
+            return f"WRONG: no end within {_SECONDS} s"
+
+    def close(self) -> None:
+        pool, self._pool = self._pool, None
+        for process in [] if pool is None else list(pool._processes.values()):
+            process.kill()
 
 
 def fuzz(
-    n: int, seed: int, keep: Path | None, *, alone: bool, kinds: tuple[str, ...] = KINDS
+    n: int,
+    seed: int,
+    keep: Path | None = None,
+    *,
+    kinds: Sequence[str] = KINDS,
+    call: Callable[[Callable, Path], Any] = lambda function, path: function(path),
 ) -> dict[str, collections.Counter]:
-    """Kind -> how the reading of `n` broken files ended, and how often."""
+    """Kind -> how the reading of `n` broken files ended, and how often.
+
+    Args:
+        keep: Folder for the files whose reading went wrong.
+        call: Calls a function with a path, here or in another process.
+    """
     found: dict[str, collections.Counter] = {}
     with tempfile.TemporaryDirectory() as name:
-        sound = sound_files(Path(name))
+        sound = call(sound_files, Path(name))
         for kind in kinds:
             random = np.random.default_rng([seed, KINDS.index(kind)])
             found[kind] = collections.Counter()
             for at in range(n):
-                path = Path(name) / f"{at}.{kind}"
+                path = Path(name) / f"{seed}_{at}.{kind}"
                 path.write_bytes(broken(sound[kind], kind, random))
-                end = _alone(reading, path) if alone else reading(path)
+                end = call(reading, path)
                 if end.startswith("WRONG") and keep is not None:
                     keep.mkdir(parents=True, exist_ok=True)
-                    path.rename(keep / path.name)
+                    shutil.copy(path, keep)
                 found[kind][end.replace(str(path), "FILE")] += 1
-                path.unlink(missing_ok=True)
+                path.unlink()
     return found
 
 
@@ -187,14 +207,17 @@ def _define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "The same seed breaks files the same way.", lower_bound=0)
     flags.DEFINE_list("kinds", list(KINDS), "Kinds of files.")
     flags.DEFINE_string("keep", None, "Folder for the files whose reading went wrong.")
-    flags.DEFINE_boolean("alone", True, "Read each file in a process of its own, which may die.")
 
 
 def main(values: flags.FlagValues) -> int:
     with command.input_errors():
-        kinds = tuple(command.choose("kinds", values.kinds, KINDS))
+        kinds = command.choose("kinds", values.kinds, KINDS)
     keep = None if values.keep is None else Path(values.keep)
-    found = fuzz(values.n, values.seed, keep, alone=values.alone, kinds=kinds)
+    own_process = _OwnProcess()
+    try:
+        found = fuzz(values.n, values.seed, keep, kinds=kinds, call=own_process)
+    finally:
+        own_process.close()
     for kind, ends in found.items():
         for end, count in ends.most_common():
             print(f"{kind:<8}{count:6d}  {end}")

@@ -17,7 +17,7 @@ _FILES = 30
 
 @pytest.mark.slow
 def test_broken_files_end_in_the_errors_of_this_package():
-    found = fuzz.fuzz(_FILES, seed=0, keep=None, alone=False)
+    found = fuzz.fuzz(_FILES, seed=0)
     for kind, ends in found.items():
         assert ends.total() == _FILES
         assert [end for end in ends if end.startswith("WRONG")] == []
