@@ -25,6 +25,9 @@ from tfdatafree.errors import UnsupportedModelError
 
 # Bytes that the largest tensor of one batch may take.
 _BATCH_BYTES = 2**26
+# Types of inputs that layers compute with as float32, and operations that read an input as indices.
+_WIDENED = ("bool", "float64", "int8", "int16", "int32", "int64", "uint16", "uint32")
+_INDEXING = ("Embedding", "CategoryEncoding", "IntegerLookup", "Hashing", "Take", "TakeAlongAxis", "OneHot", "MultiHot")
 _KERNEL_INITIALIZERS = ("kernel_initializer", "depthwise_initializer")
 # Layers whose `call` neither makes a mask nor has a state.
 _PLAIN_LAYERS = {
@@ -497,18 +500,20 @@ class _Reader:
         functional = _functional(model)
         names = [self.input_name(tensor) for tensor in functional.inputs]
         for name, tensor in zip(names, functional.inputs, strict=True):
-            self.specs[name] = _input_spec(tensor)
+            self.specs[name] = _spec(tensor)
         outputs = self.inline(functional, names)
-        return Graph(
-            model.name,
-            self.nodes,
-            self.layers,
-            self.specs,
-            names,
-            outputs,
-            _output_names(functional),
-            _unwrap(functional._inputs_struct),
-            _unwrap(functional._outputs_struct),
+        return _widen_inputs(
+            Graph(
+                model.name,
+                self.nodes,
+                self.layers,
+                self.specs,
+                names,
+                outputs,
+                _output_names(functional),
+                _unwrap(functional._inputs_struct),
+                _unwrap(functional._outputs_struct),
+            )
         )
 
     def input_name(self, tensor: Any) -> str:
@@ -615,10 +620,17 @@ def _read_layer(operation: Any) -> Layer:
     return Layer(operation, tuple(np.array(np.asarray(variable)) for variable in _variables(operation)))
 
 
-def _input_spec(tensor: Any) -> TensorSpec:
-    """As `_spec`. Inputs of other types than float32 and uint8 are computed with as floats, as layers do after a cast."""
-    spec = _spec(tensor)
-    return spec if spec.dtype in ("float32", "uint8") else dataclasses.replace(spec, dtype="float32")
+def _widen_inputs(graph: Graph) -> Graph:
+    """Gives inputs of integers, truth values and float64 the type float32, in which layers compute with them.
+
+    8-bit images keep their type, and so do indices.
+    """
+    readers = graph.consumers()
+    for tensor in graph.inputs:
+        indices = any(graph.layer_of(node).class_name in _INDEXING for node in readers[tensor])
+        if not indices and graph.specs[tensor].dtype in _WIDENED:
+            graph.specs[tensor] = dataclasses.replace(graph.specs[tensor], dtype="float32")
+    return graph
 
 
 def _spec(tensor: Any) -> TensorSpec:
