@@ -17,16 +17,13 @@ class TfdatafreeError(Exception):
     """Base of all errors of this package, so that a caller can catch all of them. Messages have at most 600 characters."""
 
     def __init__(self, message: str = ""):
-        super().__init__(shortened(message))
+        super().__init__(shortened(printable(message)))
 
 
 def shortened(message: str) -> str:
     """`message`, with " ... " for what its middle has beyond 600 characters."""
     half = (_LONGEST_MESSAGE - 5) // 2
     return message if len(message) <= _LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}"
-
-    def __init__(self, message: str = ""):
-        super().__init__(printable(message))
 
 
 class LoadError(TfdatafreeError):

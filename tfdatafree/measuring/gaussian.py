@@ -133,10 +133,11 @@ def _unless_positions_matter(
 ) -> tuple:
     """`on_one_pixel`, or values from whole feature maps where these have other means."""
     known = operation_of(graph.layer_of(node))
-    shapes = [graph.specs[tensor].shape[1:] for tensor in node.inputs]
-    small = all(len(shape) < 2 or None in shape for shape in shapes)
+    specs = [graph.specs[tensor] for tensor in node.inputs]
+    small = all(len(spec.shape) < 3 or None in spec.shape[1:] for spec in specs)
     if small or known.channels in ("apart", "joined") or known.values is not None or known.joins:
         return on_one_pixel
+    shapes = [spec.example_shape for spec in specs]
     random = np.random.default_rng([seed, graph.nodes.index(node)])
     count = max(1, min(_MAPS, _MOST_VALUES // max(math.prod(shape) for shape in shapes)))
     maps = {}

@@ -411,7 +411,7 @@ def _is_plain(operation: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
 
 
 @functools.cache
-def knows_training(operation_class: type) -> bool:
+def knows_training(operation_class: Any) -> bool:
     """Whether layers of this class may compute something else in training than at inference."""
     call = getattr(operation_class, "call", None)
     return (

@@ -6,6 +6,8 @@
 - Keras 1 had other names for layers and for what they take. Neither Keras 3 nor tf_keras knows them.
 """
 
+import copy
+import inspect
 import io
 import json
 import os
@@ -14,9 +16,10 @@ import zipfile
 from typing import Any
 
 import h5py
+import keras
 
 from tfdatafree.errors import LoadError
-from tfdatafree.model.load_keras2 import load_keras2_file
+from tfdatafree.model.load_keras2 import drop_unknown_entries, load_keras2_file, serialized_objects
 
 _MODELS = ("Sequential", "Functional", "Model")
 # Where Keras 2.12 to 2.14 keep the layers of a model, and where later versions do.
@@ -101,3 +104,13 @@ def _rename(group: h5py.Group) -> None:
     for part in group.values():
         if isinstance(part, h5py.Group):
             _rename(part)
+
+
+def without_unknown_entries(config: dict) -> dict:
+    """Returns `config` without those entries of layers that Keras 3 lacks and that have no effect: None, False, groups=1."""
+    config = copy.deepcopy(config)
+    for thing in serialized_objects(config):
+        layer_class, entries = getattr(keras.layers, thing["class_name"], None), thing.get("config")
+        if inspect.isclass(layer_class) and isinstance(entries, dict):
+            drop_unknown_entries(layer_class, entries)
+    return config

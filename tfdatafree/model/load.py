@@ -4,8 +4,6 @@ It takes files in `.keras` and `.h5` format, Keras 3 models and tf_keras (Keras 
 Sequential `keras.Model` with static input shapes and finite weights, so that result(x) == source(x) for every x.
 """
 
-import copy
-import inspect
 import json
 import os
 import shutil
@@ -20,12 +18,16 @@ from absl import logging
 from tfdatafree.errors import LoadError, UnsupportedModelError
 from tfdatafree.files import temporary_folder
 from tfdatafree.limits import memory_limit, require_bool, require_regular
-from tfdatafree.model.keras2_files import has_written_shapes, load_keras2_archive, refuse_keras1
+from tfdatafree.model.keras2_files import (
+    has_written_shapes,
+    load_keras2_archive,
+    refuse_keras1,
+    without_unknown_entries,
+)
 from tfdatafree.model.load_keras2 import (
     TFMOT_CLASSES,
     TRUST,
     config_label,
-    drop_unknown_entries,
     first_line,
     from_tf_keras,
     label,
@@ -210,7 +212,7 @@ def _load_keras2_hdf5(path: str, config: dict, values: int, unsafe: bool) -> ker
 
 
 def _read_hdf5(path: str, config: dict, values: int, unsafe: bool) -> keras.Model:
-    cleaned = _without_unknown_entries(config)
+    cleaned = without_unknown_entries(config)
     if cleaned == config:
         with limited_weights(path, values):
             return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
@@ -254,16 +256,6 @@ def _unregistered_class(config: dict) -> str | None:
         elif thing["class_name"] == "function" or module.split(".")[0] not in _OWN_PACKAGES:
             return name
     return None
-
-
-def _without_unknown_entries(config: dict) -> dict:
-    """Returns `config` without those entries of layers that Keras 3 lacks and that have no effect: None, False, groups=1."""
-    config = copy.deepcopy(config)
-    for thing in serialized_objects(config):
-        layer_class, entries = getattr(keras.layers, thing["class_name"], None), thing.get("config")
-        if inspect.isclass(layer_class) and isinstance(entries, dict):
-            drop_unknown_entries(layer_class, entries)
-    return config
 
 
 def _keras_class_names(thing: Any) -> set[str]:
