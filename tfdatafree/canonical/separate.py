@@ -68,7 +68,7 @@ def _does_nothing(graph: Graph, node: Node) -> bool:
     layer = graph.layer_of(node)
     if operation_of(layer).no_op:
         return True
-    if not knows_training(type(layer.operation)) or layer.weights or len(node.inputs) != 1 or len(node.outputs) != 1:
+    if not knows_training(layer.operation) or layer.weights or len(node.inputs) != 1 or len(node.outputs) != 1:
         return False
     spec = graph.specs[node.inputs[0]]
     if None in spec.shape[1:] or spec.shape[1:] != graph.specs[node.output].shape[1:]:

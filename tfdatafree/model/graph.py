@@ -380,7 +380,7 @@ def execute(layer: Layer, args: tuple, kwargs: Mapping[str, Any]) -> tuple:
     """Calls `layer` with its weights, as at inference, on concrete or traced tensors; returns its outputs as a flat tuple."""
     plain = _is_plain(layer.operation, args, kwargs)
     call = layer.operation.call if plain else layer.operation
-    if not plain and knows_training(type(layer.operation)):
+    if not plain and knows_training(layer.operation):
         kwargs = {**kwargs, "training": False}  # the default of augmentation layers is True
     if layer.weights:
         pairs = list(zip(_variables(layer.operation), layer.weights, strict=True))
@@ -410,15 +410,14 @@ def _is_plain(operation: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
     )
 
 
+def knows_training(operation: Any) -> bool:
+    """Whether this operation may compute something else in training than at inference."""
+    return isinstance(operation, keras.layers.Layer) and _takes_training(type(operation).call)
+
+
 @functools.cache
-def knows_training(operation_class: Any) -> bool:
-    """Whether layers of this class may compute something else in training than at inference."""
-    call = getattr(operation_class, "call", None)
-    return (
-        issubclass(operation_class, keras.layers.Layer)
-        and call is not None
-        and "training" in signature(call).parameters
-    )
+def _takes_training(call: Callable) -> bool:
+    return "training" in signature(call).parameters
 
 
 def new_layer(layer_class: Any, config: Mapping[str, Any], input_shape: tuple, **weights: np.ndarray) -> Layer:
