@@ -407,3 +407,25 @@ def test_a_contradicted_range_leads_the_report():
     report = compress(build("plain"), Recipe(generate=QUICK), input_range=(0, 255), verbose=0).report
     assert "did you mean (-1, 1)?" in str(report).splitlines()[1]
     assert not compress(build("plain"), Recipe(generate=QUICK), input_range=(-1, 1), verbose=0).report.warnings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["int32", "bool", "float64"])
+def test_inputs_of_other_types_are_computed_with_as_floats(dtype):
+    images = [keras.Input((8, 8, 3), dtype=kind, name="image") for kind in (dtype, "float32")]
+    layers = [L.Conv2D(2, 3, name="conv"), L.GlobalAveragePooling2D(name="pool")]
+    models = []
+    for image in images:
+        x = image
+        for layer in layers:
+            x = layer(x)
+        models.append(keras.Model(image, x, name="model"))
+    files = [compress(model, Recipe(generate=QUICK), input_range=(0, 255), verbose=0).tflite for model in models]
+    assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_reshapes_in_a_row_keep_the_range_of_layer_wise_samples():
+    image = keras.Input((7, 7, 1))
+    model = keras.Model(image, L.Dense(3)(L.Reshape((49, 1))(L.Reshape((49, 1))(image))))
+    assert compress(model, "dfq", input_range=(-1, 1), verbose=0).report.integer_only

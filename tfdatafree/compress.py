@@ -88,7 +88,7 @@ def compress(
         split_outputs: The same as `Quantize.split_outputs` in the recipe: a detector's boxes and scores that the model joins in
             one output become outputs of their own, each on a grid of its own. `.predict(x)` and `.model` give the model's own
             output all the same.
-        seed: The same seed gives the same bytes.
+        seed: The same seed gives the same bytes, with the same versions and number of cores.
         executor: Any concurrent.futures.Executor, for the searches of single tensors.
         unsafe_load: True runs the Python code in a model file (Lambda layers), and reads files that it names. Only for files that
             you trust.

@@ -1,12 +1,15 @@
 """The kernels of a converted file: replaced by stand-ins on the way through the converter, and put back."""
 
+import os
+import threading
+
 import keras
 import numpy as np
 from keras import layers as L
 from tiny_models import random_inputs, randomized
 
 from tfdatafree.canonical.separate import separate
-from tfdatafree.export.float_model import _trace, convert
+from tfdatafree.export.float_model import _silence, _trace, convert
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of, to_tflite
 from tfdatafree.tflite.flatbuffer import File
@@ -61,3 +64,20 @@ def test_the_converter_does_not_see_the_kernels():
     kernel = kernel_of(graph.layers["dense"])
     size = len(_trace(graph, {"dense": np.float32(1.5)}).graph.as_graph_def().SerializeToString())
     assert size < kernel.nbytes / 4 < len(_trace(graph, {}).graph.as_graph_def().SerializeToString())
+
+
+def test_threads_that_convert_at_once_leave_standard_error_where_it_was():
+    before = os.fstat(2)
+
+    def hide(first: threading.Event, then: threading.Event):
+        with _silence():
+            first.set()
+            then.wait(0.2)
+
+    events = [threading.Event(), threading.Event()]
+    threads = [threading.Thread(target=hide, args=pair) for pair in (events, events[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert os.path.sameopenfile(2, 2) and os.fstat(2).st_ino == before.st_ino

@@ -33,3 +33,15 @@ def test_a_rule_reaches_a_hidden_layer():
     recipe = Recipe(rules=(Rule("conv_1", activation_bits=16),), generate=QUICK)
     result = compress(stack(2), recipe, input_range=(-1, 1), verbose=0)
     assert result.built.grids["relu_1"].bits == 16 and result.built.grids["relu_0"].bits == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_batchnorm_before_an_activation_is_several_operators_fused_with_it(seed):
+    x = inputs = keras.Input((32, 4))
+    for _ in range(2):
+        x = L.Conv1D(8, 5, padding="same")(x)
+        x = L.ReLU(6.0)(L.BatchNormalization()(L.ReLU()(x)))
+    model = randomized(keras.Model(inputs, L.Dense(4)(L.GlobalAveragePooling1D()(x))), seed=seed)
+    report = compress(model, Recipe(generate=QUICK), input_range=(-1, 1), verbose=0).report
+    assert report.outputs[0].sqnr_db > 15 and not report.failures

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--verbose" in arguments or bool(os.environ.get("TFDATAFREE_DEBUG"))
     try:
         code = _dispatch(arguments, debug)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where standard output is closed
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _fail("interrupted.", _INTERRUPTED)
@@ -164,5 +165,6 @@ def _text(error: Exception) -> str:
 def _fail(message: str, code: int = 1) -> int:
     """Prints what is wrong as one line on stderr, and returns the exit code."""
     text = printable(" ".join(message.split()))
-    print(f"error: {text if len(text) <= _MOST_LETTERS else text[: _MOST_LETTERS - 4] + ' ...'}", file=sys.stderr)
+    if sys.stderr is not None:  # without it, print would write to standard output
+        print(f"error: {text if len(text) <= _MOST_LETTERS else text[: _MOST_LETTERS - 4] + ' ...'}", file=sys.stderr)
     return code

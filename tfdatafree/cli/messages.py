@@ -33,7 +33,12 @@ def quiet(level: int) -> Iterator[None]:
     Native code writes to file descriptor 2. So that descriptor leads nowhere meanwhile, and sys.stderr writes to a copy of it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    own, shown = sys.stderr, os.dup(2)
+    own = sys.stderr
+    try:
+        shown = os.dup(2)
+    except OSError:  # standard error is closed: nothing is shown anyway
+        yield
+        return
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, shown)
         stack.callback(os.dup2, shown, 2)

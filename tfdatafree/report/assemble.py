@@ -1,11 +1,15 @@
 """Makes the report of a compression from the results of its steps."""
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import keras
 import numpy as np
+import scipy
+import tensorflow as tf
 
 from tfdatafree.export.build import Built
 from tfdatafree.export.run import predict_as_written
@@ -26,6 +30,7 @@ from tfdatafree.targets.registry import GENERIC
 from tfdatafree.targets.target import Target
 from tfdatafree.targets.vela import ask_vela, vela_is_installed
 from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros
+from tfdatafree.version import __version__
 
 _PRUNED_FROM = "procedural images and BatchNorm statistics; no data"
 
@@ -85,7 +90,18 @@ def make_report(
         **_of_file(built, evidence, quantized, known),
         **compared,
         **_on_target(built.content, target),
+        made_with=_environment(),
     )
+
+
+def _environment() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = [
+        f"{name}={os.environ[name]}" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if name in os.environ
+    ]
+    packages = {"TensorFlow": tf, "Keras": keras, "NumPy": np, "SciPy": scipy}
+    versions = [f"{name} {package.__version__}" for name, package in packages.items()]
+    return ", ".join([f"tfdatafree {__version__}", *versions, f"{cores} cores", *threads])
 
 
 def rewritten_report(

@@ -372,7 +372,11 @@ def _again(report: Report, recipe: Recipe) -> str:
             parts.append(f'<p class="hint">{RECIPE_FILE} holds the full recipe, which is shown below.</p>')
     record = json.dumps(recipe.to_dict(), indent=2)
     parts.append(f"<details><summary>The full recipe</summary>{_code(record)}</details>")
-    parts.append(f'<p class="hint">The same seed, recipe and tfdatafree {__version__} give the same bytes.</p>')
+    parts.append(
+        '<p class="hint">The same seed and recipe give the same bytes with the same versions and number of cores.</p>'
+    )
+    if report.made_with:
+        parts.append(f'<p class="hint">Made with {_escape(report.made_with)}.</p>')
     return "".join(parts)
 
 

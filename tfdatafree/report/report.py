@@ -97,6 +97,7 @@ class Report:
         decoding: Output of the model that the file gives out in branches -> NumPy expression that joins them. `y` holds the
             file's outputs, dequantized, by name.
         call: Arguments of `compress` besides the recipe that decided the result, as plain values.
+        made_with: Versions and number of cores. Others may sum in another order, and change single integers.
     """
 
     model: str
@@ -126,6 +127,7 @@ class Report:
     uneven: tuple[str, ...] = ()
     decoding: dict[str, str] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
+    made_with: str = ""
 
     def to_dict(self) -> dict:
         """Values for JSON. An infinite SQNR, without any noise, is None."""

@@ -1,0 +1,68 @@
+"""Operators that end the process, or fail: kept out of the file, or found in a process of their own."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers as L
+from keras import ops
+
+from tfdatafree import ExportError, compress
+from tfdatafree.export import plan, tolerance, trial
+from tfdatafree.export.emit import quantize_file
+from tfdatafree.export.plan import Spec
+from tfdatafree.numerics.range import Range
+from tfdatafree.tflite.flatbuffer import File
+
+pytestmark = pytest.mark.slow
+
+
+def integer_file(low: float, high: float) -> bytes:
+    function = tf.function(lambda x: tf.where(tf.nn.relu(x) > 0.5, x, 0.0), autograph=False)
+    concrete = function.get_concrete_function(tf.TensorSpec((1, 4)))
+    content = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
+    return quantize_file(
+        content, Spec(dict.fromkeys(range(len(File.parse(content).tensors)), Range(low, high)))
+    ).content
+
+
+def test_the_death_of_the_runtime_is_an_error_that_names_the_operator(monkeypatch):
+    monkeypatch.setattr(plan, "refusal", lambda *arguments: None)
+    with pytest.raises(ExportError, match=r"cannot run GREATER, .* it ends the process \(SIGABRT\)"):
+        trial.require_runnable(integer_file(0, 255))
+
+
+def test_what_the_kernel_does_not_take_stays_in_float_and_runs():
+    for high in (1, 255):
+        names = [
+            File.parse(integer_file(0, high)).operator_name(o) for o in File.parse(integer_file(0, high)).operators
+        ]
+        assert ("DEQUANTIZE" in names) == (high == 255)
+        trial.require_runnable(integer_file(0, high))
+
+
+def test_files_of_safe_operators_start_no_process(monkeypatch):
+    monkeypatch.setattr(trial.subprocess, "run", None)
+    image = keras.Input((4, 4, 3))
+    compress(keras.Model(image, L.Conv2D(2, 3, activation="relu")(image)), input_range=(-1, 1), verbose=0)
+
+
+def test_a_division_by_a_value_of_the_network_runs_on_flat_inputs():
+    image = keras.Input((8, 8, 3))
+    low, high = (function(image, (1, 2, 3), keepdims=True) for function in (ops.min, ops.max))
+    compressed = compress(
+        keras.Model(image, L.Conv2D(2, 3)((image - low) / (high - low + 1e-3))), input_range=(0, 1), verbose=0
+    )
+    assert any("DIV" in name for name in compressed.report.kept)
+    assert np.isfinite(compressed.predict(np.zeros((1, 8, 8, 3), "float32"))).all()
+
+
+def test_an_operation_that_integer_operators_compute_badly_stays_in_float(monkeypatch):
+    image = keras.Input((8, 8, 3))
+    x = L.GroupNormalization(2, name="norm")(L.Conv2D(4, 3)(image))
+    model = keras.Model(image, L.Conv2D(2, 3)(x))
+    monkeypatch.setattr(tolerance, "_POOR_DB", 200.0)
+    kept = compress(model, input_range=(-1, 1), verbose=0).report.kept
+    assert any("would compute 'norm' with" in reason for reason in kept.values())
+    monkeypatch.setattr(tolerance, "_POOR_DB", -200.0)
+    assert not any("would compute" in r for r in compress(model, input_range=(-1, 1), verbose=0).report.kept.values())
