@@ -97,6 +97,17 @@ def test_weights_that_only_claim_to_be_large_are_refused_by_their_header(sound, 
         load(edited(sound, tmp_path, **{"model__weights__h5": bytes(100)}))
 
 
+def test_texts_that_hdf5_would_read_without_end_are_refused(sound, tmp_path):
+    content = bytearray((sound / "model.h5").read_bytes())
+    heap = content.find(b"GCOL")
+    assert heap > 0 and content[heap + 16] == 1, "the first object of the heap"
+    for index, length in ((0, 0), (1, 2**64 - 16)):
+        content[heap + 16 : heap + 32] = struct.pack("<H6xQ", index, length)
+        (tmp_path / "endless.h5").write_bytes(content)
+        with pytest.raises(LoadError, match="an object in its HDF5 heap takes no bytes"):
+            load(tmp_path / "endless.h5")
+
+
 def test_the_limit_is_what_the_environment_says(sound, monkeypatch):
     monkeypatch.setenv("TFDATAFREE_MEMORY_GB", "1e-6")
     with pytest.raises(LoadError, match="limit is 1e-06 GB"):

@@ -44,6 +44,7 @@ from tfdatafree.model.untrusted import (
     read_json,
     read_part,
     require_sound_config,
+    require_sound_heaps,
     require_sound_parts,
 )
 
@@ -178,6 +179,7 @@ def _load_zip(path: str, unsafe: bool) -> keras.Model:
 
 def _load_hdf5(path: str, unsafe: bool) -> Any:
     try:
+        require_sound_heaps(path)
         with h5py.File(path, "r") as file:
             config, version = file.attrs.get("model_config"), file.attrs.get("keras_version", "2.")
             version = version.decode() if isinstance(version, bytes) else str(version)

@@ -7,6 +7,8 @@ import contextlib
 import io
 import json
 import math
+import mmap
+import struct
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +22,8 @@ from tfdatafree.limits import MOST_TEXT, require_memory, require_plain, require_
 from tfdatafree.model.load_keras2 import TRUST, config_label, serialized_objects
 
 _SMALLER = "take a smaller model"
+# How a global heap begins: its name, version 1 and three reserved bytes.
+_HEAP = b"GCOL\x01\0\0\0"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 # A layer has a few weights more than its file, such as the state of random numbers, and loading may copy them once.
 _BYTES_PER_VALUE, _SPARE_BYTES = 16, 2**26
@@ -106,10 +110,37 @@ def archive_values(archive: zipfile.ZipFile) -> int:
             values += part.file_size
             continue
         with archive.open(part) as content:
-            stored = part.compress_type == zipfile.ZIP_STORED
-            with h5py.File(content if stored else io.BytesIO(content.read()), "r") as file:
+            unpacked = None if part.compress_type == zipfile.ZIP_STORED else content.read()
+            require_sound_heaps(str(archive.filename), unpacked)
+            with h5py.File(content if unpacked is None else io.BytesIO(unpacked), "r") as file:
                 values += count_values(file, str(archive.filename))
     return values
+
+
+def require_sound_heaps(path: str, content: bytes | None = None) -> None:
+    """Raises LoadError for HDF5 that the HDF5 library would read without end.
+
+    It walks the objects of each global heap, which holds texts, by their sizes: one of no bytes leads to itself.
+
+    Args:
+        content: The bytes to search; None for those of the file `path`.
+    """
+    if content is not None:
+        data: bytes | mmap.mmap = content
+    else:
+        with open(path, "rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    at = data.find(_HEAP)
+    while at >= 0:
+        size = int.from_bytes(data[at + 8 : at + 16], "little")
+        place, end = at + 16, min(at + size, len(data))
+        while place + 16 <= end:
+            index, length = struct.unpack("<H6xQ", data[place : place + 16])
+            taken = ((length + 7) // 8 * 8 + (16 if index else 0)) % 2**64
+            if not taken:
+                raise LoadError(f"'{path}' is damaged: an object in its HDF5 heap takes no bytes.")
+            place += taken
+        at = data.find(_HEAP, at + 1)
 
 
 def count_values(file: h5py.Group, path: str) -> int:
