@@ -415,8 +415,8 @@ def test_inputs_of_other_types_are_computed_with_as_floats(dtype):
     images = [keras.Input((8, 8, 3), dtype=kind, name="image") for kind in (dtype, "float32")]
     layers = [L.Conv2D(2, 3, name="conv"), L.GlobalAveragePooling2D(name="pool")]
     models = []
-    for image in images:
-        x = image
+    for picture in images:
+        x = picture
         for layer in layers:
             x = layer(x)
         models.append(keras.Model(image, x, name="model"))
