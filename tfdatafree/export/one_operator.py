@@ -29,7 +29,7 @@ def in_one_operator(operation: Any) -> Callable[[Any], Any] | None:
 def _nearest(factors: tuple[int, int]) -> Callable:
     def resize(x):
         size = [length * factor for length, factor in zip(x.shape[1:3], factors, strict=True)]
-        return tf.compat.v1.image.resize_nearest_neighbor(x, size, half_pixel_centers=True)
+        return tf.image.resize(x, size, "nearest")
 
     return resize
 
