@@ -363,3 +363,20 @@ def test_images_start_where_the_first_statistics_are():
     bn.moving_variance.assign([4.0])
     images = generate_images(model, 8, input_range=(0, 255), steps=1, learning_rate=1e-6, verbose=0).images
     assert abs(images.mean() - 40) < 2 and images.std() < 4
+
+
+@pytest.mark.parametrize("label", [-1, 99])
+def test_labels_that_the_model_does_not_have_are_refused(label):
+    with pytest.raises(ValueError, match=rf"targets are from {label} to {label}, but the model has \d+ classes"):
+        generate_images(build("plain"), 1, targets=[label], target_weight=1.0, steps=1, verbose=0)
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, -1, True, None, 2**63])
+def test_seeds_are_whole_numbers(seed):
+    with pytest.raises(ValueError, match="seed is .*; give a whole number"):
+        generate_images(build("plain"), 1, seed=seed, steps=1, verbose=0)
+
+
+def test_more_images_than_the_memory_holds_are_refused():
+    with pytest.raises(ValueError, match=r"1000000000 inputs of .* would take .* GB of memory.*TFDATAFREE_MEMORY_GB"):
+        generate_images(build("plain"), 10**9, verbose=0)

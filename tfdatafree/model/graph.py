@@ -10,6 +10,7 @@ Long because it is the only file, besides the loaders, that touches Keras' priva
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import signature
