@@ -415,11 +415,11 @@ def test_inputs_of_other_types_are_computed_with_as_floats(dtype):
     images = [keras.Input((8, 8, 3), dtype=kind, name="image") for kind in (dtype, "float32")]
     layers = [L.Conv2D(2, 3, name="conv"), L.GlobalAveragePooling2D(name="pool")]
     models = []
-    for picture in images:
-        x = picture
+    for inputs in images:
+        x = inputs
         for layer in layers:
             x = layer(x)
-        models.append(keras.Model(image, x, name="model"))
+        models.append(keras.Model(inputs, x, name="model"))
     files = [compress(model, Recipe(generate=QUICK), input_range=(0, 255), verbose=0).tflite for model in models]
     assert files[0] == files[1]
 
