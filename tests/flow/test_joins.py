@@ -59,7 +59,8 @@ def test_lost_branches_are_named_with_their_steps():
 def test_branches_with_outputs_of_their_own_keep_their_values(tmp_path):
     model, split = _detector(), _compressed(split_outputs=True)
     file = split.save(tmp_path / "split.tflite")
-    assert [output.name for output in inspect_file(file).outputs] == ["rescaling", "scores_softmax"]
+    first, second = (output.name for output in inspect_file(file).outputs)
+    assert first.startswith("rescaling") and second == "scores_softmax"
     assert split.report.warnings == []
     (x,) = (np.clip(values, -1, 1) for values in random_inputs(model, 4))
     wanted, found = model.predict(x, verbose=0), split.predict(x)

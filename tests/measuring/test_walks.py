@@ -9,7 +9,7 @@ from tiny_models import SHAPE, each, every_kind, every_model, folded, fresh, ima
 
 from tfdatafree.canonical.separate import separate
 from tfdatafree.inputs.given import MOST_INPUTS, take_inputs
-from tfdatafree.inputs.input_range import COMMON_RANGES, check_input_range, find_input_range
+from tfdatafree.inputs.input_range import COMMON_RANGES, check_input_range, find_input_ranges, given_by_input
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.measuring.tensor_statistics import SAMPLES, Statistics, collect
@@ -194,23 +194,23 @@ def test_a_wrong_input_range_is_refused(given, message):
 
 
 def test_a_given_range_is_taken():
-    found = check_input_range([np.float32(-1), 2])
+    (found,) = given_by_input(check_input_range([np.float32(-1), 2]), ["x"])
     assert (found.low, found.high, found.origin) == (-1.0, 2.0, "given")
 
 
 @each([*INPUTS, *TOLD])
 def test_a_range_is_found_for_every_kind_of_input(name):
-    found = find_input_range(separated(name))
+    found = find_input_ranges(separated(name))[0]
     assert found.low < found.high and found.origin
 
 
 def test_preprocessing_layers_tell_the_range():
-    found = find_input_range(separated("rescaling"))
+    found = find_input_ranges(separated("rescaling"))[0]
     assert (found.low, found.high) == (0, 255) and "Rescaling layer 'rescale'" in found.origin
-    found = find_input_range(separated("normalization"))
+    found = find_input_ranges(separated("normalization"))[0]
     assert found.low == pytest.approx(0.4 - 3 * 0.2) and found.high == pytest.approx(0.6 + 3 * np.sqrt(0.06))
     assert "Normalization layer 'normalize'" in found.origin
-    found = find_input_range(separated("no_bias"))
+    found = find_input_ranges(separated("no_bias"))[0]
     assert (found.low, found.high) == (-1, 1) and found.origin.startswith("assumed")
 
 
@@ -227,11 +227,11 @@ def model_trained_on(ends):
 @pytest.mark.parametrize("ends", [(-12.0, 12.0), (0.0, 20.0), (-700.0, 700.0), (-40.0, 25.0)])
 @pytest.mark.slow
 def test_uncommon_ranges_are_found_within_a_factor_of_two(ends):
-    found = find_input_range(model_trained_on(ends))
+    found = find_input_ranges(model_trained_on(ends))[0]
     assert 0.5 < (found.high - found.low) / (ends[1] - ends[0]) < 2
 
 
 @pytest.mark.parametrize("ends", COMMON_RANGES)
 def test_the_range_that_a_model_was_trained_on_is_found(ends):
-    found = find_input_range(model_trained_on(ends))
+    found = find_input_ranges(model_trained_on(ends))[0]
     assert (found.low, found.high) == ends and "estimated from the statistics of 'a_bn'" in found.origin

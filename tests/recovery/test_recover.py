@@ -214,7 +214,7 @@ def test_wrong_options_are_refused(options, message):
 def test_recipes_that_cannot_be_recovered_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Recipe(recover=Recover(), **options)
-    with pytest.raises(ValueError, match=r"recover is 128; give its options, e.g. Recover\(images=256\)"):
+    with pytest.raises(ValueError, match=r"recover is 128; give its options as a Recover\(...\)"):
         Recipe(recover=128)
 
 
@@ -278,7 +278,7 @@ def test_the_command_line_asks_for_it(tmp_path, monkeypatch, capsys):
     [
         (["--recover=many"], "recover is 'many'; give one number"),
         (["--recover=64,128"], "recover is '64,128'; give one number"),
-        (["--recover=1"], "images is 1; give a whole number of at least 2"),
+        (["--recover=1"], "recover is 1; give a number of generated images of at least 2"),
         (["--recover=8", "--recipe=float16"], "recover works on integers"),
     ],
 )

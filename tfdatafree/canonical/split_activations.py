@@ -46,7 +46,7 @@ def _activation_of(layer: Layer) -> tuple[str, float] | None:
     else:
         name = "elu" if layer.class_name in ("ELU", "Elu") else _OPERATIONS.get(layer.class_name)
         name = name if type(operation).__module__.split(".")[0] == "keras" else None
-        alpha = float(getattr(operation, "alpha", 1.0))
+        alpha = 1.0 if name is None else float(getattr(operation, "alpha", 1.0))
     return None if name is None or (name == "elu" and alpha == 1) else (name, alpha)
 
 

@@ -1,7 +1,7 @@
 """Turns a user's model or file into a plain Keras 3 model.
 
-It takes files in `.keras` and `.h5` format, Keras 3 models and tf_keras (Keras 2) models. The result is a built Functional or
-Sequential `keras.Model` with static input shapes and finite weights, so that result(x) == source(x) for every x.
+It takes `.keras` and `.h5` files, Keras 3 models and tf_keras (Keras 2) models. The result is a built Functional or Sequential
+`keras.Model` with static input shapes and finite weights, so that result(x) == source(x) for every x.
 """
 
 import json
@@ -92,7 +92,7 @@ def load(
     require_sound_names(model)
     if is_tf_keras(model):
         model = from_tf_keras(model)
-    if not _is_built(model):
+    if not (model.built and getattr(model, "inputs", None)):
         model = _built_copy(model, input_shape)
     model = _with_static_shapes(model, input_shape)
     require_sound_weights(model)
@@ -296,10 +296,6 @@ def _refuse_unsupported(model: Any) -> None:
             )
         if "Model" in names:
             _refuse_unsupported(inner)
-
-
-def _is_built(model: keras.Model) -> bool:
-    return bool(model.built and getattr(model, "inputs", None))
 
 
 def _built_copy(model: keras.Sequential, input_shape: Any) -> keras.Model:

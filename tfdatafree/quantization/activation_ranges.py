@@ -120,6 +120,10 @@ def within(ranges: Mapping[str, Range], limits: Mapping[str, tuple[float, float]
     }
 
 
+# The least part of a cap that a range holds: kernels keep the cap in steps of the range, in 32 bits.
+_LEAST_PART = 2.0**-22
+
+
 def within_bounds(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
     """`ranges` that do not go beyond a cap, nor beyond the range of the tensor whose values an operation only selects."""
     ranges = dict(ranges)
@@ -128,7 +132,7 @@ def within_bounds(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]
         selects = operation_of(graph.layer_of(node)).values is not None and node.inputs and node.inputs[0] in ranges
         for tensor in node.outputs:
             if tensor in ranges and cap is not None:
-                ranges[tensor] = Range(ranges[tensor].low, min(ranges[tensor].high, cap))
+                ranges[tensor] = Range(ranges[tensor].low, max(min(ranges[tensor].high, cap), _LEAST_PART * cap))
             if tensor in ranges and selects:
                 source = ranges[node.inputs[0]]
                 ranges[tensor] = Range(max(ranges[tensor].low, source.low), min(ranges[tensor].high, source.high))
