@@ -56,6 +56,7 @@ def test_inputs_that_miss_the_statistics_are_matched_and_the_report_says_how_wel
     assert "miss the statistics" in fast.report.warnings[0] and "bn2" in fast.report.warnings[0]
 
 
+@pytest.mark.slow
 def test_inputs_that_fit_are_left_alone_and_real_ones_are_not_judged():
     x = procedural_images(32, (16, 16, 1), seed=4)
     model = trained_on(x)

@@ -30,6 +30,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.slow
 def test_functions_that_keras_2_models_call_keep_their_values(name):
     k2 = pytest.importorskip("tf_keras")
     inputs = k2.layers.Input((6, 4, 4))

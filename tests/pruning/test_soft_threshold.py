@@ -15,6 +15,7 @@ def problem(inputs=24, outputs=10, groups=1, seed=0):
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+@pytest.mark.slow
 def test_exactly_the_given_number_of_weights_stays(part, groups):
     matrix, covariance = problem(groups=groups)
     kept = int(part * matrix.size)

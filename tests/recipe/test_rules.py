@@ -173,6 +173,7 @@ REFUSED = {"prelu": "PRELU"}
 
 
 @each(MIXED)
+@pytest.mark.slow
 def test_a_file_of_mixed_widths_computes_what_is_simulated(name):
     # build_integer_file raises where a tensor is further from its simulation than one step.
     made, rules, built = ruled(name, seed=0)

@@ -188,6 +188,7 @@ def references(text: str) -> list[str]:
     return [reference for reference in found if not reference.startswith(("data:", "#"))]
 
 
+@pytest.mark.slow
 def test_the_page_refers_to_nothing_outside():
     assert references(page()) == []
     assert references(page().replace("data:image", "https://a.b/")), "a reference would be found"

@@ -165,6 +165,7 @@ def test_weights_and_grids_are_as_the_target_wants_them(name):
     np.testing.assert_allclose(result.model.predict(x, verbose=0), result.predict(x), atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_report_says_how_much_of_the_file_the_target_computes():
     result = compressed_once("plain", target="nnapi")
     check = result.report.on_target
