@@ -35,6 +35,7 @@ SIMULATED = [
 
 
 @each(SIMULATED)
+@pytest.mark.slow
 def test_it_predicts_saves_and_reports_what_it_simulates(name, tmp_path):
     result, inputs = quick(name, activation_bits=6), inputs_of(name, 1 if name == "static_batch" else 5)
     found = result.predict(inputs if len(inputs) > 1 else inputs[0])

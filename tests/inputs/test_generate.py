@@ -220,6 +220,7 @@ def test_an_earlier_result_can_be_the_start(name):
 
 
 @pytest.mark.parametrize(("size", "shape"), [(6, (6, 6)), ((10, 7), (10, 7))])
+@pytest.mark.slow
 def test_other_sizes_where_all_is_convolution(size, shape):
     found = generated("plain", 4, image_size=size)
     assert found.images.shape == (4, *shape, 3) and found.loss[-1, 0] < found.loss[0, 0]

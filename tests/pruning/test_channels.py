@@ -130,6 +130,7 @@ def test_the_budget_is_met_by_a_model_that_is_smaller(sparsity):
     assert result.reasons == {"head": "channels not removed: its channels stay: 'head' is an output of the model"}
 
 
+@pytest.mark.slow
 def test_channels_per_layer_are_multiples():
     result = pruned(network(), 0.4, multiple=8)
     widths = {spec.shape[-1] for tensor, spec in result.graph.specs.items() if "conv" in tensor}
