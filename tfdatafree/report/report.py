@@ -276,12 +276,12 @@ class Report:
         width = max(5, *(len(row.name) for row in self.layers))
         kind = max(9, *(len(row.operation) for row in self.layers))
         lines = [
-            f"  {'layer':<{width}}  {'operation':<{kind}}  weights     act.  {'range':>21}  {'known by':<9}  SQNR dB",
+            f"  {'layer':<{width}}  {'operation':<{kind}}  weights     act.  {'known by':<9}  {'range':>21}  SQNR dB",
         ]
         for row in self.layers:
-            name, operation, weights, bits, span, known, sqnr = _texts(row)
+            name, operation, weights, bits, known, span, sqnr = _texts(row)
             lines.append(
-                f"  {name:<{width}}  {operation:<{kind}}  {weights:<10}  {bits:>4}  {span:>21}  {known:<9}  {sqnr:>7}"
+                f"  {name:<{width}}  {operation:<{kind}}  {weights:<10}  {bits:>4}  {known:<9}  {span:>21}  {sqnr:>7}"
             )
         return lines
 
@@ -296,7 +296,7 @@ class Report:
             ("made from", self.generated),
             ("time", f"{self.seconds:.1f} s"),
         ]
-        heads = ("layer", "operation", "weights", "act.", "range", "known by", "SQNR dB")
+        heads = ("layer", "operation", "weights", "act.", "known by", "range", "SQNR dB")
         cells = "padding:2px 10px;text-align:left;white-space:nowrap"
         lines = [f"<p><b>{html.escape(self.model)}</b>, recipe {html.escape(self.recipe)}</p>", "<table>"]
         for name, text in facts:
@@ -326,7 +326,7 @@ def _texts(row: LayerRow) -> tuple[str, ...]:
         row.operation,
         "" if row.weight_bits is None else f"{row.weight_bits} bit x{row.weight_scales}",
         str(row.activation_bits),
-        f"[{row.low:.4g}, {row.high:.4g}]",
         row.known_by,
+        f"[{row.low:.4g}, {row.high:.4g}]",
         "exact" if math.isinf(row.sqnr_db) else f"{row.sqnr_db:.1f}",
     )
