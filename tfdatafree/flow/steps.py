@@ -48,7 +48,7 @@ from tfdatafree.task import Task
 _ROUNDING = 0.01
 # Number of generated inputs on which the reach of channels is measured.
 _REACH_INPUTS = 4
-# Fewest generated inputs on which a pruned network is judged. Nothing else sees them.
+# Fewest generated inputs on which a pruned network is judged. Nothing else sees them, unless few were matched to statistics.
 _JUDGING_INPUTS, _JUDGING_SEED = 128, 800_000
 # Tensors of the largest size that are in memory at once: what an operator reads and writes, and a copy.
 _LIVE_TENSORS = 3
@@ -111,9 +111,9 @@ def _judged(network: Network, task: Task, progress: Progress) -> Network:
     """The network with generated inputs that fit its statistics as well as the recipe asks for."""
     graph, ranges, effort = network.unfolded, network.input_ranges, task.recipe.generate.effort
     mismatch = measure_mismatch(graph, make_inputs(graph, MOST_MEASURED, ranges, seed=task.seed))
-    if needs_matching(mismatch, effort):
+    if mismatch is not None and needs_matching(mismatch, effort):
         with progress.stage("match inputs"):
-            ranges, mismatch = match_inputs(graph, ranges, effort, seed=task.seed)
+            ranges, mismatch = match_inputs(graph, ranges, mismatch, effort, seed=task.seed)
     return dataclasses.replace(network, input_ranges=ranges, mismatch=mismatch)
 
 
@@ -209,6 +209,7 @@ def _judging_inputs(network: Network, inputs: Inputs, task: Task) -> list[np.nda
     if inputs.real:
         return inputs.arrays
     count = affordable(network.reference, max(_JUDGING_INPUTS, len(inputs.arrays[0])))
+    count = min([count, *(len(range_.values) for range_ in network.input_ranges if range_.values is not None)])
     return make_inputs(network.reference, count, network.input_ranges, seed=task.seed + _JUDGING_SEED)
 
 

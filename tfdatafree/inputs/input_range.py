@@ -110,7 +110,7 @@ def find_input_range(graph: Graph, name: str, seed: int = 0) -> InputRange:
     if fit is None:
         return _assumed(graph, name)
     origin = f"estimated from the statistics of '{fit.batchnorm}'; {_how_to_settle(graph, name)}"
-    common = None if fit.split else _common_range(fit, graph.specs[name].size(-1))
+    common = _common_range(fit, graph.specs[name].size(-1))
     if common is not None:
         return InputRange(*common, origin, divergence=fit.of_range(*common))
     return _fitted(InputRange(*_spread(fit), origin), fit)
@@ -178,6 +178,8 @@ def _likely(fit: Fit, low: float, high: float) -> bool:
 
 def _common_range(fit: Fit, channels: int) -> tuple[float, float] | None:
     """The common range whose pictures fit best; None where none does."""
+    if fit.split:
+        return None
     likely = [ends for ends in (COLOUR_RANGES if channels == 3 else COMMON_RANGES) if _likely(fit, *ends)]
     best = min(likely, key=lambda ends: fit.of_range(*ends), default=None)
     return best if best is not None and fit.of_range(*best) <= _FITS else None

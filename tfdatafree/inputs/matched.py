@@ -50,34 +50,35 @@ _PLANS = {
 }
 
 
-def needs_matching(mismatch: Mismatch | None, effort: Effort) -> bool:
-    """Whether inputs with this mismatch are to be matched. Without a BatchNorm there is nothing to match them to."""
-    return mismatch is not None and mismatch.mean > {"fast": np.inf, "auto": MISSED, "best": _FITS}[effort]
+def needs_matching(mismatch: Mismatch, effort: Effort) -> bool:
+    """Whether inputs with this mismatch are to be matched."""
+    return mismatch.mean > {"fast": np.inf, "auto": MISSED, "best": _FITS}[effort]
 
 
 def match_inputs(
     graph: Graph,
     ranges: tuple[InputRange, ...],
+    before: Mismatch,
     effort: Effort,
     *,
     seed: int,
-) -> tuple[tuple[InputRange, ...], Mismatch | None]:
+) -> tuple[tuple[InputRange, ...], Mismatch]:
     """`ranges` with matched inputs, and their mismatch. Both are as before where matching is too dear or does not help.
 
     Args:
         graph: The unfolded, separated graph.
+        before: The mismatch of the inputs that are generated in `ranges`.
         effort: "auto" or "best".
     """
     plan = _PLANS[effort]
-    begin = make_inputs(graph, plan.images, ranges, seed=seed)
-    before = measure_mismatch(graph, begin)
     affordable = _MOST_MULTIPLICATIONS // (_PASSES * plan.images * plan.steps)
-    if before is None or effort == "auto" and multiplications(graph) > affordable:
+    if effort == "auto" and multiplications(graph) > affordable:
         return ranges, before
     try:
         specs = input_specs(graph, None)
     except UnsupportedModelError:
         return ranges, before
+    begin = make_inputs(graph, plan.images, ranges, seed=seed)
     matcher = Matcher(
         graph,
         Matching(steps=plan.steps, learning_rate=_LEARNING_RATE, whole_set=plan.whole_set),
