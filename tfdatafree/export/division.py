@@ -1,4 +1,4 @@
-"""Which operators stay in float because of a division by values of the network.
+"""Which operators stay in float because a division reads them. Divisions themselves do, too (tflite/kernel_limits.py).
 
 TFLite's integer DIV ends with an error, or ends the process, at the first divisor that rounds to the integer of 0.0. Any divisor
 may do so: a range always holds 0.0. In float the divisor is as the network computes it, if what writes it is in float, too: of
@@ -11,12 +11,12 @@ _REASON = "an integer division fails where its divisor rounds to zero"
 
 
 def kept_for_division(file: File) -> dict[int, str]:
-    """Tensor of a float file -> why the operator that writes it stays in float."""
+    """Divisor of a float file -> why the operator that writes it stays in float."""
     reasons: dict[int, str] = {}
     for operator in file.operators:
         if file.operator_name(operator) != "DIV" or file.tensors[operator.outputs[0]].type != FLOAT32:
             continue
         divisor = int(operator.inputs[1])
         if file.constant(divisor) is None:
-            reasons[int(operator.outputs[0])] = reasons[divisor] = _REASON
+            reasons[divisor] = _REASON
     return reasons

@@ -1,9 +1,8 @@
 """How far the tensors of a file may differ from their simulation, and which differ by too much."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
-from tfdatafree.export.exemptions import SEVERAL, with_unmatched_readers
 from tfdatafree.export.float_model import FloatModel
 from tfdatafree.export.verify import TensorCheck
 from tfdatafree.model.graph import Graph
@@ -13,6 +12,8 @@ from tfdatafree.tflite.operators import OPERATORS
 
 # An operation that integer operators compute worse than this stays in float.
 _POOR_DB = 12.0
+_SEVERAL = "computed by several integer operators, simulated as one"
+_THRESHOLD = "chosen by a comparison, which may fall out otherwise within one integer of its threshold"
 
 
 def exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mapping[int, str]) -> dict[str, str]:
@@ -27,10 +28,30 @@ def exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mapping
             if node is None:
                 continue
             if index not in matched:
-                reasons[node.output] = SEVERAL
+                reasons[node.output] = _SEVERAL
             elif rule is not None and rule.kernel is not None and operator.inputs[rule.kernel] not in layers_of:
                 reasons[node.output] = "the converter merged another operation into this layer's weights"
-    return with_unmatched_readers(graph, reasons, float_model.tensor_of)
+    return _with_unmatched_readers(graph, reasons, float_model.tensor_of)
+
+
+def _with_unmatched_readers(graph: Graph, reasons: Mapping[str, str], matched: Container[str]) -> dict[str, str]:
+    """`reasons` and those of the nodes that read such a tensor where it is none of the file: they lack the file's values.
+
+    Truth values are such tensors, too: a comparison jumps at its threshold, which the file rounds.
+
+    Args:
+        reasons: Tensor -> why its simulation may differ from the file.
+        matched: Tensors of the graph that are tensors of the file. Their readers are simulated with the file's values.
+    """
+    found, unmatched = dict(reasons), set()
+    for node in graph.nodes:
+        if read := unmatched.intersection(node.inputs):
+            is_choice = any(graph.specs[tensor].dtype == "bool" for tensor in read)
+            found.setdefault(node.output, _THRESHOLD if is_choice else _SEVERAL)
+        is_truth = graph.specs[node.output].dtype == "bool"
+        if is_truth or (node.output in found and node.output not in matched):
+            unmatched.add(node.output)
+    return found
 
 
 def poor_parts(
