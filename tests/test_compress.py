@@ -24,7 +24,7 @@ from tiny_models import (
 )
 
 import tfdatafree
-from tfdatafree import Compressed, Prune, Quantize, Recipe, UnsupportedModelError, compress
+from tfdatafree import Compressed, Prune, Quantize, Recipe, Recover, UnsupportedModelError, compress
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.model.graph import Graph
@@ -407,6 +407,25 @@ def test_a_contradicted_range_leads_the_report():
     report = compress(build("plain"), Recipe(generate=QUICK), input_range=(0, 255), verbose=0).report
     assert "did you mean (-1, 1)?" in str(report).splitlines()[1]
     assert not compress(build("plain"), Recipe(generate=QUICK), input_range=(-1, 1), verbose=0).report.warnings
+
+
+@pytest.mark.slow
+def test_statistics_of_inputs_that_a_given_range_excludes_are_left_aside():
+    """The file then depends on what the network computes alone: other statistics of the same function change no byte."""
+    model, other = fresh("plain"), fresh("plain")
+    for one, two in zip(model.layers, other.layers, strict=True):
+        if isinstance(one, keras.layers.BatchNormalization):
+            one.epsilon = two.epsilon = 2.0**-10
+            variance = np.ceil(64 * one.moving_variance.numpy()) / 64
+            one.moving_variance.assign(variance)
+            # Four times what is divided by, squared, and twice the factor: powers of two lose no digit.
+            two.moving_variance.assign(4 * variance + 3 * two.epsilon)
+            two.gamma.assign(2 * two.gamma)
+    narrow = {"input_range": (0, 0.01), "verbose": 0}
+    files = [compress(each, Recipe(generate=QUICK), **narrow).tflite for each in (model, other)]
+    assert files[0] == files[1]
+    with pytest.raises(ValueError, match="recover makes inputs by the statistics .* did you mean .* leave recover out"):
+        compress(model, Recipe(generate=QUICK, recover=Recover()), **narrow)
 
 
 @pytest.mark.slow

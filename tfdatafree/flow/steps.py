@@ -101,10 +101,29 @@ def read_network(task: Task, progress: Progress) -> Network:
         if task.recipe.recover is not None:
             require_recoverable(graph, task.recipe.recover)
         ranges = find_input_ranges(graph, task.input_range, task.seed)
+        graph = _with_statistics_that_hold(graph, ranges, task.recipe)
     network = Network(
         source=source, unfolded=graph, reference=graph, current=graph, input_ranges=ranges, notes=form.notes
     )
     return network if task.representative_data is not None else _judged(network, task, progress)
+
+
+def _with_statistics_that_hold(graph: Graph, ranges: tuple[InputRange, ...], recipe: Recipe) -> Graph:
+    """The graph with its BatchNorms; with scales and shifts in their place where inputs cannot have their statistics.
+
+    The file will not see what the user's range excludes. So statistics of such inputs say nothing about its tensors.
+
+    Raises:
+        ValueError: The recipe recovers, which needs the statistics.
+    """
+    excluded = next((range_ for range_ in ranges if range_.too_narrow), None)
+    if excluded is None:
+        return graph
+    if recipe.recover is not None:
+        raise ValueError(
+            f"recover makes inputs by the statistics of BatchNorms, but {excluded.warning} Or leave recover out."
+        )
+    return fold(graph).graph
 
 
 def _judged(network: Network, task: Task, progress: Progress) -> Network:

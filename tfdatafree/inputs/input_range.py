@@ -5,8 +5,9 @@ reads only this input do: they give the mean and the standard deviation of the i
 have about these, that range is taken, the one that fits best. Otherwise the range is the mean -+ 3.75 standard deviations, and
 inputs are generated with the mean, the deviation and the smoothness that fit.
 
-A range that the user gives is kept. Where the statistics contradict it, the generated inputs follow the statistics, within the
-range, and the user is told.
+A range that the user gives is kept. Where the statistics contradict it, the user is told. If they are of much narrower inputs,
+the generated inputs follow them within the range. If they are of inputs beyond the range, the file never sees such inputs, and
+the statistics are left aside.
 """
 
 import dataclasses
@@ -149,15 +150,23 @@ def _judged(graph: Graph, name: str, given: InputRange, seed: int) -> InputRange
     found = dataclasses.replace(found, divergence=divergence_of(graph, name, found, seed))
     width, sd = given.high - given.low, float(fit.sd.max())
     outside = bool(np.any(fit.mean < given.low) or np.any(fit.mean > given.high))
-    if divergence - fit.divergence > _CONTRADICTED and (outside or sd > width or sd < width / 100):
-        low, high = _common_range(fit, graph.specs[name].size(-1)) or _spread(fit)
-        whose = "" if len(graph.inputs) == 1 else f" of '{name}'"
-        found = dataclasses.replace(
-            found,
-            warning=f"input_range{whose} is ({given.low:g}, {given.high:g}), but the statistics of '{fit.batchnorm}' fit inputs "
-            f"from {low:.4g} to {high:.4g}, {(high - low) / width:.3g} times as wide; did you mean ({low:.4g}, {high:.4g})?",
-        )
-    return found
+    if divergence - fit.divergence <= _CONTRADICTED or not (outside or sd > width or sd < width / 100):
+        return found
+    warning = _contradiction(graph, name, given, fit)
+    far = np.any(fit.mean < given.low - 2 * fit.sd) or np.any(fit.mean > given.high + 2 * fit.sd)
+    if sd > width or far:
+        return dataclasses.replace(given, divergence=divergence, warning=warning, too_narrow=True)
+    return dataclasses.replace(found, warning=warning)
+
+
+def _contradiction(graph: Graph, name: str, given: InputRange, fit: Fit) -> str:
+    low, high = _common_range(fit, graph.specs[name].size(-1)) or _spread(fit)
+    times = (high - low) / (given.high - given.low)
+    return (
+        f"input_range{'' if len(graph.inputs) == 1 else f' of {name!r}'} is ({given.low:g}, {given.high:g}), but the statistics "
+        f"of '{fit.batchnorm}' fit inputs from {low:.4g} to {high:.4g}, {times:.3g} times as wide; did you mean "
+        f"({low:.4g}, {high:.4g})?"
+    )
 
 
 def _spread(fit: Fit) -> tuple[float, float]:

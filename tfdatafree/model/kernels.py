@@ -138,6 +138,15 @@ def variance_response(layer: Layer, kernel: np.ndarray, variance: np.ndarray) ->
     return _response(layer, np.square(kernel), variance)
 
 
+def summed_response(layer: Layer, kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """What all rows of `kernel` together make of inputs with the channel values (in,); shape (out,).
+
+    It is `mean_response`, but for transposed convolutions, of whose rows an output pixel sees only some.
+    """
+    response = _response(layer, kernel, values)
+    return response * math.prod(layer.operation.strides) if layout_of(layer).kind == "transpose" else response
+
+
 def _response(layer: Layer, kernel: np.ndarray, moment: np.ndarray) -> np.ndarray:
     layout = LAYOUTS[layer.class_name]
     summed = kernel.sum(axis=tuple(range(layout.rank)), dtype=np.float64) if layout.rank else kernel

@@ -30,6 +30,7 @@ class InputRange:
         warning: What the user should know about the range; empty: nothing.
         told: Whether the user or a layer tells the range; else it is assumed.
         values: Inputs that were matched to all statistics, (n, *shape): all generated ones are these. None: none were.
+        too_narrow: Whether the stored statistics need inputs from far beyond the range, so that they cannot hold in it.
     """
 
     low: float
@@ -42,6 +43,7 @@ class InputRange:
     warning: str = ""
     told: bool = True
     values: np.ndarray | None = None
+    too_narrow: bool = False
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from tfdatafree.quantization.activation_shift import correct_activation_shifts, 
 from tfdatafree.quantization.bias import correct_biases
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.empirical_bias import correct_biases_on_inputs
+from tfdatafree.quantization.input_bounds import bounds_behind_inputs
 from tfdatafree.quantization.placement import Placement
 from tfdatafree.quantization.ranges import range_of_levels
 from tfdatafree.quantization.rounding import Rounded, Rounding, round_equalized, round_graph
@@ -59,7 +60,7 @@ def quantize(
         else:
             graph, uncorrected = correct_biases(graph, current, observed.means)
         reasons |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
-    limits, decisions = _saturation(current, observed, options), decision_tensors(current)
+    limits, decisions = _limits(current, observed, options, known_ranges), decision_tensors(current)
     ranges = choose_tensor_ranges(current, observed, options, executor) | dict(known_ranges)
     # Headroom is measured by the noise of decision tensors, in which clipped values do not belong.
     ranges = within(ranges, {tensor: ends for tensor, ends in limits.items() if tensor not in decisions})
@@ -130,15 +131,19 @@ def choose_tensor_ranges(
     return within_caps(graph, ranges)
 
 
-def _saturation(graph: Graph, observed: Observed, options: Quantize) -> dict[str, tuple[float, float]]:
-    """Where ranges may end because readers saturate; {} for the methods of papers, which do without."""
+def _limits(
+    graph: Graph, observed: Observed, options: Quantize, input_ranges: Mapping[str, Range]
+) -> dict[str, tuple[float, float]]:
+    """Where ranges may end, because readers saturate or inputs reach no farther; {} for the methods of papers."""
     if options.ranges != "extreme_value":
         return {}
+    limits = {tensor: (bound.low, bound.high) for tensor, bound in bounds_behind_inputs(graph, input_ranges).items()}
     views = [saturation(graph, view, options.activation_bits) for view in (observed.images, observed.normalized)]
-    return {
-        tensor: (min(limits[tensor][0] for limits in views if tensor in limits), high)
-        for tensor, (_, high) in (views[0] | views[1]).items()
-    }
+    for tensor, (_, high) in (views[0] | views[1]).items():
+        low = min(saturated[tensor][0] for saturated in views if tensor in saturated)
+        least, most = limits.get(tensor, (-np.inf, np.inf))
+        limits[tensor] = max(low, least), min(high, most)
+    return limits
 
 
 def choose_input_ranges(
