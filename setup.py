@@ -65,6 +65,7 @@ setup(
         "report": ["bokeh>=3.4"],
         "plots": ["matplotlib"],
         "distributed": ["dask[distributed]"],
+        "runtimes": ["openvino", "tflite-micro"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -53,6 +53,7 @@ __all__ = [
     "prune",
     "quantize",
     "response_discrepancy",
+    "verify",
 ]
 
 
@@ -77,3 +78,4 @@ if not _is_command_line():
     from tfdatafree.recovery.regression import Recovered, feature_regression
     from tfdatafree.report.report import Report
     from tfdatafree.stages import export_tflite, prune, quantize
+    from tfdatafree.verify import verify

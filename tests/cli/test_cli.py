@@ -94,7 +94,7 @@ def test_help_of_a_command_has_an_example_and_its_own_flags_only(name, capsys):
     printed = capsys.readouterr().out
     assert f"usage:   tfdatafree {name}" in printed and f"example: tfdatafree {name}" in printed
     assert ("--recipe" in printed) == (name in ("compress", "diagnose"))
-    assert ("--data" in printed) == (name == "compare")
+    assert ("--data" in printed) == (name in ("compare", "verify"))
     assert ("--output" in printed) == (name in ("compress", "demo"))
 
 
@@ -111,7 +111,7 @@ def test_version(capsys):
     [
         ((), "no command; usage: tfdatafree compress"),
         (("compres",), "command is 'compres'; did you mean 'compress'"),
-        (("xyz",), "command is 'xyz'; choose one of compress, inspect, compare, diagnose, demo"),
+        (("xyz",), "command is 'xyz'; choose one of compress, inspect, compare, verify, diagnose, demo"),
         (("--recipe=int8", "compress"), "'--recipe=int8' comes before any command"),
         (("compress", "-o", "out.tflite"), "compress needs MODEL, got none"),
         (("compress", MODEL, "more", "-o", "out.tflite"), "compress needs MODEL, got 2.*more"),
@@ -153,6 +153,8 @@ def test_version(capsys):
         ),
         (("diagnose", "missing.keras", "--target=ethos-u55-256"), "'missing.keras' does not exist"),
         (("diagnose", "missing.keras", "--target=ethos-u55-7"), "Arm Ethos-U55 comes as ethos-u55-32, ethos-u55-64"),
+        (("verify", "whole.tflite", "--runtime=litet"), "runtime is 'litet'; did you mean 'litert'"),
+        (("verify", "whole.tflite", "--n=two"), "n is 'two'; give one number, e.g. --n=4"),
         (("inspect", "whole.tflite", "--target=edge"), "target is 'edge'; did you mean 'edgetpu'"),
         (("compress", MODEL, "-o", "out.tflite", "--input_range=1,-1"), r"input_range is \(1, -1\).*low < high"),
         (("compress", MODEL, "-o", "out.tflite", "--input_range=1"), "input_range is .*two numbers"),
@@ -375,6 +377,19 @@ def test_inspect_counts_float_operators(folder, capsys):
     assert main(["inspect", "half.tflite"]) == 0
     printed = capsys.readouterr().out
     assert "(0 %)" in printed and "float16" in printed
+
+
+def test_verify_finds_the_same_integers_and_says_what_is_missing(made, capsys, monkeypatch):
+    monkeypatch.delenv("TFDATAFREE_TOSA_PYTHON", raising=False)
+    path = str(made / "digits.tflite")
+    assert main(["verify", path, f"--against={MODEL}", "--runtime=simulation,tosa", "--n=2", "--seed=3"]) == 0
+    printed = capsys.readouterr().out
+    own = next(line for line in printed.splitlines() if line.startswith("simulation"))
+    assert " 0.00% " in own and " dB" in own
+    assert "tosa" in printed and "TFDATAFREE_TOSA_PYTHON is not set" in printed
+    np.save("x.npy", np.zeros((2, 8, 8, 1), np.float32))
+    assert main(["verify", path, "--data=x.npy", "--runtime=litert"]) == 0
+    assert "on 2 inputs: 'x.npy'" in capsys.readouterr().out
 
 
 def compared(capsys, *arguments: str) -> dict[str, str]:

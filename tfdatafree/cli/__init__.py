@@ -1,4 +1,4 @@
-"""The command line: `tfdatafree compress | inspect | compare | diagnose | demo`. Only this package prints.
+"""The command line: `tfdatafree compress | inspect | compare | verify | diagnose | demo`. Only this package prints.
 
 Each command has a module of its own.
 """
@@ -20,6 +20,7 @@ from tfdatafree.cli.demo import COMMAND as DEMO
 from tfdatafree.cli.diagnose import COMMAND as DIAGNOSE
 from tfdatafree.cli.inspect_file import COMMAND as INSPECT
 from tfdatafree.cli.messages import quiet, talkative
+from tfdatafree.cli.verify import COMMAND as VERIFY
 from tfdatafree.errors import TfdatafreeError, printable
 from tfdatafree.recipe.check import require_name
 from tfdatafree.version import __version__
@@ -27,7 +28,14 @@ from tfdatafree.version import __version__
 _MOST_LETTERS = 600  # of an error
 _MOST_REASON = 300  # letters of a foreign error's first line
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_COMMANDS = {"compress": COMPRESS, "inspect": INSPECT, "compare": COMPARE, "diagnose": DIAGNOSE, "demo": DEMO}
+_COMMANDS = {
+    "compress": COMPRESS,
+    "inspect": INSPECT,
+    "compare": COMPARE,
+    "verify": VERIFY,
+    "diagnose": DIAGNOSE,
+    "demo": DEMO,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

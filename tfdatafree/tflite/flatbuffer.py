@@ -1,5 +1,6 @@
 """A TFLite file as Python objects: read, look up, change, write."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -207,6 +208,16 @@ class File:
         signature.inputs = _tensor_map(input_names, self.inputs)
         signature.outputs = _tensor_map(output_names, self.outputs)
         self.model.signatureDefs = [signature]
+
+    def only(self, operator: Any) -> "File":
+        """A file with this operator alone. Its inputs are those of the operator that are not constant, each once."""
+        model, graph = copy.copy(self.model), copy.copy(self.graph)
+        graph.operators, graph.outputs = [operator], list(operator.outputs)
+        graph.inputs = [
+            index for index in dict.fromkeys(operator.inputs) if index >= 0 and self.constant(index) is None
+        ]
+        model.subgraphs, model.signatureDefs = [graph], []
+        return File(model)
 
     def drop_unused_buffers(self) -> None:
         """Removes buffers that no tensor and no metadata refers to, such as the float weights after quantization."""

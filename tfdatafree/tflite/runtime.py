@@ -15,15 +15,25 @@ class Runner:
         keep_all: Keep every intermediate tensor readable after a run; needs memory for all of them, and leaves out the
             XNNPACK delegate, which does not keep any.
         delegate: Let XNNPACK compute what it can. Without it every operator is computed by LiteRT's own kernels.
+        reference: Compute with LiteRT's plain reference kernels, which all runtimes are measured by.
         num_threads: Threads of the kernels.
 
     Raises:
         ValueError: LiteRT cannot prepare the file, e.g. for want of a kernel; says which operator.
     """
 
-    def __init__(self, content: bytes, *, keep_all: bool = False, delegate: bool = True, num_threads: int = 2):
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        keep_all: bool = False,
+        delegate: bool = True,
+        reference: bool = False,
+        num_threads: int = 2,
+    ):
         alone = keep_all or not delegate
         resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if alone else OpResolverType.AUTO
+        resolver = OpResolverType.BUILTIN_REF if reference else resolver
         with warnings.catch_warnings():
             # LiteRT warns about the memory that keeping all tensors takes.
             warnings.simplefilter("ignore", UserWarning)
@@ -49,8 +59,8 @@ class Runner:
 
     def predict(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Runs the file on real inputs (batch 1 each): quantizes them, and dequantizes the outputs to float32."""
-        results = self.run([_quantize_edge(x, detail) for x, detail in zip(inputs, self.inputs, strict=True)])
-        return [_dequantize_edge(q, detail) for q, detail in zip(results, self.outputs, strict=True)]
+        results = self.run([quantize_edge(x, detail) for x, detail in zip(inputs, self.inputs, strict=True)])
+        return [dequantize_edge(q, detail) for q, detail in zip(results, self.outputs, strict=True)]
 
     def value(self, index: int) -> np.ndarray | None:
         """Content of tensor `index` after a run; None if the runtime kept nothing there."""
@@ -67,7 +77,8 @@ class Runner:
         return value
 
 
-def _quantize_edge(x: np.ndarray, detail: dict) -> np.ndarray:
+def quantize_edge(x: np.ndarray, detail: dict) -> np.ndarray:
+    """Real values as the file's input takes them. `detail` describes the input, as in `Runner.inputs`."""
     scale, zero_point = detail["quantization"]
     if not scale:
         return np.asarray(x, detail["dtype"])
@@ -77,8 +88,14 @@ def _quantize_edge(x: np.ndarray, detail: dict) -> np.ndarray:
     )
 
 
-def _dequantize_edge(q: np.ndarray, detail: dict) -> np.ndarray:
+def dequantize_edge(q: np.ndarray, detail: dict) -> np.ndarray:
+    """What the file's output stands for, as float32. `detail` describes the output, as in `Runner.outputs`."""
     scale, zero_point = detail["quantization"]
     if not scale:
         return q
     return (np.float64(scale) * (q.astype(np.float64) - zero_point)).astype(np.float32)
+
+
+def reference_runner(content: bytes) -> Runner:
+    """A runner of LiteRT's reference kernels on one thread, with every tensor readable after a run."""
+    return Runner(content, keep_all=True, reference=True, num_threads=1)

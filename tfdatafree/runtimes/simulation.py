@@ -1,0 +1,19 @@
+"""The package's own integer arithmetic (`integers/`)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tfdatafree.integers.run import IntegerRunner
+from tfdatafree.runtimes.runtime import Runtime
+
+
+class _Session:
+    def __init__(self, content: bytes):
+        self._runner = IntegerRunner(content)
+
+    def run(self, inputs: Sequence[np.ndarray]) -> Mapping[int, np.ndarray]:
+        return dict(self._runner.walk(inputs))
+
+
+SIMULATION = Runtime("simulation", "tfdatafree's own integer arithmetic, in NumPy", _Session)
