@@ -41,6 +41,7 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "absorb_bias",
+    "bench",
     "compress",
     "diagnose",
     "equalize",
@@ -64,6 +65,7 @@ def _is_command_line() -> bool:
 
 # Importing TensorFlow takes seconds, and the command line needs it neither for its help nor to refuse wrong options.
 if not _is_command_line():
+    from tfdatafree.bench import bench
     from tfdatafree.canonical.fold_batchnorm import fold_batchnorm
     from tfdatafree.compare import output_discrepancy, response_discrepancy
     from tfdatafree.compress import compress

@@ -15,17 +15,12 @@ import dataclasses
 import os
 import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import command
 import numpy as np
 from absl import app, flags
-
-_WARM_UP = 3
-# Inferences per turn. The fastest counts, because nothing interrupted it.
-_TRIES = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,32 +38,9 @@ class Row:
     latency_ratio: float | None = None
 
 
-def latencies(contents: Sequence[bytes], rounds: int) -> np.ndarray:
-    """Returns the seconds of one inference, (rounds, files): the fastest of a few. Rounds begin with different files."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    runners = []
-    for content in contents:
-        runner = Interpreter(model_content=content, num_threads=1)
-        runner.allocate_tensors()
-        for detail in runner.get_input_details():
-            runner.set_tensor(detail["index"], np.zeros(detail["shape"], detail["dtype"]))
-        runners.append(runner)
-    seconds = np.zeros((rounds + _WARM_UP, len(contents)))
-    for turn, row in enumerate(seconds):
-        for at in np.roll(np.arange(len(runners)), turn):
-            row[at] = min(_timed(runners[at]) for _ in range(_TRIES))
-    return seconds[_WARM_UP:]
-
-
-def _timed(runner) -> float:
-    start = time.perf_counter()
-    runner.invoke()
-    return time.perf_counter() - start
-
-
 def measure(files: dict[str, bytes], *, npu: bool = False, rounds: int = 0) -> list[Row]:
     """Returns one row per file of {name: bytes}; the first is the reference of the latency ratios."""
+    from tfdatafree.runtimes.latency import latencies
     from tfdatafree.targets.vela import compile_for_npu
     from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros, macs
 

@@ -111,7 +111,7 @@ def test_version(capsys):
     [
         ((), "no command; usage: tfdatafree compress"),
         (("compres",), "command is 'compres'; did you mean 'compress'"),
-        (("xyz",), "command is 'xyz'; choose one of compress, inspect, compare, verify, diagnose, demo"),
+        (("xyz",), "command is 'xyz'; choose one of compress, inspect, compare, verify, bench, diagnose, demo"),
         (("--recipe=int8", "compress"), "'--recipe=int8' comes before any command"),
         (("compress", "-o", "out.tflite"), "compress needs MODEL, got none"),
         (("compress", MODEL, "more", "-o", "out.tflite"), "compress needs MODEL, got 2.*more"),
@@ -390,6 +390,15 @@ def test_verify_finds_the_same_integers_and_says_what_is_missing(made, capsys, m
     np.save("x.npy", np.zeros((2, 8, 8, 1), np.float32))
     assert main(["verify", path, "--data=x.npy", "--runtime=litert"]) == 0
     assert "on 2 inputs: 'x.npy'" in capsys.readouterr().out
+
+
+def test_bench_times_several_files(made, capsys):
+    path = str(made / "digits.tflite")
+    assert main(["bench", path, path, "--rounds=2", "--threads=2", "--profile"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(path) == 4 and "2 threads" in printed and "CONV_2D" in printed
+    assert main(["bench"]) == 1 and "bench needs FILE ..., got none" in capsys.readouterr().err
+    assert main(["bench", path, "--phone", "--rounds=0"]) == 1 and "rounds=0" in capsys.readouterr().err
 
 
 def compared(capsys, *arguments: str) -> dict[str, str]:

@@ -97,9 +97,13 @@ def flags_of(command: str) -> dict[str, tuple[str, str]]:
     }
 
 
+def _usage(command: str) -> str:
+    return re.search(rf"usage: +tfdatafree {command}(.*)\[flags\]", help_of(command))[1]
+
+
 def positional(command: str) -> int:
-    """How many arguments a command takes besides flags."""
-    usage = re.search(rf"usage: +tfdatafree {command}(.*)\[flags\]", help_of(command))[1]
+    """How many arguments a command takes besides flags, at least."""
+    usage = _usage(command)
     return len(re.findall(r"(?<![\w.])[A-Z]+(?![\w.])", re.sub(r"-\w \S+", "", usage)))
 
 
@@ -239,7 +243,7 @@ def _wrong_command(words: list[str]) -> Iterator[str]:
                 yield f"{name} has no {word}"
         else:
             given.append(word)
-    if len(given) != positional(name):
+    if len(given) < positional(name) or (len(given) > positional(name) and "..." not in _usage(name)):
         yield f"{name} takes {positional(name)} arguments, not {given}"
 
 

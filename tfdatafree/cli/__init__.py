@@ -1,4 +1,4 @@
-"""The command line: `tfdatafree compress | inspect | compare | verify | diagnose | demo`. Only this package prints.
+"""The command line: `tfdatafree compress | inspect | compare | verify | bench | diagnose | demo`. Only this package prints.
 
 Each command has a module of its own.
 """
@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from absl import flags
 
-from tfdatafree.cli.command import NAME, Command, Flags
+from tfdatafree.cli.bench import COMMAND as BENCH
+from tfdatafree.cli.command import AND_MORE, NAME, Command, Flags
 from tfdatafree.cli.compare import COMMAND as COMPARE
 from tfdatafree.cli.compress import COMMAND as COMPRESS
 from tfdatafree.cli.demo import COMMAND as DEMO
@@ -33,6 +34,7 @@ _COMMANDS = {
     "inspect": INSPECT,
     "compare": COMPARE,
     "verify": VERIFY,
+    "bench": BENCH,
     "diagnose": DIAGNOSE,
     "demo": DEMO,
 }
@@ -97,7 +99,8 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
     if values.help:
         print(_command_help(name, command, options))
         return 0
-    if len(given) != len(command.arguments):
+    least = len([argument for argument in command.arguments if argument != AND_MORE])
+    if len(given) < least or (len(given) > least and AND_MORE not in command.arguments):
         wanted = " ".join(command.arguments) or "no arguments"
         got = f"{len(given)}: {' '.join(given)}" if given else "none"
         raise ValueError(f"{name} needs {wanted}, got {got}; see {NAME} {name} --help.")

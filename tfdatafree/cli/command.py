@@ -21,6 +21,8 @@ from tfdatafree.recipe.file import is_recipe_file, read_recipe, recipe_text
 from tfdatafree.recipe.recipe import PRESETS, Recipe
 
 NAME = "tfdatafree"
+# Stands behind the last of a command's arguments if there may be more of the same.
+AND_MORE = "..."
 
 
 class Flags:
@@ -55,7 +57,7 @@ class Command:
     """A subcommand.
 
     Attributes:
-        arguments: Names of the arguments that it needs besides flags.
+        arguments: Names of the arguments that it needs besides flags; with AND_MORE at the end it takes more of the last.
         flag: The flag that must be given; "" if there is none.
         does: What it does, in one line.
         more: What a newcomer should know.
