@@ -403,6 +403,25 @@ def test_outputs_unlike_the_float_models_name_where_it_breaks():
 
 
 @pytest.mark.slow
+def test_a_recipe_file_is_as_good_as_a_recipe(tmp_path):
+    recipe = Recipe(generate=QUICK, quantize=Quantize(per_channel=False))
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(recipe.to_dict()))
+    results = [compress(build("plain"), given, input_range=(-1, 1), verbose=0) for given in (recipe, path, str(path))]
+    assert len({result.tflite for result in results}) == 1
+    assert repr(results[0]).startswith("<Compressed 'plain', recipe ") and f"{len(results[0].tflite):,} bytes" in repr(
+        results[0]
+    )
+    with pytest.raises(tfdatafree.LoadError, match="recipe 'none.json' cannot be read"):
+        compress(build("plain"), "none.json")
+
+
+def test_the_package_shows_its_public_names_only():
+    assert dir(tfdatafree) == sorted(tfdatafree.__all__)
+    assert all(hasattr(tfdatafree, name) for name in tfdatafree.__all__)
+
+
+@pytest.mark.slow
 def test_a_contradicted_range_leads_the_report():
     report = compress(build("plain"), Recipe(generate=QUICK), input_range=(0, 255), verbose=0).report
     assert "did you mean (-1, 1)?" in str(report).splitlines()[1]

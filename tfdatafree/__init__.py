@@ -58,6 +58,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def _is_command_line() -> bool:
     """Whether this process runs `tfdatafree ...` or `python -m tfdatafree ...`, and not a program of the user's."""
     return Path(sys.argv[0]).stem == "tfdatafree" or ("-m", "tfdatafree") in pairwise(sys.orig_argv)

@@ -43,6 +43,7 @@ from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.progress import Progress
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.integer_kernel import kernel_grids
+from tfdatafree.recipe.file import find_recipe
 from tfdatafree.recipe.recipe import Recipe, with_split_outputs
 from tfdatafree.recovery.recover import IMAGES_STAGE, LAYERS_STAGE, recover
 from tfdatafree.report.assemble import COMPARED_OUTPUTS, make_report
@@ -56,7 +57,7 @@ _SECONDS = {FILE_STEP: 20, FLOAT_FILE_STEP: 5, IMAGES_STAGE: 400, LAYERS_STAGE: 
 
 def compress(
     model: "keras.Model | str | os.PathLike",
-    recipe: str | Recipe = "int8",
+    recipe: str | os.PathLike | Recipe = "int8",
     *,
     input_range: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     input_shape: tuple[int, ...] | None = None,
@@ -72,7 +73,8 @@ def compress(
 
     Args:
         model: A Functional or Sequential `keras.Model`, a `tf_keras` model, or a path to a .keras or .h5 file.
-        recipe: Name of a preset ("int8", "int8_per_tensor", "int16x8", "float16", "dfq", "lwdf"), or a Recipe.
+        recipe: Name of a preset ("int8", "int8_per_tensor", "int16x8", "float16", "dfq", "lwdf"), the path of a recipe file
+            (.json or .yaml), or a Recipe.
         input_range: (low, high) of the real inputs. For several inputs it holds for all; or give a dict from the names of
             inputs to their (low, high). What is not given is taken from a Rescaling or Normalization layer at the input, or
             else estimated from the first BatchNorm behind it. The report says which. A warning is logged if nothing tells,
@@ -109,7 +111,7 @@ def compress(
     require_bool("split_outputs", split_outputs)
     task = make_task(
         model,
-        with_split_outputs(recipe) if split_outputs else recipe,
+        with_split_outputs(find_recipe(recipe)) if split_outputs else recipe,
         input_range=input_range,
         input_shape=input_shape,
         representative_data=representative_data,

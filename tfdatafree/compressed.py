@@ -59,6 +59,10 @@ class Compressed:
     decision: Decision | None = None
     probes: Probes | None = None
 
+    def __repr__(self) -> str:
+        what = "simulated only" if self.built.content is None else f"{len(self.built.content):,} bytes"
+        return f"<Compressed '{self.report.model}', recipe {self.report.recipe}: {what}; print its .report>"
+
     @property
     def tflite(self) -> bytes:
         """The file. Raises ExportError if there is none."""

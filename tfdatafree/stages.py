@@ -18,9 +18,10 @@ import keras
 from tfdatafree.compress import compress
 from tfdatafree.errors import ExportError
 from tfdatafree.files import require_writable_name
+from tfdatafree.recipe.file import find_recipe
 from tfdatafree.recipe.pattern import parse_pattern
 from tfdatafree.recipe.prune import Prune, PruneMethod
-from tfdatafree.recipe.recipe import Recipe, get_recipe
+from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.targets.target import Target
 
 _SPARSITY = 0.5
@@ -70,7 +71,7 @@ def prune(
 
 def quantize(
     model: "keras.Model | str | os.PathLike",
-    recipe: str | Recipe = "int8",
+    recipe: str | os.PathLike | Recipe = "int8",
     *,
     input_range: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     input_shape: tuple[int, ...] | None = None,
@@ -95,7 +96,7 @@ def quantize(
         LoadError, UnsupportedModelError, ExportError: As for `compress`.
         ValueError: An option is wrong, or the recipe leaves the model in float.
     """
-    recipe = get_recipe(recipe)
+    recipe = find_recipe(recipe)
     if recipe.quantize is None:
         raise ValueError(
             f"recipe {recipe.name!r} leaves everything in float; choose one that quantizes, e.g. 'int8', or call compress."
@@ -117,7 +118,7 @@ def quantize(
 def export_tflite(
     model: "keras.Model | str | os.PathLike",
     path: str | os.PathLike,
-    recipe: str | Recipe = "int8",
+    recipe: str | os.PathLike | Recipe = "int8",
     *,
     input_range: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     input_shape: tuple[int, ...] | None = None,
@@ -146,7 +147,7 @@ def export_tflite(
         FileExistsError: `path` exists and `overwrite` is False.
         ValueError: An option is wrong.
     """
-    path, recipe = Path(path), get_recipe(recipe)
+    path, recipe = Path(path), find_recipe(recipe)
     require_writable_name(path)
     if path.suffix != ".tflite":
         raise ValueError(f"path is '{path}'; give a name that ends in .tflite.")

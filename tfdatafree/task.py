@@ -9,7 +9,8 @@ import keras
 from tfdatafree.inputs.input_range import check_input_range
 from tfdatafree.limits import require_bool, require_seed
 from tfdatafree.model.network import GivenRange
-from tfdatafree.recipe.recipe import Recipe, get_recipe
+from tfdatafree.recipe.file import find_recipe
+from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import get_target
 from tfdatafree.targets.target import Target
@@ -51,7 +52,7 @@ class Task:
 
 def make_task(
     model: keras.Model | str | os.PathLike,
-    recipe: str | Recipe,
+    recipe: str | os.PathLike | Recipe,
     *,
     input_range: GivenRange | None,
     input_shape: tuple[int, ...] | None,
@@ -62,7 +63,7 @@ def make_task(
 ) -> Task:
     """Checks everything that can be checked without the model. Raises ValueError if an option is wrong."""
     require_bool("unsafe_load", unsafe_load)
-    profile, user_recipe = get_target(target), get_recipe(recipe)
+    profile, user_recipe = get_target(target), find_recipe(recipe)
     return Task(
         model=model,
         user_recipe=user_recipe,

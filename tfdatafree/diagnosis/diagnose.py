@@ -47,7 +47,7 @@ _MEASURING_SEED = 700_000
 
 def diagnose(
     model: "keras.Model | str | os.PathLike",
-    recipe: str | Recipe = "int8",
+    recipe: str | os.PathLike | Recipe = "int8",
     *,
     input_range: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     input_shape: tuple[int, ...] | None = None,

@@ -14,7 +14,7 @@ from typing import Any
 
 from tfdatafree.errors import LoadError, MissingPackageError
 from tfdatafree.limits import MOST_TEXT, require_plain, require_regular
-from tfdatafree.recipe.recipe import Recipe
+from tfdatafree.recipe.recipe import Recipe, get_recipe
 
 ENDINGS = (".json", ".yaml", ".yml")
 
@@ -22,6 +22,18 @@ ENDINGS = (".json", ".yaml", ".yml")
 def is_recipe_file(text: str) -> bool:
     """Whether `text` is the path of a recipe file and not the name of a preset."""
     return Path(text).suffix.lower() in ENDINGS
+
+
+def find_recipe(recipe: str | os.PathLike | Recipe) -> Recipe:
+    """The preset of that name, the recipe in that file, or the Recipe itself.
+
+    Raises:
+        LoadError, MissingPackageError: As `read_recipe`.
+        ValueError: No preset has this name, or the file names a wrong option.
+    """
+    if isinstance(recipe, os.PathLike) or (isinstance(recipe, str) and is_recipe_file(recipe)):
+        return read_recipe(recipe)
+    return get_recipe(recipe)
 
 
 def recipe_text(recipe: Recipe, path: str | os.PathLike) -> str:
