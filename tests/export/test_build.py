@@ -416,7 +416,7 @@ def written() -> tuple[IntegerModel, Spec]:
         {index: found.ranges[tensor] for tensor, index in float_model.tensor_of.items()},
         names={index: tensor for tensor, index in float_model.tensor_of.items()},
     )
-    result = quantize_file(float_model.content, spec)
+    result = quantize_file(float_model.file, spec)
     verify_content(result, spec)
     return result, spec
 
@@ -478,7 +478,7 @@ def test_a_tensor_without_a_range_is_named():
     float_model = convert(graph, random_inputs(graph, 1))
     names = {index: tensor for tensor, index in float_model.tensor_of.items()}
     with pytest.raises(ExportError, match="tensor 'image' must be quantized, but no range was found"):
-        quantize_file(float_model.content, Spec({}, names=names))
+        quantize_file(float_model.file, Spec({}, names=names))
 
 
 def test_equal_decisions_give_equal_bytes():
@@ -566,7 +566,7 @@ def test_weights_too_large_for_cpu_runtimes_are_refused_before_they_are_run():
 def float_file(name: str):
     found = exported(name)
     model = convert(found.rounded, [array[:1] for array in found.inputs])
-    file = File.parse(model.content)
+    file = model.file
     ranges = {index: found.ranges[tensor] for tensor, index in model.tensor_of.items() if tensor in found.ranges}
     return model, file, Spec(ranges)
 
@@ -590,14 +590,14 @@ def test_tensors_on_the_grid_of_a_known_tensor_are_never_measured(name):
     # And what is not known otherwise is measured: with it nothing is left to find.
     measured = dict.fromkeys(missing, Range(-1, 1))
     assert not tensors_without_grid(file, Spec({**spec.ranges, **measured}))
-    quantize_file(model.content, Spec({**spec.ranges, **measured}))
+    quantize_file(model.file, Spec({**spec.ranges, **measured}))
 
 
 def test_upsampling_is_several_operators_none_of_which_is_measured():
     inputs = keras.Input((8, 3))
     graph = Graph.from_keras(keras.Model(inputs, L.UpSampling1D(2)(inputs)))
     model = convert(graph, [np.ones((1, 8, 3), np.float32)])
-    file = File.parse(model.content)
+    file = model.file
     spec = Spec(dict.fromkeys(model.tensor_of.values(), Range(-1, 1)))
     unknown = {index for operator in file.operators for index in operator.outputs} - spec.ranges.keys()
     assert unknown and not tensors_without_grid(file, spec)
@@ -609,7 +609,7 @@ def test_measured_ranges_are_the_extremes_over_all_inputs(bytes_at_once, monkeyp
     tensors = sorted({index for operator in file.operators[:-2] for index in operator.outputs})
     monkeypatch.setattr(build_module, "_MEASURED_BYTES", bytes_at_once)
     inputs = exported("normalization").inputs
-    found = _measure(model.content, tensors, inputs)
+    found = _measure(model.file, tensors, inputs)
     runner = Runner(model.content, keep_all=True)
     seen = {index: [] for index in tensors}
     for at in range(len(inputs[0])):

@@ -14,7 +14,7 @@ from tfdatafree.inputs.make import make_inputs
 from tfdatafree.numerics.affine import asymmetric_weight_quantizer
 from tfdatafree.quantization.feedback import round_with_feedback
 
-QUICK = Generate(images=4, samples=200)
+QUICK = Generate(images=4, samples=200, effort="fast")
 
 
 def quick(name: str, **options) -> Compressed:

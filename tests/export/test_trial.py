@@ -21,24 +21,24 @@ def integer_file(low: float, high: float) -> bytes:
     function = tf.function(lambda x: tf.where(tf.nn.relu(x) > 0.5, x, 0.0), autograph=False)
     concrete = function.get_concrete_function(tf.TensorSpec((1, 4)))
     content = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
-    return quantize_file(
-        content, Spec(dict.fromkeys(range(len(File.parse(content).tensors)), Range(low, high)))
-    ).content
+    file = File.parse(content)
+    return quantize_file(file, Spec(dict.fromkeys(range(len(file.tensors)), Range(low, high)))).content
 
 
 def test_the_death_of_the_runtime_is_an_error_that_names_the_operator(monkeypatch):
     monkeypatch.setattr(plan, "refusal", lambda *arguments: None)
     with pytest.raises(ExportError, match=r"cannot run GREATER, .* it ends the process \(SIGABRT\)"):
-        trial.require_runnable(integer_file(0, 255))
+        content = integer_file(0, 255)
+        trial.require_runnable(content, File.parse(content))
 
 
 def test_what_the_kernel_does_not_take_stays_in_float_and_runs():
     for high in (1, 255):
-        names = [
-            File.parse(integer_file(0, high)).operator_name(o) for o in File.parse(integer_file(0, high)).operators
-        ]
+        content = integer_file(0, high)
+        file = File.parse(content)
+        names = [file.operator_name(operator) for operator in file.operators]
         assert ("DEQUANTIZE" in names) == (high == 255)
-        trial.require_runnable(integer_file(0, high))
+        trial.require_runnable(content, file)
 
 
 def test_files_of_safe_operators_start_no_process(monkeypatch):

@@ -21,7 +21,6 @@ from tfdatafree.model.operations import (
     operation_of,
     rectifier_of,
 )
-from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS
 
 SHAPE = (4, 4, 3)
@@ -247,7 +246,7 @@ def test_the_converter_writes_the_operators_of_the_table():
         outputs.append(function_of(name)([x, other] if name in JOINED else x))
     graph = Graph.from_keras(keras.Model([image, other, signal, vector], outputs))
     made = convert(graph, drawn(graph))
-    file, producers = File.parse(made.content), graph.producers()
+    file, producers = made.file, graph.producers()
     for name, output in zip(names, graph.outputs, strict=True):
         written = [o for o in file.operators if made.node_of.get(int(o.outputs[0])) == producers[output].name]
         assert OPERATIONS[name].operator in {file.operator_name(operator) for operator in written}, name

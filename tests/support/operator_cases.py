@@ -160,4 +160,4 @@ def quantized(case: Case, bits: int, **options) -> tuple[bytes, IntegerModel]:
         if value is not None and value.size and value.dtype == np.float32:
             ranges[index] = Range(min(value.min(), 0.0), max(value.max(), 0.0))
     edge = "int8" if bits == 8 else "int16"
-    return content, quantize_file(content, Spec(ranges, activation_bits=bits, edge_dtype=edge, **options))
+    return content, quantize_file(File.parse(content), Spec(ranges, activation_bits=bits, edge_dtype=edge, **options))

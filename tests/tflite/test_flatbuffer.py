@@ -6,6 +6,10 @@ from ai_edge_litert import schema_py_generated as schema
 from tiny_models import exported
 
 from tfdatafree import Quantize
+from tfdatafree.export.emit import quantize_file
+from tfdatafree.export.float_model import convert
+from tfdatafree.export.plan import Spec
+from tfdatafree.numerics.range import Range
 from tfdatafree.tflite.flatbuffer import File
 
 OPTIONS = [Quantize(), Quantize(weight_bits=4, int4=True), Quantize(activation_bits=16)]
@@ -38,6 +42,16 @@ def test_zero_points_are_written_once_for_all_tensors_of_as_many_channels():
             tensors += len(values) > 1
     assert all(len(found) == 1 for found in places.values())
     assert tensors > len([values for values in places if len(values) > 1]) > 0
+
+
+def test_editing_a_copy_leaves_the_file_as_it_is():
+    decided = exported("merges")
+    file = convert(decided.rounded, [array[:1] for array in decided.inputs]).file
+    before = file.serialize()
+    spec = Spec(dict.fromkeys(range(len(file.tensors)), Range(-4, 4)), activation_bits=16, edge_dtype="int16")
+    written = quantize_file(file, spec).content  # changes all that a copy holds
+    assert file.serialize() == before == file.copy().serialize()
+    assert quantize_file(file, spec).content == written != before
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -74,8 +74,8 @@ def build_integer_file(decision: Decision, inputs: Sequence[np.ndarray], *, prob
     """
     graph = decision.graph
     float_model = convert(graph, [array[:1] for array in inputs])
-    file = File.parse(float_model.content)
-    spec = _spec(decision, float_model, file, inputs)
+    file = float_model.file
+    spec = _spec(decision, float_model, inputs)
     reasons = exempt(graph, float_model, file, float_model.layer_of)
     probe_inputs = [array[:probes] for array in inputs]
     widened: Mapping[str, Range] = {}
@@ -83,11 +83,11 @@ def build_integer_file(decision: Decision, inputs: Sequence[np.ndarray], *, prob
         widened = _widened(decision, float_model, spec, probe_inputs)
         by_index = {float_model.tensor_of[tensor]: range_ for tensor, range_ in widened.items()}
         spec = dataclasses.replace(spec, ranges={**spec.ranges, **by_index})
-    written = _write(decision, float_model, file, spec, reasons, probe_inputs)
+    written = _write(decision, float_model, spec, reasons, probe_inputs)
     poor = poor_parts(float_model, graph, written.checks, reasons)
     if poor:
         spec = dataclasses.replace(spec, float_rules={**poor, **spec.float_rules})
-        written = _write(decision, float_model, file, spec, reasons, probe_inputs)
+        written = _write(decision, float_model, spec, reasons, probe_inputs)
     return dataclasses.replace(
         written,
         ranges={**decision.ranges, **widened},
@@ -102,9 +102,8 @@ def _widened(
     tensors = [tensor for tensor in decision_tensors(decision.graph) if tensor in decision.ranges]
     if not tensors:
         return {}
-    result = quantize_file(float_model.content, spec)
-    verify_content(result, spec)
-    require_runnable(result.content)
+    result = quantize_file(float_model.file, spec)
+    require_runnable(result.content, verify_content(result, spec))
     grids, index_of = _in_graph(float_model, result)
     reference = decision.reference.up_to([tensor for tensor in tensors if tensor in grids])
     noise = output_noise(result.content, reference, grids, index_of, probes)
@@ -121,16 +120,15 @@ def _in_graph(float_model: FloatModel, result: IntegerModel) -> tuple[dict[str, 
 def _write(
     decision: Decision,
     float_model: FloatModel,
-    file: File,
     spec: Spec,
     exempted: Mapping[str, str],
     probes: Sequence[np.ndarray],
 ) -> Built:
     """Writes the file of `spec`, reads it back and compares it on `probes`. The result lacks its ranges."""
-    result = quantize_file(float_model.content, spec)
+    file, layers_of = float_model.file, float_model.layer_of
+    result = quantize_file(file, spec)
     written = verify_content(result, spec)
-    require_runnable(result.content)
-    layers_of = float_model.layer_of
+    require_runnable(result.content, written)
     graph = _as_written(decision.graph, file, written, result, layers_of)
     node_of = {result.index_of[old]: node for old, node in float_model.node_of.items() if old in result.index_of}
     graph = with_file_constants(graph, written, result.constants, node_of)
@@ -174,10 +172,8 @@ class Storage:
 def measure_storage(decision: Decision, inputs: Sequence[np.ndarray]) -> Storage:
     """Size of the file that `build_integer_file` would write for these arguments. The file is not verified."""
     float_model = convert(decision.graph, [array[:1] for array in inputs])
-    spec = _spec(decision, float_model, File.parse(float_model.content), inputs)
-    unpacked, packed = (
-        quantize_file(float_model.content, dataclasses.replace(spec, int4=int4)) for int4 in (False, True)
-    )
+    spec = _spec(decision, float_model, inputs)
+    unpacked, packed = (quantize_file(float_model.file, dataclasses.replace(spec, int4=int4)) for int4 in (False, True))
     file, weights, packed_layers = File.parse(packed.content), {}, set()
     for old, key in float_model.layer_of.items():
         if old in packed.kernel_of:
@@ -187,9 +183,9 @@ def measure_storage(decision: Decision, inputs: Sequence[np.ndarray]) -> Storage
     return Storage(len(unpacked.content), len(packed.content), weights, frozenset(packed_layers))
 
 
-def _spec(decision: Decision, float_model: FloatModel, file: File, inputs: Sequence[np.ndarray]) -> Spec:
+def _spec(decision: Decision, float_model: FloatModel, inputs: Sequence[np.ndarray]) -> Spec:
     """How to quantize the float file of the graph."""
-    graph, options = decision.graph, decision.options
+    graph, file, options = decision.graph, float_model.file, decision.options
     known = decision.file_ranges or {}
     assert options.edge_dtype is not None, "Quantize sets it where the user does not"
     ranges = {index: known[name] for index in range(len(file.tensors)) if (name := file.name(index)) in known}
@@ -212,7 +208,7 @@ def _spec(decision: Decision, float_model: FloatModel, file: File, inputs: Seque
         input_names=tuple(graph.inputs),
         output_names=tuple(graph.output_names),
     )
-    missing = _measure(float_model.content, tensors_without_grid(file, spec), inputs)
+    missing = _measure(file, tensors_without_grid(file, spec), inputs)
     return dataclasses.replace(spec, ranges=ranges | missing)
 
 
@@ -255,12 +251,12 @@ def _float_rules(placement: Placement, float_model: FloatModel, file: File) -> d
     return reasons
 
 
-def _measure(content: bytes, tensors: Sequence[int], inputs: Sequence[np.ndarray]) -> dict[int, Range]:
+def _measure(file: File, tensors: Sequence[int], inputs: Sequence[np.ndarray]) -> dict[int, Range]:
     """Ranges of tensors inside Keras operations that became several operators, by running the float file."""
     found: dict[int, Range] = {}
-    for part in _parts(content, tensors):
+    for part in _parts(file, tensors):
         # LiteRT's own kernels, as where the file's tensors are compared: the runtime's faster ones round otherwise.
-        runner = Runner(_ending_at(content, part), delegate=False)
+        runner = Runner(_ending_at(file, part), delegate=False)
         for at in range(len(inputs[0])):
             for index, value in zip(part, runner.run([array[at : at + 1] for array in inputs]), strict=True):
                 if value.size == 0 or not np.isfinite(value).all():
@@ -271,11 +267,12 @@ def _measure(content: bytes, tensors: Sequence[int], inputs: Sequence[np.ndarray
     return found
 
 
-def _parts(content: bytes, tensors: Sequence[int]) -> Iterator[list[int]]:
+def _parts(file: File, tensors: Sequence[int]) -> Iterator[list[int]]:
     """`tensors` in their order, as many at a time as are held in `_MEASURED_BYTES`."""
     if not tensors:
         return
-    file, part, held = File.parse(content), [], 0
+    part: list[int] = []
+    held = 0
     for index in tensors:
         size = 4 * math.prod(file.shape(index))
         if part and held + size > _MEASURED_BYTES:
@@ -287,9 +284,9 @@ def _parts(content: bytes, tensors: Sequence[int]) -> Iterator[list[int]]:
         yield part
 
 
-def _ending_at(content: bytes, tensors: Sequence[int]) -> bytes:
+def _ending_at(file: File, tensors: Sequence[int]) -> bytes:
     """The file with these tensors for its outputs, and only the operators that they need."""
-    file = File.parse(content)
+    file = file.copy()
     needed, operators = set(tensors), []
     for operator in reversed(file.operators):
         if needed.intersection(operator.outputs):

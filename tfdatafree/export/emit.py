@@ -44,14 +44,13 @@ class IntegerModel:
     requantized: int
 
 
-def quantize_file(float_content: bytes, spec: Spec) -> IntegerModel:
-    """Integer version of a float file.
+def quantize_file(file: File, spec: Spec) -> IntegerModel:
+    """Integer version of a float file, which is not changed.
 
     Raises:
         ExportError: As for `plan_file`.
     """
-    file = File.parse(float_content)
-    return emit(file, plan_file(file, spec))
+    return emit(file.copy(), plan_file(file, spec))
 
 
 def emit(file: File, plan: Plan) -> IntegerModel:

@@ -41,13 +41,15 @@ class FloatModel:
     """A float TFLite file and where the graph's tensors and layers are in it.
 
     Attributes:
-        content: The file.
+        file: The file, parsed once for all; whoever edits it makes a copy.
+        content: The bytes of the file.
         tensor_of: Graph tensor -> index of the file tensor with the same values. Tensors that the converter fused away
             are absent.
         node_of: File tensor index -> name of the graph node whose operations wrote it.
         layer_of: File tensor index of an operator's weights -> key of the layer whose kernel they are.
     """
 
+    file: File
     content: bytes
     tensor_of: dict[str, int]
     node_of: dict[int, str]
@@ -65,7 +67,8 @@ def convert(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False)
         ExportError: A shape is not static, or TFLite has no operator for a layer.
     """
     if float16:
-        return FloatModel(_convert(graph, {}, float16=True), {}, {}, {})
+        content = _convert(graph, {}, float16=True)
+        return FloatModel(File.parse(content), content, {}, {}, {})
     stand_ins = _stand_ins(graph)
     while True:
         file = File.parse(_convert(graph, stand_ins))
@@ -83,7 +86,8 @@ def convert(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False)
     missing = [tensor for tensor in graph.outputs if tensor not in tensor_of]
     if missing:
         raise ExportError(f"the converted float file computes another '{missing[0]}' than the Keras model.")
-    return FloatModel(content, tensor_of, node_of, layer_of)
+    # Read anew: this shares the bytes of `content`, while `file` holds a copy of every kernel.
+    return FloatModel(File.parse(content), content, tensor_of, node_of, layer_of)
 
 
 def float_file(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False) -> bytes:
@@ -91,7 +95,7 @@ def float_file(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = Fal
 
     Args and raises: as `convert`.
     """
-    file = File.parse(convert(graph, probe, float16=float16).content)
+    file = convert(graph, probe, float16=float16).file.copy()
     file.sign(graph.inputs, graph.output_names)
     return file.serialize()
 

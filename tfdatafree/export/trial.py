@@ -37,9 +37,13 @@ for resolver in (OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES, OpResolverTyp
 """
 
 
-def require_runnable(content: bytes) -> None:
-    """Raises ExportError, naming the operator, if LiteRT cannot run the file; does nothing for operators known to be safe."""
-    file = File.parse(content)
+def require_runnable(content: bytes, file: File) -> None:
+    """Raises ExportError, naming the operator, if LiteRT cannot run a file; does nothing for operators known to be safe.
+
+    Args:
+        content: The bytes of the file.
+        file: The file, as it was read from them.
+    """
     if all(_is_safe(file, operator) for operator in file.operators):
         return
     failure = _failure(content)
@@ -48,7 +52,7 @@ def require_runnable(content: bytes) -> None:
     runs, fails = 0, len(file.operators)  # the first `runs` operators can be run, the first `fails` cannot
     while fails - runs > 1:
         middle = (runs + fails) // 2
-        shorter = _failure(_first_operators(content, middle))
+        shorter = _failure(_first_operators(file, middle))
         runs, fails, failure = (middle, fails, failure) if shorter is None else (runs, middle, shorter)
     operator = file.operators[fails - 1]
     raise ExportError(
@@ -62,9 +66,9 @@ def _is_safe(file: File, operator) -> bool:
     return file.operator_name(operator) in SAFE or all(file.dtype(index) not in ("int8", "int16") for index in tensors)
 
 
-def _first_operators(content: bytes, count: int) -> bytes:
+def _first_operators(file: File, count: int) -> bytes:
     """The file that ends after its first `count` operators."""
-    file = File.parse(content)
+    file = file.copy()
     file.graph.operators = file.operators[:count]
     file.graph.outputs = [index for operator in file.graph.operators for index in operator.outputs]
     file.model.signatureDefs = []

