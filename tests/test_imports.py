@@ -125,8 +125,8 @@ def test_stages_do_not_know_the_result_the_report_or_the_command_line():
 def test_only_one_file_touches_the_private_parts_of_keras():
     private = ("_inbound_nodes", "_nodes_by_depth", "_keras_history", "_inputs_struct", "_outputs_struct")
     readers = {module for module, path in MODULES.items() if any(name in path.read_text() for name in private)}
-    assert "tfdatafree.model.graph" in readers
-    assert readers <= {"tfdatafree.model.graph", "tfdatafree.model.load", "tfdatafree.model.load_keras2"}
+    assert "tfdatafree.model.keras_model" in readers
+    assert readers <= {"tfdatafree.model.keras_model", "tfdatafree.model.load", "tfdatafree.model.load_keras2"}
 
 
 def test_errors_and_recipes_need_no_framework():

@@ -6,7 +6,9 @@ from keras import layers as L
 from tiny_models import MODELS, build, every_model, functional, outputs_of, random_inputs, relative_difference, state
 
 from tfdatafree.errors import UnsupportedModelError
-from tfdatafree.model.graph import Graph, Layer, Node, Ref, new_layer
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.layer import Layer, new_layer
+from tfdatafree.model.node import Node, Ref
 
 # The graph computes in float32 what this model computes in float16.
 TOLERANCE = {"mixed_float16": 2e-3}

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfdatafree.model.graph import Graph, Layer, Node, Ref, weightless
+from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import (
     find_layout,
     input_channels,
@@ -33,6 +33,8 @@ from tfdatafree.model.kernels import (
     scale_outputs,
     with_kernel,
 )
+from tfdatafree.model.layer import Layer, weightless
+from tfdatafree.model.node import Node, Ref
 from tfdatafree.model.operations import operation_of
 from tfdatafree.model.rewrite import Rewrite
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from tfdatafree.canonical.separate import separate
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, scale_and_shift, with_bias
-from tfdatafree.model.graph import Graph, Layer, Node, new_layer, weightless
+from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import (
     find_layout,
     from_output_last,
@@ -31,6 +31,8 @@ from tfdatafree.model.kernels import (
     scale_inputs,
     with_kernel,
 )
+from tfdatafree.model.layer import Layer, new_layer, weightless
+from tfdatafree.model.node import Node
 from tfdatafree.model.rewrite import Rewrite, apply_passes
 
 

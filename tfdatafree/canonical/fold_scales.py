@@ -9,7 +9,9 @@ import keras
 import numpy as np
 
 from tfdatafree.canonical.fold_batchnorm import fold
-from tfdatafree.model.graph import Graph, Layer, TensorSpec, new_layer
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.layer import Layer, new_layer
+from tfdatafree.model.node import TensorSpec
 from tfdatafree.model.rewrite import Rewrite
 
 

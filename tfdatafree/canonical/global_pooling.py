@@ -8,7 +8,8 @@ largest pixel. The output of MEAN has a grid of its own.
 
 import keras
 
-from tfdatafree.model.graph import Graph, weightless
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.layer import weightless
 from tfdatafree.model.rewrite import Rewrite
 
 _GLOBAL = {

@@ -6,7 +6,9 @@ so that every value, float or integer, is unchanged: the maximum over one value 
 
 import keras
 
-from tfdatafree.model.graph import Graph, Node, Ref, weightless
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.layer import weightless
+from tfdatafree.model.node import Node, Ref
 from tfdatafree.model.rewrite import Rewrite
 
 _ALL = slice(None)

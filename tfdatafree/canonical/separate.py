@@ -14,18 +14,10 @@ import dataclasses
 import keras
 import numpy as np
 
-from tfdatafree.model.graph import (
-    Graph,
-    Layer,
-    Node,
-    Ref,
-    TensorSpec,
-    knows_training,
-    new_layer,
-    weightless,
-    without_activation,
-)
+from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import find_layout
+from tfdatafree.model.layer import Layer, knows_training, new_layer, weightless, without_activation
+from tfdatafree.model.node import Node, Ref, TensorSpec
 from tfdatafree.model.operations import operation_of
 from tfdatafree.model.rewrite import Rewrite
 

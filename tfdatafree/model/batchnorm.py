@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 
-from tfdatafree.model.graph import Graph, Layer, Node, new_layer
+from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of
+from tfdatafree.model.layer import Layer, new_layer
+from tfdatafree.model.node import Node
 
 
 def is_batchnorm(layer: Layer) -> bool:

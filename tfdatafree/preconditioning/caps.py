@@ -24,7 +24,9 @@ from scipy import stats
 
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels, output_moments
 from tfdatafree.model.cap_layer import ChannelCap
-from tfdatafree.model.graph import Graph, Node, Ref, weightless
+from tfdatafree.model.graph import Graph
+from tfdatafree.model.layer import weightless
+from tfdatafree.model.node import Node, Ref
 from tfdatafree.model.operations import RELU, cap_of, rectifier_of
 from tfdatafree.recipe.recipe import CAPS
 

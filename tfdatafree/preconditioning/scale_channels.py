@@ -17,7 +17,7 @@ import numpy as np
 
 from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.model.batchnorm import is_batchnorm
-from tfdatafree.model.graph import Graph, Layer, Node, new_layer
+from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import (
     find_layout,
     from_output_last,
@@ -27,6 +27,8 @@ from tfdatafree.model.kernels import (
     scale_inputs,
     with_kernel,
 )
+from tfdatafree.model.layer import Layer, new_layer
+from tfdatafree.model.node import Node
 from tfdatafree.model.operations import operation_of, rectifier_of
 from tfdatafree.model.rewrite import Rewrite, Scales
 from tfdatafree.preconditioning.caps import Caps, apply_scales, find_caps

@@ -9,8 +9,10 @@ import numpy as np
 
 from tfdatafree.model.batchnorm import is_batchnorm, on_channels
 from tfdatafree.model.cap_layer import ChannelCap
-from tfdatafree.model.graph import Graph, Layer, Node, Ref, new_layer, weightless
+from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import find_layout, kernel_of, layout_of
+from tfdatafree.model.layer import Layer, new_layer, weightless
+from tfdatafree.model.node import Node, Ref
 
 # Layers without a kernel that have weights, of which `shrink_layer` knows how to remove channels.
 CUTTABLE = (keras.layers.BatchNormalization, keras.layers.PReLU)
