@@ -1,5 +1,7 @@
 """output_discrepancy and response_discrepancy of models: whatever form they have, the same figure."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -131,3 +133,12 @@ def test_the_argmax_is_told_where_there_are_classes(model, compressed, tmp_path)
         assert compare(a, b, n=2).outputs[0].agreement is not None
     embedding = compare(tmp_path / "embedding.keras", tmp_path / "embedding.keras", n=2)
     assert embedding.outputs[0].agreement is None and "argmax" not in str(embedding)
+
+
+def test_few_inputs_and_many_give_the_same(monkeypatch, model, compressed):
+    (x,) = random_inputs(model, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "predict", None)  # which would trace the model
+        few = output_discrepancy(model, compressed, x)
+    monkeypatch.setattr(sys.modules["tfdatafree.compare"], "_FEW_VALUES", x.size - 1)
+    np.testing.assert_allclose(output_discrepancy(model, compressed, x), few, rtol=1e-5)
