@@ -20,7 +20,7 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.metrics import relative_error
 from tfdatafree.recipe.file import read_recipe
 
-QUICK = Generate(images=4, samples=200)
+QUICK = Generate(images=4, samples=200, effort="fast")
 
 
 def recipe(*rules: Rule, **options) -> Recipe:

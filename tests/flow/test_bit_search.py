@@ -35,7 +35,7 @@ from tfdatafree.tflite.operators import OPERATORS
 
 pytestmark = pytest.mark.slow
 
-QUICK = Generate(images=4, samples=200)
+QUICK = Generate(images=4, samples=200, effort="fast")
 SIZES = (0.65, 0.72, 1.0)
 
 

@@ -217,7 +217,7 @@ def test_constant_channels_go_into_the_biases_where_nothing_is_padded():
 @pytest.mark.slow
 def test_the_file_is_smaller_and_the_report_says_so():
     model = network().to_keras()
-    quick = Generate(images=4, samples=200)
+    quick = Generate(images=4, samples=200, effort="fast")
     dense = compress(model, Recipe(generate=quick), input_range=RANGE, verbose=0)
     options = Prune(sparsity=0.5, method="channel", images=16)
     small = compress(model, Recipe(prune=options, generate=quick), input_range=RANGE, verbose=0)

@@ -77,7 +77,9 @@ def test_a_pattern_decides_its_sparsity():
 def test_the_files_integers_keep_the_pattern(method):
     from tiny_models import build
 
-    recipe = Recipe(prune=Prune(pattern="2:4", method=method, images=8), generate=Generate(images=4, samples=200))
+    recipe = Recipe(
+        prune=Prune(pattern="2:4", method=method, images=8), generate=Generate(images=4, samples=200, effort="fast")
+    )
     result = compress(build("plain"), recipe, input_range=(-1, 1), verbose=0)
     file = File.parse(result.tflite)
     (kernel,) = [

@@ -26,7 +26,7 @@ from tfdatafree.tflite.flatbuffer import File
 
 LAYERS = {name: [name, kind] for name, kind in [("stem", "Conv2D"), ("block_1", "Conv2D"), ("block_10", "DepthwiseConv2D"),
                                                 ("logits", "Dense")]}  # fmt: skip
-QUICK = Generate(images=4, samples=200)
+QUICK = Generate(images=4, samples=200, effort="fast")
 UNIFORM = Prune(sparsity=0.5, method="uniform", images=8)
 
 

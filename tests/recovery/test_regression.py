@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as L
-from tiny_models import QUICK, block, build, each, head, image, outputs_of, random_inputs, randomized, traced_if
+from tiny_models import (
+    QUICK,
+    block,
+    build,
+    discrepancy,
+    each,
+    head,
+    image,
+    outputs_of,
+    random_inputs,
+    randomized,
+    traced_if,
+)
 
 from tfdatafree import (
     Prune,
@@ -82,7 +94,7 @@ def test_a_pruned_model_comes_closer_on_inputs_that_it_did_not_learn_from(name, 
     before = [model.get_weights() for model in (student, teacher)]
     result = regressed(student, teacher, mode=mode)
     other = procedural_images(32, (8, 8, 3), -1, 1, seed=77)
-    assert output_discrepancy(result.model, teacher, other) < 0.75 * output_discrepancy(student, teacher, other)
+    assert discrepancy(result.model, teacher, other) < 0.75 * discrepancy(student, teacher, other)
     assert result.after < result.before and len(result.loss) == STEPS * len(result.steps)
     for key, kernel in kernels(result.model).items():
         np.testing.assert_array_equal(kernel == 0, kernels(student)[key] == 0, err_msg=key)

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from tiny_models import build, fresh, head, image, randomized
+from tiny_models import build, discrepancy, fresh, head, image, randomized
 
-from tfdatafree import feature_regression, fold_batchnorm, output_discrepancy
+from tfdatafree import feature_regression, fold_batchnorm
 from tfdatafree.canonical.separate import separate
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.measuring.patches import draw_patches
@@ -51,7 +51,7 @@ def solved(
 
 
 def far(graph: Graph, teacher: keras.Model) -> float:
-    return output_discrepancy(graph.to_keras(), teacher, OTHER)
+    return discrepancy(graph.to_keras(), teacher, OTHER)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_pruned_models_come_closer_by_their_kernels_too_and_zeros_stay(name, fol
     with monkeypatch.context() as patch:
         patch.setattr(layer_by_layer, "_MOST_GROWTH", 0.0)  # every kernel keeps its weights
         only_means, _ = solved(student, teacher)
-    assert far(only_means, teacher) < 0.9 * output_discrepancy(student, teacher, OTHER)
+    assert far(only_means, teacher) < 0.9 * discrepancy(student, teacher, OTHER)
     assert far(found, teacher) < 0.9 * far(only_means, teacher)
     start = separate(Graph.from_keras(student)).graph
     for key, layer in start.layers.items():
@@ -99,7 +99,7 @@ def test_kernels_stay_on_their_grids_and_are_better_rounded_than_to_nearest():
         grids[name] = Quantizer(scale, 0, 3, channel_axis=kernel.ndim - 1, narrow_range=True)
         latent[name] = kernel
         student.get_layer(name).kernel.assign(grids[name](kernel))
-    off = [output_discrepancy(student, teacher, OTHER)]
+    off = [discrepancy(student, teacher, OTHER)]
     for new_scales in (False, True):
         result, settled = solved(student, teacher, grids=grids, latent=latent, new_scales=new_scales)
         for name in names:
@@ -151,7 +151,7 @@ def test_a_layer_is_solved_for_its_sum_with_the_input_itself():
     y = L.Conv2D(3, 1, name="a")(x := image())
     teacher = randomized(keras.Model(x, head(L.Add(name="add")([x, L.Conv2D(3, 1, name="c")(y)]))))
     result, _ = solved(changed(teacher, pruned), teacher)
-    assert far(result, teacher) < 0.9 * output_discrepancy(changed(teacher, pruned), teacher, OTHER)
+    assert far(result, teacher) < 0.9 * discrepancy(changed(teacher, pruned), teacher, OTHER)
 
 
 def test_patches_times_kernel_are_the_outputs_at_their_places():

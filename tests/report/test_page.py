@@ -32,7 +32,7 @@ from tfdatafree.tflite.sizes import gzip_bytes
 pytest.importorskip("bokeh", reason="the report page is drawn with Bokeh: pip install 'tfdatafree[report]'")
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>\"&<!--"
-QUICK = Recipe(name="quick", generate=Generate(images=4, samples=200))
+QUICK = Recipe(name="quick", generate=Generate(images=4, samples=200, effort="fast"))
 
 
 @functools.cache
