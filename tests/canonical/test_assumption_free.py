@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -48,10 +50,14 @@ def maxima(graph: Graph, writer: str, reader: str) -> tuple[np.ndarray, np.ndarr
     return written.max(axis=1).reshape(-1), read.max(axis=2).reshape(-1)
 
 
+@functools.cache
+def equalized(name: str):
+    return equalize_assumption_free(folded(name))
+
+
 @every_kind
 def test_folded_buffers_give_back_every_layers_output(name):
-    graph = folded(name)
-    free = equalize_assumption_free(graph)
+    graph, free = folded(name), equalized(name)
     inputs = random_inputs(graph)
     wanted, found = (tensors(g, inputs) for g in (graph, fold_buffers(free.graph, free.buffers)))
     assert free.buffers.keys() == {key for key, layer in graph.layers.items() if find_layout(layer)}
@@ -61,14 +67,14 @@ def test_folded_buffers_give_back_every_layers_output(name):
 
 @every_kind
 def test_layers_between_buffers_compute_the_model(name):
-    graph = folded(name)
-    free = equalize_assumption_free(graph)
+    graph, free = folded(name), equalized(name)
     inputs = random_inputs(graph)
+    wanted = graph.predict(inputs)
     explicit = insert_buffers(free.graph, free.buffers)
-    assert relative_difference(explicit.predict(inputs), graph.predict(inputs)) < 2e-5
-    assert relative_difference(outputs_of(explicit.to_keras(), inputs), graph.predict(inputs)) < 2e-5
+    assert relative_difference(explicit.predict(inputs), wanted) < 2e-5
+    assert relative_difference(outputs_of(explicit.to_keras(), inputs), wanted) < 2e-5
     again = remove_buffers(explicit, free.buffers)
-    assert relative_difference(again.predict(inputs), graph.predict(inputs)) < 2e-5
+    assert relative_difference(again.predict(inputs), wanted) < 2e-5
     assert len(again.nodes) == len(graph.nodes) and again.specs.keys() == graph.specs.keys()
 
 

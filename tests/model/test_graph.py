@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -14,15 +16,20 @@ from tfdatafree.model.node import Node, Ref
 TOLERANCE = {"mixed_float16": 2e-3}
 
 
+@functools.cache
+def read_and_written(name: str) -> tuple[tuple, Graph, keras.Model]:
+    """What a tiny model was like before it was read, its graph, and the model written from that."""
+    before = state(build(name))
+    graph = Graph.from_keras(build(name))
+    return before, graph, graph.to_keras()
+
+
 @every_model
 def test_reading_and_writing_keep_the_function_and_do_not_change_the_model(name):
-    model = build(name)
-    before = state(model)
-    inputs = random_inputs(model, 2)
+    model, (before, graph, written) = build(name), read_and_written(name)
+    inputs = random_inputs(graph, 2)
     expected = outputs_of(model, inputs)
     assert min(np.ptp(y) for y in expected) > 1e-3, "a constant output would prove nothing"
-    graph = Graph.from_keras(model)
-    written = graph.to_keras()
     assert relative_difference(graph.predict(inputs), expected) <= TOLERANCE.get(name, 1e-6)
     assert relative_difference(outputs_of(written, inputs), expected) <= TOLERANCE.get(name, 1e-6)
     assert state(model) == before
@@ -30,9 +37,7 @@ def test_reading_and_writing_keep_the_function_and_do_not_change_the_model(name)
 
 @every_model
 def test_names_structures_and_sharing_are_kept(name):
-    model = build(name)
-    graph = Graph.from_keras(model)
-    written = graph.to_keras()
+    model, (_, graph, written) = build(name), read_and_written(name)
     structure = functional(model)._outputs_struct
     expected = sorted(structure) if isinstance(structure, dict) else functional(model).output_names
     assert graph.output_names == expected
