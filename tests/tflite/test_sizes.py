@@ -11,6 +11,7 @@ from tiny_models import build, quick, randomized
 
 from tfdatafree import ExportError
 from tfdatafree.recipe.prune import Prune
+from tfdatafree.runtimes.latency import latencies
 from tfdatafree.targets import vela
 from tfdatafree.targets.vela import compile_for_npu
 from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros, macs
@@ -95,7 +96,7 @@ def test_files_side_by_side():
     rows = sizes.measure(files, rounds=2)
     assert rows[0].bytes == rows[1].bytes == len(files["dense"])
     assert rows[0].latency_ratio == 1 and rows[1].latency_ms > 0
-    assert sizes.latencies(list(files.values()), 3).shape == (3, 2)
+    assert latencies(list(files.values()), 3).shape == (3, 2)
     lines = sizes.table(rows).splitlines()
     assert len(lines) == 4 and all(line.count("|") == lines[0].count("|") for line in lines)
 
