@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from tfdatafree.activity import report_layer
+from tfdatafree.model.addition import adds_tensors, sum_of
 from tfdatafree.model.keras_model import ModelReader, clone
 from tfdatafree.model.layer import Layer, execute
 from tfdatafree.model.node import Node, Ref, TensorSpec, map_refs
@@ -191,8 +192,12 @@ class Graph:
     def call(self, node: Node, live: Mapping[str, Any]) -> tuple:
         """Executes one node on the arrays or tensors in `live`; returns its outputs as a flat tuple."""
         fill = lambda ref: live[ref.tensor]  # noqa: E731
-        args, kwargs = map_refs(node.args, fill), map_refs(node.kwargs, fill)
-        return execute(self.layer_of(node), args, kwargs)
+        layer = self.layer_of(node)
+        if (operands := _summands(layer.operation, node)) is not None:
+            total = sum_of(layer.operation, map_refs(operands, fill))
+            if total is not None:
+                return (total,)
+        return execute(layer, map_refs(node.args, fill), map_refs(node.kwargs, fill))
 
     def walk(
         self,
@@ -278,6 +283,12 @@ class Graph:
         )
 
 
+def _summands(operation: Any, node: Node) -> list | None:
+    """The operands of a sum, if all but the first are tensors of the graph; None for any other node."""
+    if not adds_tensors(operation) or node.kwargs:
+        return None
+    operands = list(node.args[0] if isinstance(node.args[0], list | tuple) else node.args)
+    return operands if len(operands) > 1 and all(isinstance(x, Ref) for x in operands[1:]) else None
 def _widen_inputs(graph: Graph) -> Graph:
     """Gives inputs of integers, truth values and float64 the type float32, in which layers compute with them.
 
