@@ -1,6 +1,7 @@
 import functools
 from concurrent.futures import ThreadPoolExecutor
 
+import keras
 import numpy as np
 import pytest
 from tiny_models import every_kind, folded, separated
@@ -10,6 +11,7 @@ from tfdatafree.measuring.gaussian import gaussian_walk
 from tfdatafree.measuring.tensor_statistics import collect
 from tfdatafree.measuring.walks import image_walk
 from tfdatafree.model.batchnorm import output_moments
+from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import activation_quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.activation_ranges import between, choose_ranges, widest
@@ -85,6 +87,15 @@ def test_six_deviations_around_the_means_of_a_batchnorm():
 def test_six_deviations_stay_within_a_bounded_activation(name, tensor):
     ranges = choose_ranges(*statistics(name, "gaussian"), "k_sigma")
     assert -1 <= ranges[tensor].low and ranges[tensor].high <= 1
+
+
+def test_a_function_without_a_value_at_the_end_of_its_range_keeps_the_range_that_was_seen():
+    inputs = keras.Input((4,))
+    graph = Graph.from_keras(keras.Model(inputs, keras.ops.log(keras.ops.sigmoid(keras.ops.abs(inputs)))))
+    found = collect(image_walk(graph, [np.linspace(-3, 3, 32, dtype="float32").reshape(8, 4)]))
+    output = graph.outputs[0]
+    range_ = choose_ranges(graph, found, "k_sigma")[output]
+    assert np.isclose(range_.low, np.log(0.5), atol=0.05) and range_.high == 0
 
 
 def test_between_two_estimates():

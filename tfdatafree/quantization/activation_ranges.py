@@ -188,7 +188,10 @@ def _k_sigma_ranges(graph: Graph, statistics: Mapping[str, Statistics]) -> dict[
 
 
 def _through(graph: Graph, node, source: Range, fallback: Range) -> Range:
-    """Range of what an elementwise operation makes of the values in `source`; `fallback` if values depend on other channels."""
+    """Range of what an elementwise operation makes of the values in `source`.
+
+    `fallback` if values depend on other channels, or if some are not finite, as the logarithm of 0.
+    """
     channels = graph.specs[node.inputs[0]].shape[-1] or 1
     if graph.specs[node.inputs[0]].shape != graph.specs[node.output].shape:
         return source
@@ -198,6 +201,7 @@ def _through(graph: Graph, node, source: Range, fallback: Range) -> Range:
     rank = len(graph.specs[node.inputs[0]].shape)
     grid = np.broadcast_to(points.reshape(-1, *[1] * (rank - 1)), (len(points), *[1] * (rank - 2), channels))
     try:
-        return min_max(np.asarray(graph.call(node, {node.inputs[0]: grid})[0]))
+        values = np.asarray(graph.call(node, {node.inputs[0]: grid})[0])
     except Exception:  # a reshape, or another operation that does not work on single pixels, keeps the range
         return source
+    return min_max(values) if np.isfinite(values).all() else fallback
