@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 from tfdatafree.export.float_model import FloatModel
 from tfdatafree.export.verify import TensorCheck
-from tfdatafree.model.graph import Graph
+from tfdatafree.model.graph import Graph, Node
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.tflite.flatbuffer import File
-from tfdatafree.tflite.operators import OPERATORS
+from tfdatafree.tflite.operators import OPERATORS, Operator
 
 # An operation that integer operators compute worse than this stays in float.
 _POOR_DB = 12.0
 _SEVERAL = "computed by several integer operators, simulated as one"
+_TWICE = "computed from the inputs of the layer before it, whose own result the file holds, too"
 _THRESHOLD = "chosen by a comparison, which may fall out otherwise within one integer of its threshold"
 
 
@@ -29,9 +31,26 @@ def exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mapping
                 continue
             if index not in matched:
                 reasons[node.output] = _SEVERAL
+            elif (
+                rule is not None
+                and rule.kernel is not None
+                and _is_fused_twice(node, operator, rule, layers_of, float_model)
+            ):
+                reasons[node.output] = _TWICE
             elif rule is not None and rule.kernel is not None and operator.inputs[rule.kernel] not in layers_of:
                 reasons[node.output] = "the converter merged another operation into this layer's weights"
     return _with_unmatched_readers(graph, reasons, float_model.tensor_of)
+
+
+def _is_fused_twice(
+    node: Node, operator: Any, rule: Operator, layers_of: Mapping[int, str], float_model: FloatModel
+) -> bool:
+    """Whether a layer and the node after it are one operator, although the layer has another operator for itself alone.
+
+    The simulation of the node then starts from the layer's rounded result, which its operator never sees.
+    """
+    layer = layers_of.get(operator.inputs[rule.kernel])
+    return layer is not None and layer != node.layer and any(x in float_model.tensor_of for x in node.inputs)
 
 
 def _with_unmatched_readers(graph: Graph, reasons: Mapping[str, str], matched: Container[str]) -> dict[str, str]:
