@@ -538,6 +538,21 @@ def test_a_shared_layer_gets_steps_that_fit_its_bias_at_every_call():
     )
 
 
+def test_a_shared_layer_with_a_dead_output_gets_steps_that_fit_the_bias_of_each_call():
+    x = image()
+    conv = L.Conv2D(3, 1, name="conv")
+    first = conv(x) + np.float32([0.1, 0.2, 0.3])
+    second = conv(L.Activation("sigmoid", name="sigmoid")(x)) + np.float32([3.0, 4.0, 5.0])
+    model = randomized(keras.Model(x, L.Add(name="total")([first, second])))
+    conv.kernel.assign(conv.kernel * np.float32([1, 0, 1]))
+    found = export(model)
+    y, wanted = (
+        Runner(found.built.content).predict([a[:1] for a in found.inputs])[0],
+        found.reference.predict(found.inputs)[0][:1],
+    )
+    assert np.abs(y - wanted).max() < 0.1
+
+
 def test_ranges_of_nothing_but_zeros_are_written():
     x = image()
     y = L.ReLU(name="relu")(L.Rescaling(-1.0, name="negative")(L.ReLU(name="positive")(L.Conv2D(3, 3, name="conv")(x))))

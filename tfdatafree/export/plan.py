@@ -299,7 +299,7 @@ class _Planner:
     def choose_kernels(self) -> dict[int, Constant]:
         """The integers of each weight tensor, with scales so large that the biases fit."""
         kernels: dict[int, Constant] = {}
-        scales = self.smallest_input_scales()
+        scales, biases = self.smallest_input_scales(), self.largest_biases()
         for operator, row in self.weighted():
             index = int(operator.inputs[row.kernel])
             layer = self.name(operator.outputs[0])
@@ -308,9 +308,8 @@ class _Planner:
                 dense = self.file.operator_name(operator) == "FULLY_CONNECTED"
                 per_channel = self.spec.dense_per_channel if dense else self.spec.per_channel
                 kernel = self.nearest_kernel(index, row.kernel_axis if per_channel else None)
-            bias = self.file.bias(operator, row.bias)
-            if bias is not None:
-                kernel, raised = fit_bias(kernel, bias, scales[index])
+            if index in biases:
+                kernel, raised = fit_bias(kernel, biases[index], scales[index])
                 if raised:
                     self.adjusted[layer] = f"{raised} weight scale(s) raised: the bias would overflow 32 bits"
             if index in kernels and not kernels[index].quantizer == kernel.quantizer:
@@ -348,6 +347,15 @@ class _Planner:
                 kernel, scale = int(operator.inputs[row.kernel]), float(source.scale)
                 scales[kernel] = min(scale, scales.get(kernel, scale))
         return scales
+
+    def largest_biases(self) -> dict[int, np.ndarray]:
+        """Weight tensor -> largest bias of each output, over all calls of a shared layer."""
+        biases: dict[int, np.ndarray] = {}
+        for operator, row in self.weighted():
+            bias, kernel = self.file.bias(operator, row.bias), int(operator.inputs[row.kernel])
+            if bias is not None:
+                biases[kernel] = np.maximum(np.abs(bias), biases.get(kernel, 0.0))
+        return biases
 
     def grid_at(self, index: int, bits: int) -> Quantizer:
         own = self.grid(index)
