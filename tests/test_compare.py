@@ -11,7 +11,9 @@ from tiny_models import build, fresh, image, random_inputs, randomized
 import tfdatafree
 from tfdatafree import Quantize, Recipe, generate_images, output_discrepancy, response_discrepancy
 from tfdatafree.compare import compare
+from tfdatafree.errors import LoadError
 from tfdatafree.numerics import metrics
+from tfdatafree.tflite.flatbuffer import File
 
 pytestmark = pytest.mark.slow
 
@@ -142,3 +144,20 @@ def test_few_inputs_and_many_give_the_same(monkeypatch, model, compressed):
         few = output_discrepancy(model, compressed, x)
     monkeypatch.setattr(sys.modules["tfdatafree.compare"], "_FEW_VALUES", x.size - 1)
     np.testing.assert_allclose(output_discrepancy(model, compressed, x), few, rtol=1e-5)
+
+
+def test_a_file_that_ends_the_process_that_runs_it_is_refused(compressed, tmp_path, monkeypatch):
+    file = compressed.save(tmp_path / "file.tflite")
+    compare(file, file, n=1)
+    monkeypatch.setattr("tfdatafree.compare.death_of", lambda *_, **__: "it ends the process (SIGSEGV)")
+    with pytest.raises(LoadError, match=r"file.tflite' cannot be run by LiteRT: it ends the process \(SIGSEGV\)"):
+        compare(file, file, n=1)
+
+
+def test_a_file_whose_constants_are_missing_is_refused_when_it_runs(compressed, tmp_path):
+    file = File.parse(compressed.tflite)
+    kernel = next(o.inputs[1] for o in file.operators if file.operator_name(o) == "CONV_2D")
+    file.tensors[kernel].buffer = 0
+    (tmp_path / "hollow.tflite").write_bytes(file.serialize())
+    with pytest.raises(LoadError, match=r"hollow.tflite' cannot be run: .*lacks data"):
+        compare(tmp_path / "hollow.tflite", tmp_path / "hollow.tflite", n=1)

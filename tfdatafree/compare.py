@@ -14,22 +14,27 @@ import tfdatafree.model.cap_layer  # noqa: F401  (as the next one)
 import tfdatafree.model.quantizer_layer  # noqa: F401  (registers the layer that a simulating .keras file holds)
 from tfdatafree.canonical.separate import separate
 from tfdatafree.compressed import Compressed
-from tfdatafree.errors import LoadError
+from tfdatafree.errors import LoadError, printable
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.input_files import arrays_by_input
 from tfdatafree.inputs.input_range import check_input_range, find_input_range, given_by_input
 from tfdatafree.inputs.procedural import procedural_images
-from tfdatafree.limits import require_inputs_fit, require_seed
+from tfdatafree.limits import memory_limit, require_inputs_fit, require_seed
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.load import load
 from tfdatafree.model.network import InputRange
 from tfdatafree.numerics import metrics
 from tfdatafree.quantization.split_outputs import rejoin
-from tfdatafree.report.contents import read_tflite
+from tfdatafree.report.contents import inspect_file, read_tflite
 from tfdatafree.report.outputs import OutputComparison, OutputForm, compare_outputs, output_forms
 from tfdatafree.tflite.classes import class_outputs
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.runtime import Runner
+from tfdatafree.tflite.trial import death_of
+
+# Seconds that a file from elsewhere may take for its first input.
+_MOST_SECONDS = 60.0
+_MOST_REASON = 300  # letters of what LiteRT says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +294,7 @@ def _open(subject: Any, input_shape: tuple[int, ...] | None, unsafe: bool) -> _S
     if isinstance(subject, bytes):
         return _open_content(subject, "the .tflite", "the .tflite")
     if isinstance(subject, (str, os.PathLike)) and Path(subject).suffix == ".tflite":
-        return _open_content(read_tflite(subject), f"'{subject}'", f"'{Path(subject).name}'")
+        return _open_content(_runnable(subject), f"'{subject}'", f"'{Path(subject).name}'")
     model = load(subject, unsafe=unsafe, input_shape=input_shape)
 
     def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -309,17 +314,30 @@ def _open(subject: Any, input_shape: tuple[int, ...] | None, unsafe: bool) -> _S
     )
 
 
+def _runnable(path: str | os.PathLike) -> bytes:
+    """The content of a file from anybody. Raises LoadError if it is damaged, or if LiteRT dies of it."""
+    inspect_file(path)
+    content = read_tflite(path)
+    death = death_of(content, seconds=_MOST_SECONDS, most_bytes=int(memory_limit()))
+    if death is not None:
+        raise LoadError(f"'{path}' cannot be run by LiteRT: {death}. It is most likely damaged.")
+    return content
+
+
 def _open_content(content: bytes, name: str, short: str) -> _Subject:
     try:
         runner = Runner(content)
     except ValueError as error:
-        raise LoadError(f"{name} cannot be run: {error}") from error
+        raise _unusable(name, error) from error
     for detail in runner.inputs:
         if len(detail["shape"]) == 0 or detail["shape"][0] != 1:
             raise ValueError(f"{name} takes inputs of shape {tuple(detail['shape'])}; batches must be of 1.")
 
     def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
+        try:
+            rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
+        except (RuntimeError, ValueError) as error:  # a kernel that does not take these values, or a damaged file
+            raise _unusable(name, error) from error
         return [np.concatenate(column) for column in zip(*rows, strict=True)]
 
     return _Subject(
@@ -331,6 +349,10 @@ def _open_content(content: bytes, name: str, short: str) -> _Subject:
         grids=tuple(_grid_of(detail, short) for detail in runner.inputs),
         content=content,
     )
+
+
+def _unusable(name: str, error: Exception) -> LoadError:
+    return LoadError(f"{name} cannot be run: {printable(' '.join(str(error).split())[:_MOST_REASON])}")
 
 
 def _grid_of(detail: Mapping[str, Any], file: str) -> InputRange | None:

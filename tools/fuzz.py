@@ -1,4 +1,4 @@
-"""Breaks model files at random and reads them: only the package's own errors may come out, and nothing may be left undone.
+"""Breaks model files at random, and reads or compares them: only the package's own errors may come out.
 
     python tools/fuzz.py --n=1000 --seed=0
 
@@ -9,14 +9,11 @@ another error, or ends the process, are kept in the folder that --keep names. Fi
 import collections
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ import command
 import h5py
 import numpy as np
 from absl import flags
+from own_process import OwnProcess
 
 KINDS = ("keras", "h5", "tflite")
 _SECONDS = 60
@@ -128,6 +126,7 @@ def _places(values: Any):
 
 def reading(path: Path) -> str:
     """How the reading of the file ends: "read", the name of a typed error, or "WRONG ..." for any other."""
+    from tfdatafree.compare import compare
     from tfdatafree.errors import TfdatafreeError
     from tfdatafree.model.graph import Graph
     from tfdatafree.model.load import load
@@ -136,6 +135,8 @@ def reading(path: Path) -> str:
     try:
         if path.suffix == ".tflite":
             str(inspect_file(path))
+            # It looks like a file, so it is run; whatever it cannot do is a ValueError of this package.
+            compare(path, path, n=2, input_range=(-1, 1))
         else:
             Graph.from_keras(load(path))
         return "read"
@@ -143,31 +144,17 @@ def reading(path: Path) -> str:
         text = str(error)
         return type(error).__name__ if len(text) <= 600 and text.isprintable() else f"WRONG message: {text!r}"
     except Exception as error:  # noqa: BLE001  (this is what the tool looks for)
+        if isinstance(error, ValueError) and _is_ours(error):
+            return "ValueError"
         return f"WRONG {type(error).__name__}: {error}"[:300]
 
 
-class _OwnProcess:
-    """Calls functions in a process of its own, which is started again where it dies or does not end."""
-
-    def __init__(self):
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __call__(self, function: Callable[[Path], Any], path: Path) -> Any:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        try:
-            return self._pool.submit(function, path).result(_SECONDS)
-        except BrokenProcessPool:
-            self.close()
-            return "WRONG: the process ended"
-        except TimeoutError:
-            self.close()
-            return f"WRONG: no end within {_SECONDS} s"
-
-    def close(self) -> None:
-        pool, self._pool = self._pool, None
-        for process in [] if pool is None else list(pool._processes.values()):
-            process.kill()
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised the error, as it does for models that do not fit."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("tfdatafree.")
 
 
 def fuzz(
@@ -213,7 +200,7 @@ def main(values: flags.FlagValues) -> int:
     with command.input_errors():
         kinds = command.choose("kinds", values.kinds, KINDS)
     keep = None if values.keep is None else Path(values.keep)
-    own_process = _OwnProcess()
+    own_process = OwnProcess(_SECONDS)
     try:
         found = fuzz(values.n, values.seed, keep, kinds=kinds, call=own_process)
     finally:

@@ -7,6 +7,8 @@ measurement. A process starts with the memory of its parent in its `ru_maxrss`, 
 import concurrent.futures
 import multiprocessing
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 
 def run(function: Callable, *arguments):
@@ -23,3 +25,32 @@ def run_row(function: Callable[..., dict], *arguments) -> dict:
     except Exception as error:  # noqa: BLE001  (whatever fails, the table goes on)
         lines = str(error).strip().splitlines() or ["no message"]
         return {"error": f"{type(error).__name__}: {lines[0]}"}
+
+
+class OwnProcess:
+    """Calls functions, one after another, in a process that is started again where it dies or does not end.
+
+    A call whose process died, or took more than `seconds`, returns a text that begins with "WRONG".
+    """
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+
+    def __call__(self, function: Callable, *arguments) -> Any:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=context)
+        try:
+            return self._pool.submit(function, *arguments).result(self._seconds)
+        except BrokenProcessPool:
+            self.close()
+            return "WRONG: the process ended"
+        except TimeoutError:
+            self.close()
+            return f"WRONG: no end within {self._seconds} s"
+
+    def close(self) -> None:
+        pool, self._pool = self._pool, None
+        for process in [] if pool is None else list(pool._processes.values()):
+            process.kill()

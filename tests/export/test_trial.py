@@ -13,6 +13,7 @@ from tfdatafree.export.emit import quantize_file
 from tfdatafree.export.plan import Spec
 from tfdatafree.numerics.range import Range
 from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.trial import death_of
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +31,14 @@ def test_the_death_of_the_runtime_is_an_error_that_names_the_operator(monkeypatc
     with pytest.raises(ExportError, match=r"cannot run GREATER, .* it ends the process \(SIGABRT\)"):
         content = integer_file(0, 255)
         trial.require_runnable(content, File.parse(content))
+    assert "SIGABRT" in (death_of(integer_file(0, 255), seconds=60, most_bytes=0) or "")
+
+
+def test_a_file_from_elsewhere_may_neither_end_the_process_nor_take_all_its_time_or_memory():
+    content = integer_file(0, 1)
+    assert death_of(content, seconds=60, most_bytes=8 * 10**9) is None
+    assert death_of(content, seconds=0.01, most_bytes=0) == "one input takes more than 0.01 s"
+    assert death_of(b"no file at all", seconds=60, most_bytes=0) is None, "an error is told by whoever runs it next"
 
 
 def test_what_the_kernel_does_not_take_stays_in_float_and_runs():
@@ -42,7 +51,7 @@ def test_what_the_kernel_does_not_take_stays_in_float_and_runs():
 
 
 def test_files_of_safe_operators_start_no_process(monkeypatch):
-    monkeypatch.setattr(trial.subprocess, "run", None)
+    monkeypatch.setattr("tfdatafree.tflite.trial.subprocess.run", None)
     image = keras.Input((4, 4, 3))
     compress(keras.Model(image, L.Conv2D(2, 3, activation="relu")(image)), input_range=(-1, 1), verbose=0)
 

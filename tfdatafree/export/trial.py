@@ -3,38 +3,10 @@
 Most files have none: what their kernels do not take is known beforehand (`tflite/kernel_limits.py`).
 """
 
-import signal
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 from tfdatafree.errors import ExportError
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.kernel_limits import SAFE
-
-# Runs a file with and without XNNPACK on the lowest, the highest and random integers.
-_CHILD = """
-import sys
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-random = np.random.default_rng(0)
-content = open(sys.argv[1], "rb").read()
-for resolver in (OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES, OpResolverType.AUTO):
-    interpreter = Interpreter(model_content=content, experimental_op_resolver_type=resolver, num_threads=1)
-    interpreter.allocate_tensors()
-    for at in range(3):
-        for detail in interpreter.get_input_details():
-            shape, dtype = detail["shape"], detail["dtype"]
-            if np.dtype(dtype).kind in "iu":
-                low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-                value = np.full(shape, (low, high)[at]) if at < 2 else random.integers(low, high, shape, endpoint=True)
-            else:
-                value = np.full(shape, at) if at < 2 else random.uniform(-1, 1, shape)
-            interpreter.set_tensor(detail["index"], np.asarray(value, dtype))
-        interpreter.invoke()
-"""
+from tfdatafree.tflite.trial import failure_of
 
 
 def require_runnable(content: bytes, file: File) -> None:
@@ -46,13 +18,13 @@ def require_runnable(content: bytes, file: File) -> None:
     """
     if all(_is_safe(file, operator) for operator in file.operators):
         return
-    failure = _failure(content)
+    failure = failure_of(content)
     if failure is None:
         return
     runs, fails = 0, len(file.operators)  # the first `runs` operators can be run, the first `fails` cannot
     while fails - runs > 1:
         middle = (runs + fails) // 2
-        shorter = _failure(_first_operators(file, middle))
+        shorter = failure_of(_first_operators(file, middle))
         runs, fails, failure = (middle, fails, failure) if shorter is None else (runs, middle, shorter)
     operator = file.operators[fails - 1]
     raise ExportError(
@@ -73,22 +45,3 @@ def _first_operators(file: File, count: int) -> bytes:
     file.graph.outputs = [index for operator in file.graph.operators for index in operator.outputs]
     file.model.signatureDefs = []
     return file.serialize()
-
-
-def _failure(content: bytes) -> str | None:
-    """What happens to a process that runs the file; None: nothing."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trial.tflite"
-        path.write_bytes(content)
-        try:
-            # -P: no module of the user's current folder is imported.
-            child = subprocess.run(
-                [sys.executable, "-P", "-c", _CHILD, str(path)], capture_output=True, text=True, errors="replace"
-            )
-        except OSError:  # no process can be started here
-            return None
-    if child.returncode == 0:
-        return None
-    if child.returncode < 0:
-        return f"it ends the process ({signal.Signals(-child.returncode).name})"
-    return (child.stderr.strip().splitlines() or ["no reason is given"])[-1][:200]
