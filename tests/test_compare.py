@@ -161,3 +161,10 @@ def test_a_file_whose_constants_are_missing_is_refused_when_it_runs(compressed, 
     (tmp_path / "hollow.tflite").write_bytes(file.serialize())
     with pytest.raises(LoadError, match=r"hollow.tflite' cannot be run: .*lacks data"):
         compare(tmp_path / "hollow.tflite", tmp_path / "hollow.tflite", n=1)
+
+
+def test_inputs_that_are_not_finite_are_refused(model):
+    x = random_inputs(model, 2)[0]
+    x[0, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        output_discrepancy(model, model, x)

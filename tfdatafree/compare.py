@@ -235,6 +235,8 @@ def _fitted(name: str, values: np.ndarray, shape: tuple[int, ...], dtype: str, n
         raise ValueError(f"'{name}' in {source} has shape {values.shape}; give (n, {', '.join(map(str, shape))}).")
     if values.dtype.kind not in "fiub":
         raise ValueError(f"'{name}' in {source} holds {values.dtype}; give numbers.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"'{name}' in {source} has values that are NaN or infinite; give finite ones.")
     return values.astype(dtype)
 
 

@@ -1,6 +1,7 @@
 """Makes the report of a compression from the results of its steps."""
 
 import dataclasses
+import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,13 +95,16 @@ def make_report(
     )
 
 
+# Variables that set how many threads sum.
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+
+
 def _environment() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = [
-        f"{name}={os.environ[name]}" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if name in os.environ
-    ]
+    threads = [f"{name}={os.environ[name]}" for name in _THREADS if name in os.environ]
     packages = {"TensorFlow": tf, "Keras": keras, "NumPy": np, "SciPy": scipy}
     versions = [f"{name} {package.__version__}" for name, package in packages.items()]
+    versions.append(f"LiteRT {importlib.metadata.version('ai-edge-litert')}")
     return ", ".join([f"tfdatafree {__version__}", *versions, f"{cores} cores", *threads])
 
 

@@ -10,8 +10,8 @@ from tfdatafree.numerics.affine import Quantizer
 _COMPARISONS = ("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
 # Operators that are left in float although there is an integer kernel -> why.
 UNUSABLE = {"DIV": "TFLite's integer DIV refuses to run where the divisor rounds to 0"}
-# Operators of sums -> activation bits -> by which power of two the larger input's steps may exceed half of the output's. These are
-# the bits by which a kernel shifts its inputs to the left. ADD of 8 bits narrows sums to 16 bits before it cuts them off.
+# Operators of sums -> activation bits -> bits by which twice the larger input's steps may exceed the output's. By as many bits
+# kernels shift their inputs to the left; but ADD of 8 bits narrows sums to 16 bits before it cuts them off.
 _SUMS = {"ADD": {8: 7, 16: 15}, "SUB": {8: 20, 16: 15}, "SQUARED_DIFFERENCE": {8: 14}}
 # Bits of the integers that MUL multiplies. Its kernel takes ratios of products to outputs below 1 only, and does not say so.
 _PRODUCTS = (8, 16)
