@@ -71,5 +71,5 @@ def test_bad_input_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="rounds is 0"):
         tfdatafree.bench(["x.tflite"], rounds=0)
     (tmp_path / "damaged.tflite").write_bytes(b"\x20\0\0\0TFL3 and no more")
-    with pytest.raises(tfdatafree.LoadError, match=r"damaged.tflite' cannot be run"):
+    with pytest.raises(tfdatafree.LoadError, match=r"damaged.tflite.*damaged"):
         tfdatafree.bench([tmp_path / "damaged.tflite"])

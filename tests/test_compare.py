@@ -149,7 +149,7 @@ def test_few_inputs_and_many_give_the_same(monkeypatch, model, compressed):
 def test_a_file_that_ends_the_process_that_runs_it_is_refused(compressed, tmp_path, monkeypatch):
     file = compressed.save(tmp_path / "file.tflite")
     compare(file, file, n=1)
-    monkeypatch.setattr("tfdatafree.compare.death_of", lambda *_, **__: "it ends the process (SIGSEGV)")
+    monkeypatch.setattr("tfdatafree.report.contents.death_of", lambda *_, **__: "it ends the process (SIGSEGV)")
     with pytest.raises(LoadError, match=r"file.tflite' cannot be run by LiteRT: it ends the process \(SIGSEGV\)"):
         compare(file, file, n=1)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfdatafree.errors import LoadError
 from tfdatafree.recipe.check import require_whole
-from tfdatafree.report.contents import read_tflite
+from tfdatafree.report.contents import read_runnable
 from tfdatafree.runtimes.latency import OperatorTime, latencies, operator_times
 from tfdatafree.runtimes.phone import phone_latency
 from tfdatafree.runtimes.runtime import one_line
@@ -92,7 +92,7 @@ def bench(
     if not files:
         raise ValueError("files is empty; give the path of at least one .tflite file.")
     names = [str(Path(file)) for file in files]
-    contents = [read_tflite(file) for file in files]
+    contents = [read_runnable(file) for file in files]
     if phone:
         seconds = np.array([[phone_latency(content, runs=rounds, threads=threads) for content in contents]])
     else:

@@ -19,21 +19,18 @@ from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.input_files import arrays_by_input
 from tfdatafree.inputs.input_range import check_input_range, find_input_range, given_by_input
 from tfdatafree.inputs.procedural import procedural_images
-from tfdatafree.limits import memory_limit, require_inputs_fit, require_seed
+from tfdatafree.limits import require_inputs_fit, require_seed
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.load import load
 from tfdatafree.model.network import InputRange
 from tfdatafree.numerics import metrics
 from tfdatafree.quantization.split_outputs import rejoin
-from tfdatafree.report.contents import inspect_file, read_tflite
+from tfdatafree.report.contents import read_runnable
 from tfdatafree.report.outputs import OutputComparison, OutputForm, compare_outputs, output_forms
 from tfdatafree.tflite.classes import class_outputs
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.runtime import Runner
-from tfdatafree.tflite.trial import death_of
 
-# Seconds that a file from elsewhere may take for its first input.
-_MOST_SECONDS = 60.0
 _MOST_REASON = 300  # letters of what LiteRT says
 
 
@@ -296,7 +293,7 @@ def _open(subject: Any, input_shape: tuple[int, ...] | None, unsafe: bool) -> _S
     if isinstance(subject, bytes):
         return _open_content(subject, "the .tflite", "the .tflite")
     if isinstance(subject, (str, os.PathLike)) and Path(subject).suffix == ".tflite":
-        return _open_content(_runnable(subject), f"'{subject}'", f"'{Path(subject).name}'")
+        return _open_content(read_runnable(subject), f"'{subject}'", f"'{Path(subject).name}'")
     model = load(subject, unsafe=unsafe, input_shape=input_shape)
 
     def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -314,16 +311,6 @@ def _open(subject: Any, input_shape: tuple[int, ...] | None, unsafe: bool) -> _S
         grids=(None,) * len(model.inputs),
         model=model,
     )
-
-
-def _runnable(path: str | os.PathLike) -> bytes:
-    """The content of a file from anybody. Raises LoadError if it is damaged, or if LiteRT dies of it."""
-    inspect_file(path)
-    content = read_tflite(path)
-    death = death_of(content, seconds=_MOST_SECONDS, most_bytes=int(memory_limit()))
-    if death is not None:
-        raise LoadError(f"'{path}' cannot be run by LiteRT: {death}. It is most likely damaged.")
-    return content
 
 
 def _open_content(content: bytes, name: str, short: str) -> _Subject:

@@ -17,7 +17,7 @@ from tfdatafree.limits import require_inputs_fit, require_seed
 from tfdatafree.model.load import load
 from tfdatafree.numerics.metrics import sqnr_db
 from tfdatafree.recipe.check import require_whole
-from tfdatafree.report.contents import read_tflite
+from tfdatafree.report.contents import read_runnable
 from tfdatafree.runtimes.registry import BASELINE, RUNTIMES, get_runtime
 from tfdatafree.runtimes.runtime import Runtime, RuntimeFailure, one_line
 from tfdatafree.tflite.flatbuffer import File
@@ -138,7 +138,7 @@ def verify(
     chosen = [get_runtime(name) for name in RUNTIMES if runtimes is None] + [
         get_runtime(name) for name in runtimes or ()
     ]
-    content = bytes(file) if isinstance(file, (bytes, bytearray)) else read_tflite(file)
+    content = bytes(file) if isinstance(file, (bytes, bytearray)) else read_runnable(file)
     name = "the file" if isinstance(file, (bytes, bytearray)) else str(file)
     try:
         runner = Runner(content, keep_all=True)

@@ -289,6 +289,8 @@ def _summands(operation: Any, node: Node) -> list | None:
         return None
     operands = list(node.args[0] if isinstance(node.args[0], list | tuple) else node.args)
     return operands if len(operands) > 1 and all(isinstance(x, Ref) for x in operands[1:]) else None
+
+
 def _widen_inputs(graph: Graph) -> Graph:
     """Gives inputs of integers, truth values and float64 the type float32, in which layers compute with them.
 

@@ -10,13 +10,16 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfdatafree.errors import ExportError, LoadError
-from tfdatafree.limits import require_regular
+from tfdatafree.limits import memory_limit, require_regular
 from tfdatafree.targets.check import check_target
 from tfdatafree.targets.registry import get_target
 from tfdatafree.targets.target import Target, TargetCheck
 from tfdatafree.targets.vela import HOW_TO_GET_VELA, NpuSizes, ask_vela, vela_is_installed
 from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.trial import death_of
 
+# Seconds that a file from elsewhere may take for its first input.
+_MOST_SECONDS = 60.0
 _MOST_BYTES = 2**31  # offsets in flatbuffers are signed numbers of 32 bits
 _TYPE_NAMES = {code: name.lower() for name, code in vars(schema.TensorType).items() if name.isupper()}
 # Limits of the integers of activations and kernels. Biases (int32, int64) are never near their limits, so they are not here.
@@ -124,6 +127,20 @@ def read_tflite(path: str | os.PathLike) -> bytes:
         raise LoadError(f"'{path}' is empty.")
     if content[4:8] != b"TFL3":
         raise LoadError(f"'{path}' is not a TFLite file: it does not have the identifier 'TFL3'.")
+    return content
+
+
+def read_runnable(path: str | os.PathLike) -> bytes:
+    """Content of a TFLite file from anybody that LiteRT can run. A process of its own tries it first.
+
+    Raises:
+        LoadError: The file is missing or damaged, or LiteRT dies of it.
+    """
+    inspect_file(path)
+    content = read_tflite(path)
+    death = death_of(content, seconds=_MOST_SECONDS, most_bytes=int(memory_limit()))
+    if death is not None:
+        raise LoadError(f"'{path}' cannot be run by LiteRT: {death}. It is most likely damaged.")
     return content
 
 
