@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as L
 from tiny_models import random_inputs, randomized, relative_difference
 
@@ -8,6 +9,7 @@ from tfdatafree.canonical.fold_scales import fold_scales
 from tfdatafree.canonical.split_normalization import split_normalization
 from tfdatafree.export.float_model import convert
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.own_moments import own_moments
 from tfdatafree.tflite.flatbuffer import File
 
 
@@ -57,3 +59,45 @@ def test_each_call_of_a_shared_layer_is_split():
     split = split_normalization(graph).graph
     assert relative_difference(split.predict(inputs), graph.predict(inputs)) < 1e-5
     assert len(split.nodes) == 2 * 8 + 2
+
+
+STANDARDIZE = {"function": tf.image.per_image_standardization, "output_shape": (6, 6, 6)}
+LAYERS = [
+    (L.GroupNormalization, {"groups": 3}),
+    (L.GroupNormalization, {"groups": -1, "center": False}),
+    (L.GroupNormalization, {"groups": 1, "scale": False}),
+    (L.RMSNormalization, {}),
+    (L.RMSNormalization, {"axis": (2, 3)}),
+    (L.UnitNormalization, {}),
+    (L.UnitNormalization, {"axis": (1, 2)}),
+    (L.Lambda, STANDARDIZE),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), LAYERS)
+def test_other_normalizations_keep_their_function(kind, options):
+    image = keras.Input((6, 6, 6), name="image")
+    graph = Graph.from_keras(randomized(keras.Model(image, L.Conv2D(2, 1)(kind(name="norm", **options)(image)))))
+    far_from_zero = [np.random.default_rng(0).normal(40, 3, (2, 6, 6, 6)).astype("float32")]
+    split = split_normalization(graph).graph
+    assert relative_difference(split.predict(far_from_zero), graph.predict(far_from_zero)) < 1e-4
+    assert not any(layer.class_name == kind.__name__ for layer in split.layers.values())
+    assert own_moments(split), "the parts are recognized"
+
+
+def test_an_image_of_one_colour_gives_zeros_and_no_nan():
+    image = keras.Input((4, 4, 2), name="image")
+    for kind, options in (
+        (L.GroupNormalization, {"groups": 2}),
+        (L.Lambda, {**STANDARDIZE, "output_shape": (4, 4, 2)}),
+    ):
+        graph = Graph.from_keras(keras.Model(image, kind(**options)(image)))
+        found = split_normalization(graph).graph.predict([np.full((1, 4, 4, 2), 7.0, "float32")])[0]
+        np.testing.assert_allclose(found, 0, atol=1e-4)
+
+
+def test_a_sequence_is_normalized_in_groups():
+    x = keras.Input((9, 4), name="x")
+    graph = Graph.from_keras(randomized(keras.Model(x, L.GroupNormalization(2)(x))))
+    inputs = random_inputs(graph)
+    assert relative_difference(split_normalization(graph).graph.predict(inputs), graph.predict(inputs)) < 1e-5

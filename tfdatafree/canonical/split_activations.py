@@ -6,6 +6,7 @@
     softplus(x)     =  relu(x) - log(sigmoid(|x|))
     log_sigmoid(x)  =  min(x, 0) + log(sigmoid(|x|))
     mish(x)         =  x tanh(softplus(x))
+    square(x)       =  x x
 
 The converter would compute exp(x) of positive x instead, whose largest values leave no integers for all others. Here exponentials
 are of negative x only, so that no part has a wider range than the input or the output.
@@ -22,7 +23,14 @@ from tfdatafree.model.rewrite import Rewrite
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 _FUNCTIONS = ("selu", "celu", "softplus", "log_sigmoid", "mish")
-_OPERATIONS = {"Selu": "selu", "Celu": "celu", "Softplus": "softplus", "LogSigmoid": "log_sigmoid", "Mish": "mish"}
+_OPERATIONS = {
+    "Selu": "selu",
+    "Celu": "celu",
+    "Softplus": "softplus",
+    "LogSigmoid": "log_sigmoid",
+    "Mish": "mish",
+    "Square": "square",
+}
 
 
 def split_activations(graph: Graph) -> Rewrite:
@@ -60,6 +68,8 @@ def _elementary(name: str, alpha: float, x: Any) -> Any:
     if name == "selu":
         negative = scaled(_SELU_SCALE * _SELU_ALPHA, elu(ops.minimum(x, 0.0)))
         return add([scaled(_SELU_SCALE, ops.relu(x)), negative])
+    if name == "square":
+        return keras.layers.Multiply(dtype=x.dtype)([x, x])
     log = ops.log(keras.layers.Activation("sigmoid", dtype=x.dtype)(ops.absolute(x)))
     if name == "log_sigmoid":
         return add([ops.minimum(x, 0.0), log])

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from tfdatafree.export.constants import Constant, integer_bias
+from tfdatafree.export.inverse_roots import finer_grid
 from tfdatafree.export.plan import Plan, Spec, float_operands, operand_grid, plan_file, tensor_name
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer
 from tfdatafree.tflite.flatbuffer import FLOAT32, File
-from tfdatafree.tflite.operators import Operator
+from tfdatafree.tflite.operators import OPERATORS, Operator
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,22 @@ class _Emitter:
         operator.opcodeIndex = self.file.operator_code(name, version)
         if bits == 16 and hasattr(operator.builtinOptions, "potScaleInt16"):
             operator.builtinOptions.potScaleInt16 = False
+        if bits == 16 and name == "RSQRT":
+            self.use_two_tables(operator)
+
+    def use_two_tables(self, operator) -> None:
+        """Makes a 16-bit RSQRT the smaller of two, as `inverse_roots.py` says."""
+        source, target = int(operator.inputs[0]), int(operator.outputs[0])
+        grid, fine = self.file.known_quantizer(target), self.file.add_tensor(f"{self.name(source)}_fine", source)
+        self.file.set_quantized(fine, finer_grid(self.file.known_quantizer(source)), "int16")
+        self.append("QUANTIZE", source, fine, 2)
+        roots = []
+        for x in (source, fine):
+            roots.append(self.file.add_tensor(f"{self.name(target)}_{len(roots)}", target))
+            self.file.set_quantized(roots[-1], grid, "int16")
+            self.append("RSQRT", x, roots[-1], OPERATORS["RSQRT"].versions[16])
+        operator.opcodeIndex = self.file.operator_code("MINIMUM", OPERATORS["MINIMUM"].versions[16])
+        operator.inputs = roots
 
     def written_grid(self, index: int, row: Operator, bits: int) -> Quantizer:
         """Grid on which an operator with `bits` bits writes: the tensor's own, or a finer one for the same range."""

@@ -20,6 +20,7 @@ from tfdatafree.errors import ExportError
 from tfdatafree.export.constants import Constant, fit_bias
 from tfdatafree.export.division import kept_for_division
 from tfdatafree.export.grids import choose_grids
+from tfdatafree.export.inverse_roots import within_reach
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer, weight_quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.tflite.flatbuffer import DESCRIPTION, FLOAT32, File
@@ -189,9 +190,15 @@ class _Planner:
         )
 
     def choose_grids(self, tensor_bits: Mapping[int, int]) -> dict[int, Quantizer]:
-        return choose_grids(
-            self.file, self.rows, self.operands, set(self.float_tensors), self.spec.ranges, self.bits, tensor_bits
-        )
+        def choose(ranges: Mapping[int, Range]) -> dict[int, Quantizer]:
+            return choose_grids(
+                self.file, self.rows, self.operands, set(self.float_tensors), ranges, self.bits, tensor_bits
+            )
+
+        ranges = self.spec.ranges
+        grids = choose(ranges)
+        reachable = within_reach(self.file, self.rows, ranges, grids)
+        return grids if reachable == ranges else choose(reachable)
 
     def row(self, operator) -> Operator | None:
         """The operator's row, or None if it stays in float. The reason is recorded if it has float inputs or outputs."""

@@ -5,6 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from tfdatafree.export.float_model import FloatModel
+from tfdatafree.export.inverse_roots import table_error
 from tfdatafree.export.verify import TensorCheck
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.numerics.affine import Quantizer
@@ -99,8 +100,12 @@ def table_lsb(float_model: FloatModel, file: File, grids: Mapping[str, Quantizer
         rule = OPERATORS.get(name)
         tables = {} if rule is None else rule.table_lsb
         for index in operator.outputs:
-            if index in names and (lsb := tables.get(grids[names[index]].bits)) is not None:
-                bounds[names[index]] = lsb
+            if index not in names or (lsb := tables.get(grids[names[index]].bits)) is None:
+                continue
+            source = grids.get(names.get(int(operator.inputs[0]), ""))
+            if name == "RSQRT" and source is not None and source.bits == 16:
+                lsb = table_error(source, grids[names[index]])
+            bounds[names[index]] = lsb
         if name == "RESIZE_BILINEAR" and operator.outputs[0] in names:
             before, after = (file.shape(index)[1:3] for index in (operator.inputs[0], operator.outputs[0]))
             resized = names[operator.outputs[0]]

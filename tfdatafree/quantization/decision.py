@@ -54,7 +54,7 @@ class Decision:
     @functools.cached_property
     def placement(self) -> Placement:
         """Which tensors of the graph are rounded, and which share a grid."""
-        return Placement(self.graph, self.rules)
+        return Placement(self.graph, self.rules, self.target.wide_moments)
 
     def with_weights(self, graph: Graph, grids: Mapping[str, Quantizer | None]) -> "Decision":
         """The same decision for other weights.

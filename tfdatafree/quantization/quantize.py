@@ -65,7 +65,7 @@ def quantize(
     # Headroom is measured by the noise of decision tensors, in which clipped values do not belong.
     ranges = within(ranges, {tensor: ends for tensor, ends in limits.items() if tensor not in decisions})
     if options.activation_correction:
-        grids = Placement(graph, rules).grids(ranges, options.activation_bits)
+        grids = Placement(graph, rules, target.wide_moments).grids(ranges, options.activation_bits)
         shifts = measure_shifts(normalized_walk(network.unfolded, inputs), grids)
         graph, uncorrected = correct_activation_shifts(graph, shifts)
         reasons |= {key: f"activation shift not corrected: {reason}" for key, reason in uncorrected.items()}

@@ -12,7 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfdatafree.errors import ExportError
-from tfdatafree.targets.target import Limit, Target, TargetCheck
+from tfdatafree.targets.target import Target, TargetCheck
 from tfdatafree.tflite.flatbuffer import File
 
 _ACTIVATIONS = {code: name for name, code in vars(schema.ActivationFunctionType).items() if name.isupper()}
@@ -118,17 +118,11 @@ def _refusals(file: File, operator, target: Target) -> Iterator[str]:
         if limit.fact not in facts or any(facts.get(fact) != wanted for fact, wanted in limit.where.items()):
             continue
         value = facts[limit.fact]
-        if not _holds(limit, value):
+        if not limit.allows(value):
             listed = ", ".join(map(str, limit.one_of))
             said = ", ".join(v for v in value if v not in limit.one_of) if isinstance(value, tuple) else value
             text = limit.reason.format(value=said, high=limit.high, one_of=listed)
             yield "; ".join(filter(None, (f"{text} ({limit.source})", limit.mend)))
-
-
-def _holds(limit: Limit, value: Any) -> bool:
-    if limit.one_of:
-        return all(v in limit.one_of for v in value) if isinstance(value, tuple) else value in limit.one_of
-    return (limit.low is None or value >= limit.low) and (limit.high is None or value <= limit.high)
 
 
 def operator_facts(file: File, operator) -> dict[str, Any]:

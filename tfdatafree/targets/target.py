@@ -54,6 +54,12 @@ class Limit:
     mend: str = ""
     source: Source
 
+    def allows(self, value: Any) -> bool:
+        """Whether the fact may have this value; for a tuple, whether it may have each of them."""
+        if self.one_of:
+            return all(v in self.one_of for v in value) if isinstance(value, tuple) else value in self.one_of
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -98,6 +104,24 @@ class Target:
     accelerator: str | None = None
     macs: tuple[int, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
+
+    @property
+    def wide_moments(self) -> bool:
+        """Whether it normalizes values by their own moments in 16 bits (`model/own_moments.py`)."""
+        facts: dict[str, Any] = {"types": ("int16",), "input_type": "int16"}
+        return (
+            16 in self.activation_bits
+            and (self.operators is None or _ROOTS <= self.operators)
+            and all(
+                limit.allows(facts[limit.fact])
+                for limit in self.limits
+                if limit.fact in facts and not limit.where and (not limit.operators or _ROOTS & {*limit.operators})
+            )
+        )
+
+
+# Operators that compute the inverse root of a variance in 16 bits (export/inverse_roots.py).
+_ROOTS = frozenset(("RSQRT", "MINIMUM", "QUANTIZE"))
 
 
 @dataclass(frozen=True, kw_only=True)

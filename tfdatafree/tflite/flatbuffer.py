@@ -159,6 +159,13 @@ class File:
             return Quantizer(float(scale[0]), int(zero_point[0]), bits, signed=signed)
         return Quantizer(scale, zero_point, bits, int(quantization.quantizedDimension), signed=signed)
 
+    def known_quantizer(self, index: int) -> Quantizer:
+        """The grid of a tensor that is known to have one. Raises ValueError if it has none."""
+        quantizer = self.quantizer(index)
+        if quantizer is None:
+            raise ValueError(f"tensor '{self.name(index)}' has no grid.")
+        return quantizer
+
     def set_quantized(self, index: int, quantizer: Quantizer, dtype: str) -> None:
         """Declares tensor `index` to hold integers of type `dtype` on the grid of `quantizer`."""
         tensor = self.tensors[index]
