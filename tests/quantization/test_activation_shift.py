@@ -5,7 +5,7 @@ from keras import layers as L
 from tiny_models import export, exported, image, randomized
 
 from tfdatafree.export.simulate import insert_quantizers
-from tfdatafree.model.kernels import find_layout
+from tfdatafree.model.kernels import find_layout, kernel_of, mean_response
 from tfdatafree.numerics.affine import activation_quantizer
 from tfdatafree.quantization.activation_shift import correct_activation_shifts, measure_shifts
 from tfdatafree.quantization.placement import Placement
@@ -48,10 +48,23 @@ def test_means_are_restored_where_every_pixel_counts_alike(name):
     assert corrected is not reference and mean(reference, True).tolist() == plain.tolist()
 
 
-def test_a_shared_layer_is_left_alone_and_says_so():
-    made = exported("shared_layer")
-    shifts = {tensor: np.ones(spec.shape[-1]) for tensor, spec in made.reference.specs.items()}
-    corrected, kept = correct_activation_shifts(made.reference, shifts)
-    assert set(kept.values()) == {"it is shared by several calls, whose inputs differ"}
-    for key in kept:
-        assert corrected.layers[key] is made.reference.layers[key]
+def test_a_shared_layer_is_corrected_for_the_mean_shift_of_its_calls():
+    graph = exported("shared_layer").reference
+    calls = [node for node in graph.nodes if graph.calls()[node.layer] > 1 and find_layout(graph.layer_of(node))]
+    shifts = {tensor: np.full(spec.shape[-1], at) for at, (tensor, spec) in enumerate(graph.specs.items())}
+    corrected, kept = correct_activation_shifts(graph, shifts)
+    seen = np.mean([shifts[node.inputs[0]] for node in calls], axis=0)
+    layer = graph.layer_of(calls[0])
+    change = corrected.layer_of(calls[0]).weight("bias") - layer.weight("bias")
+    assert not kept
+    np.testing.assert_allclose(change, -mean_response(layer, kernel_of(layer), seen), rtol=1e-4)
+
+
+def test_a_shared_layer_with_a_call_of_unknown_shift_is_left_alone_and_says_so():
+    graph = exported("shared_layer").reference
+    first = next(node for node in graph.nodes if graph.calls()[node.layer] > 1 and find_layout(graph.layer_of(node)))
+    corrected, kept = correct_activation_shifts(
+        graph, {first.inputs[0]: np.ones(graph.specs[first.inputs[0]].shape[-1])}
+    )
+    assert kept == {first.layer: "the shift of the input of one of its calls is not known"}
+    assert corrected.layers[first.layer] is graph.layers[first.layer]

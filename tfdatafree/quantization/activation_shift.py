@@ -16,6 +16,7 @@ from tfdatafree.model.batchnorm import with_bias
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import find_layout, kernel_of, mean_response
 from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.quantization.bias import mean_inputs
 
 # Rows on which the shift of a channel is measured.
 _ROWS = 4096
@@ -33,17 +34,19 @@ def measure_shifts(values: Iterable[tuple[str, np.ndarray]], grids: Mapping[str,
 
 
 def correct_activation_shifts(graph: Graph, shifts: Mapping[str, np.ndarray]) -> tuple[Graph, dict[str, str]]:
-    """The graph with corrected biases, and {layer: why its bias was not corrected} for layers that read a shifted tensor."""
+    """The graph with corrected biases, and {layer: why its bias was not corrected} for layers that read a shifted tensor.
+
+    A layer that is called several times is corrected for the mean shift over all its calls.
+    """
     graph, reasons = graph.copy(), {}
-    calls = graph.calls()
+    seen = mean_inputs(graph, shifts)
     for node in graph.nodes:
-        layer = graph.layer_of(node)
-        if find_layout(layer) is None or node.inputs[0] not in shifts:
-            continue
-        if calls[node.layer] > 1:
-            reasons[node.layer] = "it is shared by several calls, whose inputs differ"
-            continue
-        change = mean_response(layer, kernel_of(layer), shifts[node.inputs[0]])
-        bias, shape = layer.weight("bias"), graph.specs[node.inputs[0]].shape
-        graph.layers[node.layer] = with_bias(layer, shape, -change if bias is None else bias - change)
+        if node.inputs and node.inputs[0] in shifts and node.layer not in seen and find_layout(graph.layer_of(node)):
+            reasons[node.layer] = "the shift of the input of one of its calls is not known"
+    for key, node in graph.first_calls().items():
+        if key in seen:
+            layer = graph.layers[key]
+            change = mean_response(layer, kernel_of(layer), seen[key])
+            bias, shape = layer.weight("bias"), graph.specs[node.inputs[0]].shape
+            graph.layers[key] = with_bias(layer, shape, -change if bias is None else bias - change)
     return graph, reasons

@@ -4,11 +4,13 @@ Layer by layer in execution order, after the layers before it were rounded and c
 
     b  -=  mean(output of the rounded layer - output of the float layer)      per output channel, over inputs and pixels
 
-so that on these inputs every layer's channels have the means of the float network. The analytic correction ignores what
+so that on these inputs every layer's channels have the means of the float network. A layer that is called several times gets
+the mean of its calls' corrections, each counted as often as its output has positions. The analytic correction ignores what
 earlier layers, activations and padding do to the shift; here it is measured (Nagel et al. 2019, section 4.2). The result
 depends on how similar the inputs are to real ones.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +26,7 @@ from tfdatafree.model.kernels import find_layout
 def correct_biases_on_inputs(
     graph: Graph, reference: Graph, inputs: Sequence[np.ndarray]
 ) -> tuple[Graph, dict[str, str]]:
-    """Corrects the bias of every layer that is called once. Activations are not rounded.
+    """Corrects the bias of every layer. Activations are not rounded.
 
     Args:
         graph: The graph with rounded kernels.
@@ -33,10 +35,11 @@ def correct_biases_on_inputs(
             of both networks for this batch are in memory.
 
     Returns:
-        The corrected graph, and {layer: why its bias was not corrected}.
+        The corrected graph, and {layer: why its bias was not corrected}, which is empty: this correction needs no statistics.
     """
-    corrected, reasons = graph.copy(), {}
-    calls = graph.calls()
+    corrected, first = graph.copy(), graph.first_calls()
+    shifts: dict[str, np.ndarray] = {}
+    positions: dict[str, int] = {}
     batch = one_batch(graph, inputs)
     reference_walk = reference.walk(batch)
 
@@ -46,17 +49,17 @@ def correct_biases_on_inputs(
         layer = graph.layer_of(node)
         if find_layout(layer) is None:
             return outputs
-        if calls[node.layer] > 1:
-            reasons[node.layer] = "it is shared by several calls, whose inputs differ"
-            return outputs
         difference = outputs[0] - reference_live[node.output]
         shift = tf.reduce_mean(difference, axis=list(range(len(difference.shape) - 1)))
-        bias, change = layer.weight("bias"), np.asarray(shift, np.float64)
-        corrected.layers[node.layer] = with_bias(
-            layer, graph.specs[node.inputs[0]].shape, -change if bias is None else bias - change
-        )
+        count = math.prod(difference.shape[1:-1])
+        shifts[node.layer] = shifts.get(node.layer, 0.0) + count * np.asarray(shift, np.float64)
+        positions[node.layer] = positions.get(node.layer, 0) + count
         return (outputs[0] - shift,)
 
     for _ in graph.walk(batch, call):
         pass
-    return corrected, reasons
+    for key, total in shifts.items():
+        layer, change = graph.layers[key], total / positions[key]
+        bias, shape = layer.weight("bias"), graph.specs[first[key].inputs[0]].shape
+        corrected.layers[key] = with_bias(layer, shape, -change if bias is None else bias - change)
+    return corrected, {}
