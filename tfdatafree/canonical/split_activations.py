@@ -6,10 +6,12 @@
     softplus(x)     =  relu(x) - log(sigmoid(|x|))
     log_sigmoid(x)  =  min(x, 0) + log(sigmoid(|x|))
     mish(x)         =  x tanh(softplus(x))
+    softsign(x)     =  (x r) r,   r = rsqrt(1 + |x|)
     square(x)       =  x x
 
-The converter would compute exp(x) of positive x instead, whose largest values leave no integers for all others. Here exponentials
-are of negative x only, so that no part has a wider range than the input or the output.
+The converter would compute exp(x) of positive x instead, whose largest values leave no integers for all others. Here
+exponentials are of negative x only, so that no part has a wider range than the input or the output. softsign is a division,
+which TFLite does not compute in integers.
 """
 
 from typing import Any
@@ -22,13 +24,14 @@ from tfdatafree.model.graph import Graph, Layer
 from tfdatafree.model.rewrite import Rewrite
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
-_FUNCTIONS = ("selu", "celu", "softplus", "log_sigmoid", "mish")
+_FUNCTIONS = ("selu", "celu", "softplus", "log_sigmoid", "mish", "softsign")
 _OPERATIONS = {
     "Selu": "selu",
     "Celu": "celu",
     "Softplus": "softplus",
     "LogSigmoid": "log_sigmoid",
     "Mish": "mish",
+    "Softsign": "softsign",
     "Square": "square",
 }
 
@@ -68,12 +71,16 @@ def _elementary(name: str, alpha: float, x: Any) -> Any:
     if name == "selu":
         negative = scaled(_SELU_SCALE * _SELU_ALPHA, elu(ops.minimum(x, 0.0)))
         return add([scaled(_SELU_SCALE, ops.relu(x)), negative])
+    multiply = keras.layers.Multiply(dtype=x.dtype)
+    if name == "softsign":
+        root = ops.rsqrt(ops.absolute(x) + 1.0)
+        return multiply([multiply([x, root]), root])
     if name == "square":
-        return keras.layers.Multiply(dtype=x.dtype)([x, x])
+        return multiply([x, x])
     log = ops.log(keras.layers.Activation("sigmoid", dtype=x.dtype)(ops.absolute(x)))
     if name == "log_sigmoid":
         return add([ops.minimum(x, 0.0), log])
     softplus = keras.layers.Subtract(dtype=x.dtype)([ops.relu(x), log])
     if name == "softplus":
         return softplus
-    return keras.layers.Multiply(dtype=x.dtype)([x, keras.layers.Activation("tanh", dtype=x.dtype)(softplus)])
+    return multiply([x, keras.layers.Activation("tanh", dtype=x.dtype)(softplus)])
