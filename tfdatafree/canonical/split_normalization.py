@@ -38,6 +38,8 @@ def split_normalization(graph: Graph) -> Rewrite:
             continue
         layer, spec = graph.layer_of(node), graph.specs[node.inputs[0]]
         build = _BUILDERS.get(type(layer.operation)) or (_standardized if _standardizes(layer.operation) else None)
+        if build is _group and layer.operation.axis % len(spec.shape) != len(spec.shape) - 1:
+            continue  # groups of rows, not of channels
         if build is None or None in spec.shape[1:] or "float" not in spec.dtype:
             continue
         parts = _Parts()

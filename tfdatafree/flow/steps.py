@@ -24,7 +24,7 @@ from tfdatafree.limits import require_memory
 from tfdatafree.measuring.observe import Observed, observe, tensor_means
 from tfdatafree.measuring.tensor_statistics import channel_reaches
 from tfdatafree.measuring.walks import normalized_walk
-from tfdatafree.model.check import require_quantizable
+from tfdatafree.model.check import require_channels_last, require_quantizable
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.load import load
 from tfdatafree.model.network import InputRange, Network, Pruning
@@ -90,6 +90,7 @@ def read_network(task: Task, progress: Progress) -> Network:
     """
     with progress.stage("load"):
         source = Graph.from_keras(load(task.model, unsafe=task.unsafe_load, input_shape=task.input_shape))
+        require_channels_last(source)
         form = canonical_form(source, pooled_slices=task.target.pooled_slices)
         graph = form.graph
         require_quantizable(graph)

@@ -8,6 +8,16 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import find_layout
 
 
+def require_channels_last(graph: Graph) -> None:
+    """Raises UnsupportedModelError for a layer with its channels first. The passes of `canonical/` expect them last."""
+    for key, layer in graph.layers.items():
+        if getattr(layer.operation, "data_format", None) == "channels_first":
+            raise UnsupportedModelError(
+                f"'{key}' ({layer.class_name}) has its channels first, which TFLite does not compute: build the model with "
+                "data_format='channels_last', set the same weights, and transpose its inputs."
+            )
+
+
 def require_quantizable(graph: Graph) -> None:
     """Raises UnsupportedModelError unless some layer has a kernel, and for layers and weights that give no results."""
     if not any(find_layout(layer) for layer in graph.layers.values()):
@@ -16,11 +26,6 @@ def require_quantizable(graph: Graph) -> None:
             f"'{graph.name}' has no layer with weights to compress (convolution or Dense); its layers are: {classes}."
         )
     for key, layer in graph.layers.items():
-        if getattr(layer.operation, "data_format", None) == "channels_first":
-            raise UnsupportedModelError(
-                f"'{key}' ({layer.class_name}) has its channels first, which TFLite does not compute: build the model with "
-                "data_format='channels_last', set the same weights, and transpose its inputs."
-            )
         if is_batchnorm(layer) and not np.all(variance_of(layer) > 0):
             raise UnsupportedModelError(
                 f"'{key}' ({layer.class_name}) has a moving_variance whose sum with epsilon is not positive (smallest "
