@@ -3,14 +3,17 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny_models
 from keras import layers as L
 from tiny_models import MODELS, build, every_model, functional, outputs_of, random_inputs, relative_difference, state
 
+from tfdatafree import compress
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.model.graph import Graph
-from tfdatafree.model.layer import Layer, new_layer
+from tfdatafree.model.layer import Layer, new_layer, scope_name
 from tfdatafree.model.node import Node, Ref
+from tfdatafree.tflite.flatbuffer import File
 
 # The graph computes in float32 what this model computes in float16.
 TOLERANCE = {"mixed_float16": 2e-3}
@@ -238,3 +241,31 @@ def test_a_rebuilt_layer_has_the_config_and_the_weights_that_it_is_given(layer):
     assert config(built.operation) == config(layer)
     np.testing.assert_array_equal(built.weight("kernel"), kernel)
     np.testing.assert_array_equal(built.weight("bias"), bias)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["first conv", "Größe", "a:b;c", "<b>", "a\\b", "_x"])
+def test_a_layer_of_any_printable_name_is_written_under_it(name):
+    """It computes the same, although TensorFlow would refuse the name."""
+
+    def result(called: str):
+        keras.utils.set_random_seed(0)
+        image = keras.Input((6, 6, 2), name=f"{called}1")
+        x = L.ReLU()(L.Conv2D(3, 3, name=f"{called}2")(image))
+        model = keras.Model(image, L.Dense(2, name=f"{called}3")(L.GlobalAveragePooling2D()(x)))
+        return compress(model, input_range=(-1, 1), verbose=0)
+
+    odd, plain = result(name), result("plain")
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 6, 6, 2)).astype("float32")
+    np.testing.assert_array_equal(odd.predict(images), plain.predict(images))
+    file = File.parse(odd.tflite)
+    names = {file.name(index) for index in range(len(file.tensors))}
+    assert {f"{name}1", f"{name}3", f"{name}3/kernel"} <= names
+    assert f"{name}3" in str(odd.report)
+
+
+def test_names_that_tensorflow_takes_are_left_as_they_are():
+    assert [scope_name(name) for name in ("conv_1", "a/b.c-d", "2nd")] == ["conv_1", "a/b.c-d", "2nd"]
+    for name in ("a b", "ü", "_x", "a\\b", ""):
+        with tf.Graph().as_default(), tf.name_scope(scope_name(name)):
+            assert tf.constant(1.0).name

@@ -27,6 +27,7 @@ from tfdatafree.errors import ExportError
 from tfdatafree.export.one_operator import in_one_operator
 from tfdatafree.model.graph import Graph, Layer, Node
 from tfdatafree.model.kernels import find_layout, kernel_of, layout_of, to_tflite
+from tfdatafree.model.layer import scope_name
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.operators import OPERATORS
 from tfdatafree.tflite.runtime import Runner
@@ -159,7 +160,7 @@ def _trace(graph: Graph, stand_ins: Mapping[str, np.float32]):
             )
         # 8-bit images are reals with step 1 here, and get their integers back when the file is quantized.
         dtype = "float32" if spec.dtype == "uint8" else spec.dtype
-        signature.append(tf.TensorSpec((1, *spec.shape[1:]), dtype, name=tensor))
+        signature.append(tf.TensorSpec((1, *spec.shape[1:]), dtype, name=scope_name(tensor)))
     scopes = {node.name: f"n{at}" for at, node in enumerate(graph.nodes)}
 
     def function(*inputs):

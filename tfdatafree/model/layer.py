@@ -4,6 +4,7 @@ Weights are NumPy arrays that the `Layer` holds. So two layers can share one ope
 """
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -13,6 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# Names that TensorFlow takes for scopes and nodes.
+_SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./-]*")
 _KERNEL_INITIALIZERS = ("kernel_initializer", "depthwise_initializer")
 # Layers whose `call` neither makes a mask nor has a state.
 _PLAIN_LAYERS = {
@@ -72,7 +75,7 @@ class Layer:
 def execute(layer: Layer, args: tuple, kwargs: Mapping[str, Any]) -> tuple:
     """Calls `layer` with its weights, as at inference, on concrete or traced tensors; returns its outputs as a flat tuple."""
     plain = _is_plain(layer.operation, args, kwargs)
-    call = layer.operation.call if plain else layer.operation
+    call = layer.operation.call if plain else _with_scope_name(layer.operation)
     if not plain and knows_training(layer.operation):
         kwargs = {**kwargs, "training": False}  # the default of augmentation layers is True
     if layer.weights:
@@ -82,6 +85,19 @@ def execute(layer: Layer, args: tuple, kwargs: Mapping[str, Any]) -> tuple:
     else:
         result = call(*args, **kwargs)
     return tuple(keras.tree.flatten(result))
+
+
+def scope_name(name: str) -> str:
+    """`name` as TensorFlow takes it for scopes and nodes: the same, or with _ for every character that it refuses."""
+    if _SCOPE_NAME.fullmatch(name):
+        return name
+    return "n" + re.sub(r"[^A-Za-z0-9_./-]", "_", name)
+
+
+def _with_scope_name(operation: Any) -> Any:
+    """`operation`, which TensorFlow can trace under its name; if its name is refused, a copy that shares the variables."""
+    name = scope_name(operation.name)
+    return operation if name == operation.name else _sharing(operation, name=name)
 
 
 def _is_plain(operation: Any, args: tuple, kwargs: Mapping[str, Any]) -> bool:
@@ -139,10 +155,15 @@ def _settled(layer_class: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_activation(operation: Any) -> Any:
     """`operation` with a linear activation. It shares the variables, which here only give names, shapes and order."""
-    linear = object.__new__(type(operation))  # building a new one would allocate and draw all its weights
-    linear.__dict__.update(operation.__dict__)
-    linear.__dict__["activation"] = keras.activations.linear
-    return linear
+    return _sharing(operation, activation=keras.activations.linear)
+
+
+def _sharing(operation: Any, **attributes: Any) -> Any:
+    """A copy of `operation` with other attributes, and with its variables."""
+    other = object.__new__(type(operation))  # building a new one would allocate and draw all its weights
+    other.__dict__.update(operation.__dict__)
+    other.__dict__.update(attributes)
+    return other
 
 
 def variables_of(operation: Any) -> list:

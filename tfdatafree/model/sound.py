@@ -9,17 +9,13 @@ from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.limits import short
 from tfdatafree.model.load_keras2 import label
 
-# TensorFlow makes scopes of layers' names, and takes these characters only.
-_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.\\/>-")
-
 
 def require_sound_names(model: Any) -> None:
-    """Raises UnsupportedModelError for a layer whose name TensorFlow cannot use as a scope."""
+    """Raises UnsupportedModelError for a layer with a name that cannot be shown in a report."""
     for layer in model.layers:
-        if not set(layer.name) <= _NAME_CHARACTERS:
+        if not layer.name.isprintable():
             raise UnsupportedModelError(
-                f"layer {short(layer.name)} ({type(layer).__name__}) has a name that TensorFlow cannot use: rename it, with "
-                "ASCII letters, digits and _ . - / only."
+                f"layer {short(layer.name)} ({type(layer).__name__}) has control characters in its name; rename it."
             )
         if isinstance(layer, keras.Model):
             require_sound_names(layer)
