@@ -21,3 +21,13 @@ def test_a_division_by_values_of_the_network_holds_on_an_image_of_one_colour():
     for images in (black, noisy):
         wanted = model.predict(images, verbose=0)
         assert np.abs(compressed.predict(images) - wanted).max() < 0.1 * np.abs(wanted).max()
+
+
+@pytest.mark.slow
+def test_the_root_of_a_deviation_that_divides_stays_in_float_too():
+    image = keras.Input((6, 6, 3))
+    x = L.Conv2D(4, 3)(image)
+    axes = {"axis": (1, 2), "keepdims": True}
+    model = keras.Model(image, L.Conv2D(2, 1)((x - ops.mean(x, **axes)) / (ops.std(x, **axes) + 1e-3)))
+    kept = tfdatafree.compress(model, input_range=(-1, 1), verbose=0).report.kept
+    assert {operator.split()[0] for operator in kept} == {"SQRT", "ADD", "DIV"}

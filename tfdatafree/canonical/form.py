@@ -6,6 +6,7 @@ from tfdatafree.canonical.merge_twins import merge_twins
 from tfdatafree.canonical.pool_slices import pool_slices
 from tfdatafree.canonical.separate import separate
 from tfdatafree.canonical.split_activations import split_activations
+from tfdatafree.canonical.split_moments import split_moments
 from tfdatafree.canonical.split_normalization import split_normalization
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.rewrite import Pass, Rewrite, apply_passes
@@ -13,6 +14,7 @@ from tfdatafree.model.rewrite import Pass, Rewrite, apply_passes
 PASSES: tuple[Pass, ...] = (
     separate,
     globalize_pooling,
+    split_moments,
     split_normalization,
     split_activations,
     fold_untrained,

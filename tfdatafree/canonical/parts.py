@@ -9,7 +9,7 @@ from tfdatafree.model.graph import Graph, Node
 
 
 def put_in_place(graph: Graph, node: Node, model: keras.Model, labels: Sequence[str] | None = None) -> None:
-    """Replaces `node` by the layers of `model`, which has one input and one output and computes the same.
+    """Replaces `node` by the layers of `model`, which has one input and the node's outputs and computes the same.
 
     Args:
         labels: Ends of the new nodes' names, in execution order; None: what they compute.
@@ -22,9 +22,11 @@ def put_in_place(graph: Graph, node: Node, model: keras.Model, labels: Sequence[
         label = parts.layer_of(part).class_name.lower() if labels is None else labels[at]
         key = graph.fresh_name(f"{node.name}_{label}")
         graph.layers[key] = parts.layer_of(part)
-        last = part.output in parts.outputs
-        name, tensor = (node.name, node.output) if last else (key, key)
-        graph.specs[tensor] = graph.specs[node.output] if last else parts.specs[part.output]
+        tensor = key
+        if part.output in parts.outputs:
+            tensor = node.outputs[parts.outputs.index(part.output)]
+        name = node.name if tensor == node.output else key
+        graph.specs[tensor] = graph.specs.get(tensor, parts.specs[part.output])
         parts.redirect(part.output, tensor)
         added.append(dataclasses.replace(parts.node(part.name), name=name, layer=key, outputs=(tensor,)))
     graph.replace(node, *added)

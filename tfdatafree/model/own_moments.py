@@ -1,11 +1,13 @@
 """Tensors of which small values matter as much as large ones: the moments by which a network normalizes its own values.
 
-    y = c * rsqrt(v + epsilon),   v = mean(c * c),   c = x - mean(x)  or  x
+    y = c * rsqrt(v + epsilon)  or  c / (sqrt(v) + epsilon),   v = mean(c * c),   c = x - mean(x)  or  x
 
 An image of a tenth of the contrast has a hundredth of the variance, and y is the same. 8 bits hold a ratio of 1 : 255 between the
 smallest and the largest value. That is too little for c, c * c, v, v + epsilon and the inverse root; y itself has one size.
 The form is found by its operations, whoever wrote it: a layer that was split, or operations of the user's own.
 """
+
+from collections.abc import Mapping, Sequence
 
 from tfdatafree.model.graph import Graph, Node
 
@@ -14,11 +16,12 @@ _BETWEEN = ("Add", "Maximum", "Mean", "Sum", "Reshape", "Rescaling")
 
 
 def own_moments(graph: Graph) -> frozenset[str]:
-    """The tensors c, mean(x), c * c, v, v + epsilon and their inverse roots, of every such normalization in `graph`."""
-    producers = graph.producers()
+    """The tensors c, mean(x), c * c, v, v + epsilon and their roots, of every such normalization in `graph`."""
+    producers, consumers = graph.producers(), graph.consumers()
     found: set[str] = set()
     for node in graph.nodes:
-        if graph.layer_of(node).class_name != "Rsqrt":
+        name = graph.layer_of(node).class_name
+        if name != "Rsqrt" and not (name == "Sqrt" and _divides(graph, consumers, node)):
             continue
         chain, at = [node.output], producers.get(node.inputs[0])
         while at is not None and len(set(at.inputs)) == 1:
@@ -31,6 +34,22 @@ def own_moments(graph: Graph) -> frozenset[str]:
                 break
             at = producers.get(at.inputs[0])
     return frozenset(found)
+
+
+def _divides(graph: Graph, consumers: Mapping[str, Sequence[Node]], node: Node) -> bool:
+    """Whether every reader of what `node` writes divides by it, or by its sum with a constant."""
+    readers = consumers[node.output]
+    sums = [reader for reader in readers if graph.layer_of(reader).class_name == "Add" and len(reader.inputs) == 1]
+    divisions = [
+        reader
+        for reader in readers
+        if graph.layer_of(reader).class_name in ("TrueDivide", "Divide") and reader.inputs[1:] == (node.output,)
+    ]
+    return (
+        bool(readers)
+        and len(sums) + len(divisions) == len(readers)
+        and all(_divides(graph, consumers, s) for s in sums)
+    )
 
 
 def _squares(graph: Graph, node: Node) -> bool:
