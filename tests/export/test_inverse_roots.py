@@ -32,7 +32,7 @@ def computed(highest: float, highest_root: float) -> tuple[np.ndarray, Quantizer
     """(inverse roots of all positive integers as LiteRT computes them, grid of x, grid of the roots)."""
     content, source, target = float_file()
     ranges = {source: Range(0, highest), target: Range(0, highest_root)}
-    result: IntegerModel = quantize_file(content, Spec(ranges, activation_bits=16, edge_dtype="int16"))
+    result: IntegerModel = quantize_file(File.parse(content), Spec(ranges, activation_bits=16, edge_dtype="int16"))
     x = (INTEGERS * float(result.grids[source].scale)).astype("float32").reshape(1, -1, 1)
     return Runner(result.content).predict([x])[0].ravel(), result.grids[source], result.grids[target]
 

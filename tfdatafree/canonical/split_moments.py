@@ -16,7 +16,8 @@ import keras
 from keras import ops
 
 from tfdatafree.canonical.parts import put_in_place
-from tfdatafree.model.graph import Graph, Layer, Ref, TensorSpec, weightless
+from tfdatafree.model.graph import Graph, Layer, Ref, TensorSpec
+from tfdatafree.model.layer import weightless
 from tfdatafree.model.rewrite import Rewrite
 
 _DIVISIONS = ("TrueDivide", "Divide")
