@@ -140,6 +140,32 @@ def test_a_range_that_the_statistics_contradict_is_told(ends, given, factor):
     assert (agreed.low, agreed.high, agreed.warning, agreed.offset) == (*ends, "", None)
 
 
+@pytest.mark.parametrize(
+    "scale, offset, ends",
+    [
+        (2.0, -1.0, (0, 1)),
+        (2.0, 0.0, (-1, 1)),
+        (1 / 127.5, -1.0, (0, 255)),
+        (1.0, -128.0, (0, 255)),
+        (1 / 255, 0.0, (0, 255)),
+    ],
+)
+def test_a_rescaling_is_of_8_bit_values_unless_the_statistics_contradict_it(scale, offset, ends):
+    x = procedural_images(40, (16, 16, 3), *ends, seed=5)
+    found = find_input_ranges(trained_on(x, L.Rescaling(scale, offset), convolution(2)))[0]
+    assert found.ends == ends and not found.warning
+
+
+@pytest.mark.parametrize(
+    "scale, offset, told",
+    [(1 / 255, 0.0, True), (1 / 127.5, -1.0, True), (1.0, -127.5, True), (2.0, -1.0, False), (1e-4, 0.0, False)],
+)
+def test_without_statistics_a_rescaling_is_judged_by_what_it_makes_of_8_bit_values(scale, offset, told):
+    model = keras.Sequential([keras.Input((8, 8, 3)), L.Rescaling(scale, offset), L.Conv2D(4, 3)])
+    found = find_input_ranges(separate(Graph.from_keras(model)).graph)[0]
+    assert (found.ends == (0, 255)) == told == (not found.warning)
+
+
 @pytest.mark.slow
 def test_inputs_follow_the_statistics_within_a_given_range():
     """Signals rarely fill the range that a sensor can show."""

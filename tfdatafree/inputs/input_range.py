@@ -1,9 +1,9 @@
 """Finds the range of each of a model's inputs that the user does not give, and what inputs in this range look like.
 
-A Rescaling or Normalization layer at the input tells the range. Otherwise the statistics of the first BatchNormalization that
-reads only this input do: they give the mean and the standard deviation of the inputs (`fit.py`). If pictures in a common range
-have about these, that range is taken, the one that fits best. Otherwise the range is the mean -+ 3.75 standard deviations, and
-inputs are generated with the mean, the deviation and the smoothness that fit.
+A Rescaling of 8-bit values or a Normalization at the input tells the range. Otherwise the statistics of the first
+BatchNormalization that reads only this input do: they give the mean and the standard deviation of the inputs (`fit.py`). If
+pictures in a common range have about these, that range is taken, the one that fits best. Otherwise the range is the mean -+ 3.75
+standard deviations, and inputs are generated with the mean, the deviation and the smoothness that fit.
 
 A range that the user gives is kept. Where the statistics contradict it, the user is told. If they are of much narrower inputs,
 the generated inputs follow them within the range. If they are of inputs beyond the range, the file never sees such inputs, and
@@ -36,6 +36,9 @@ _REACH = 3.75
 # Pictures within this many nats of the statistics fit, unless inputs that differ along an axis fit much better. Within the
 # second number these are not looked for.
 _FITS, _FITS_WELL = 0.5, 0.2
+# 8-bit values, and how large the largest number is that pipelines make of them: about 1, up to 2.64 for (x - mean) / sd of
+# ImageNet; or 8-bit values again, without their mean for example.
+_BYTES, _MADE_OF_BYTES = (0.0, 255.0), ((0.25, 5.0), (100.0, 300.0))
 # A given range is contradicted if another one fits this many nats better.
 _CONTRADICTED = 0.5
 
@@ -101,7 +104,7 @@ def find_input_range(graph: Graph, name: str, seed: int = 0) -> InputRange:
     """The range of the input `name` of an unfolded, separated graph, and the inputs to generate in it."""
     for node in _first_readers(graph, name):
         operation = graph.operation_of(node)
-        if isinstance(operation, keras.layers.Rescaling):
+        if isinstance(operation, keras.layers.Rescaling) and _takes_bytes(graph, name, operation, seed):
             return InputRange(0.0, 255.0, f"from the Rescaling layer '{node.name}', which takes 8-bit values")
         if isinstance(operation, keras.layers.Normalization):
             mean, sd = np.asarray(operation.mean), np.sqrt(np.asarray(operation.variance))
@@ -115,6 +118,23 @@ def find_input_range(graph: Graph, name: str, seed: int = 0) -> InputRange:
     if common is not None:
         return InputRange(*common, origin, divergence=fit.of_range(*common))
     return _fitted(InputRange(*_spread(fit), origin), fit)
+
+
+def _takes_bytes(graph: Graph, name: str, rescaling: keras.layers.Rescaling, seed: int) -> bool:
+    """Whether the Rescaling at the input is one of 8-bit values, and not of another unit.
+
+    The statistics of the first BatchNorm decide. Where none tells, it is what becomes of 8-bit values: small numbers as networks
+    take them, or 8-bit values again.
+    """
+    divergence = divergence_of(graph, name, InputRange(*_BYTES, "8-bit values"), seed)
+    if divergence is not None:
+        if divergence <= _FITS:
+            return True
+        fit = fit_inputs(graph, name, seed)
+        return fit is None or divergence - fit.divergence <= _CONTRADICTED
+    ends = np.multiply.outer(_BYTES, np.asarray(rescaling.scale)) + np.asarray(rescaling.offset)
+    largest = float(np.abs(ends).max())
+    return any(low <= largest <= high for low, high in _MADE_OF_BYTES)
 
 
 def _assumed(graph: Graph, name: str) -> InputRange:
