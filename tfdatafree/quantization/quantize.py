@@ -27,7 +27,7 @@ from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.empirical_bias import correct_biases_on_inputs
 from tfdatafree.quantization.input_bounds import bounds_behind_inputs
 from tfdatafree.quantization.placement import Placement
-from tfdatafree.quantization.ranges import range_of_levels
+from tfdatafree.quantization.ranges import extreme_value, range_of_levels
 from tfdatafree.quantization.rounding import Rounded, Rounding, round_equalized, round_graph
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.targets.registry import GENERIC
@@ -161,6 +161,10 @@ def choose_input_ranges(
             ranges[tensor] = seen
         elif from_user and beyond:
             ranges[tensor] = Range(min(seen.low, known.low), max(seen.high, known.high))
+        elif known.origin != "given" and known.scale is not None:
+            # Estimated by a few moments: real inputs reach farther now and then, as in every other tensor.
+            reached = extreme_value(observed.images[tensor].lows, observed.images[tensor].highs)
+            ranges[tensor] = Range(min(reached.low, known.low), max(reached.high, known.high))
         else:
             ranges[tensor] = range_of_levels(*known.ends) if options.activation_bits == 8 else Range(*known.ends)
     return ranges
