@@ -21,10 +21,11 @@ from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.probes import Probes
 from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.integer_kernel import kernel_grids
 from tfdatafree.recipe.recipe import Recipe
-from tfdatafree.report.assemble import COMPARED_OUTPUTS, rewritten_report
+from tfdatafree.report.assemble import COMPARED_OUTPUTS, Change, rewritten_report
 from tfdatafree.report.evidence import Evidence, summarize_kernels
 from tfdatafree.report.page import report_page
 from tfdatafree.report.report import Report
@@ -87,17 +88,17 @@ class Compressed:
         grids: Mapping[str, Quantizer | None],
         *,
         reference: Graph,
-        note: str,
-        seconds: float = 0.0,
+        change: Change,
+        ranges: Mapping[str, Range] | None = None,
     ) -> "Compressed":
-        """Writes the same network with other weights, on the same grids of activations, and makes a new report.
+        """Writes the same network with other weights, and makes a new report.
 
         Args:
             weights: The graph of `built` with other kernels and biases.
             grids: Layer -> the grid of its kernel; None for layers that have None in `weight_grids`.
             reference: The float network that outputs are compared with, for the report.
-            note: What was done to the weights, for the report.
-            seconds: How long that took.
+            change: What was done to the weights, for the report.
+            ranges: Tensor -> the range of its new grid. All others keep theirs.
 
         Raises:
             ExportError: The file would not be what was decided.
@@ -107,10 +108,12 @@ class Compressed:
             raise ValueError("this network is in float; only integer networks can be written with other weights.")
         inputs = self.probes.first(COMPARED_OUTPUTS, self.decision.reference)
         decision = self.decision.with_weights(weights, grids)
+        if ranges:
+            decision = dataclasses.replace(decision, ranges={**decision.ranges, **ranges})
         built = write(decision, inputs)
         evidence = dataclasses.replace(self.evidence, kernels=summarize_kernels(built))
         report = rewritten_report(
-            self.report, reference, built, evidence, inputs, target=decision.target, note=note, seconds=seconds
+            self.report, reference, built, evidence, inputs, target=decision.target, change=change
         )
         return dataclasses.replace(
             self,
@@ -118,6 +121,7 @@ class Compressed:
             weight_grids=kernel_grids(built.graph, {**decision.kernels, **built.kernels}),
             built=built,
             evidence=evidence,
+            decision=dataclasses.replace(self.decision, ranges=decision.ranges),
         )
 
     def predict(self, x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> np.ndarray | list[np.ndarray]:

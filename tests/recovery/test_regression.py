@@ -42,6 +42,8 @@ from tfdatafree.recovery import train as core
 from tfdatafree.recovery.blocks import cut_into_blocks
 from tfdatafree.recovery.features import feature_pairs, feature_tensors
 from tfdatafree.recovery.reestimate_batchnorm import reestimate_batchnorm
+from tfdatafree.recovery.straight_through import straight_through
+from tfdatafree.recovery.views import View
 
 pytestmark = pytest.mark.slow
 
@@ -268,7 +270,7 @@ def test_straight_through_is_the_grid_with_the_gradient_of_clipping():
     x = tf.constant([-9.0, -0.3, 0.2, 0.3, 9.0])
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y = core._straight_through(x, grid)
+        y = straight_through(x, grid)
     np.testing.assert_array_equal(y, grid(x.numpy()))
     np.testing.assert_array_equal(tape.gradient(y, x), [0, 1, 1, 1, 0])
 
@@ -390,7 +392,7 @@ def test_generated_images_can_be_given():
 
 def test_views_of_images_are_mirrored_and_moved():
     x = np.arange(2 * 16 * 16, dtype=np.float32).reshape(2, 16, 16, 1)
-    view = core._View(2, np.random.default_rng(0))
+    view = View(2, np.random.default_rng(0))
     view.moves = np.array([[0.125, 0.0], [-0.125, 0.0]])
     view.mirrored = np.array([False, True])
     viewed = view.of(x)

@@ -3,7 +3,7 @@
     pose the problem -> re-estimate BatchNorms -> solve layer by layer -> train (the network, or block after block)
         -> judge -> Keras model (-> integer file)
 
-problem.py poses the problem, solve.py solves layers, and train.py trains them.
+problem.py poses the problem, solve.py solves layers, train.py trains them, and write_back.py writes the result.
 """
 
 import dataclasses
@@ -16,17 +16,19 @@ import keras
 import numpy as np
 
 from tfdatafree.compressed import Compressed
-from tfdatafree.errors import ExportError
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.measuring.walks import one_batch
-from tfdatafree.model.graph import Graph, Layer
+from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.progress import Progress
 from tfdatafree.recovery.blocks import cut_into_blocks
+from tfdatafree.recovery.parameters import Bounds
 from tfdatafree.recovery.problem import Judge, Problem, kernels_before_rounding, pose
 from tfdatafree.recovery.reestimate_batchnorm import reestimate_batchnorm
 from tfdatafree.recovery.solve import Constraints, solve_in_order
 from tfdatafree.recovery.train import Images, Regression, regress
+from tfdatafree.recovery.write_back import write_back
+from tfdatafree.report.assemble import Change
 
 _MOST_PER_BATCH = 32
 # Bytes that the activations of one batch may take. Gradients and workspace take about twice as much in addition.
@@ -138,29 +140,23 @@ def feature_regression(
     before, after = discrepancies[0], min(discrepancies)
     best, new_grids = candidates[max(at for at, value in enumerate(discrepancies) if value == after)]
     best_steps = training.steps if best is training.graph else dict.fromkeys(training.steps, 0)
-    reasons, compressed = problem.reasons | training.reasons, None
-    if problem.file_grids:
-        how = "trained" if steps else "solved"
-        note = f"{how} on {len(problem.inputs[0])} images: Output Discrepancy {before:.4g} -> {after:.4g} on those held out"
-        try:
-            compressed = student.rewritten(
-                _with_weights(student.built.graph, best),
-                {**problem.file_grids, **new_grids},
-                reference=problem.teacher_source,
-                note=note,
-                seconds=time.perf_counter() - started,
-            )
-        except ExportError as error:
-            reasons[problem.student_source.name] = f"no file was written: {error}"
-    model = _with_weights(problem.student_source, best).to_keras() if compressed is None else compressed.model
+    how = "trained" if steps else "solved"
+    note = f"{how} on {len(problem.inputs[0])} images: Output Discrepancy {before:.4g} -> {after:.4g} on those held out"
+    written = write_back(
+        student,
+        problem,
+        best,
+        grids=new_grids,
+        change=Change("feature regression", note, time.perf_counter() - started),
+    )
     return Recovered(
-        model=model,
-        compressed=compressed,
+        model=written.model,
+        compressed=written.compressed,
         before=before,
         after=after,
         loss=training.loss,
         steps=best_steps,
-        kept=reasons,
+        kept=problem.reasons | training.reasons | written.reasons,
     )
 
 
@@ -218,9 +214,7 @@ def _train(
                 target,
                 images,
                 options,
-                masks=problem.masks,
-                grids=grids,
-                is_trained=lambda key: key not in untrained,
+                Bounds(problem.masks, grids, lambda key: key not in untrained),
                 on_step=on_step,
             )
             steps["network" if len(blocks) == 1 else block.outputs[0]] = step
@@ -247,28 +241,3 @@ def _pass_on(images: Images, student: Graph, teacher: Graph, batch_size: int) ->
         student.run_in_batches(images.held_out_student, batch_size),
         teacher.run_in_batches(images.held_out_teacher, batch_size),
     )
-
-
-# Back to the student ----------------------------------------------------------------------------------------------------
-
-
-def _with_weights(source: Graph, separated: Graph) -> Graph:
-    """`source` with the weights of `separated`, its separated form."""
-    source = source.copy()
-    for key, layer in source.layers.items():
-        new = separated.layers.get(key)
-        if new is None or not layer.weights:
-            continue
-        if layer.weight("pointwise_kernel") is not None:
-            depthwise = next(
-                other
-                for name, other in separated.layers.items()
-                if name.startswith(f"{key}_depthwise") and other.weights
-            )
-            weights = {"depthwise_kernel": depthwise.weights[0], "pointwise_kernel": new.weights[0]}
-            if len(new.weights) > 1:
-                weights["bias"] = new.weights[1]
-            source.layers[key] = layer.with_weights(**weights)
-        elif len(new.weights) == len(layer.weights):
-            source.layers[key] = Layer(layer.operation, new.weights)
-    return source

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -108,6 +109,21 @@ def _environment() -> str:
     return ", ".join([f"tfdatafree {__version__}", *versions, f"{cores} cores", *threads])
 
 
+@dataclass(frozen=True)
+class Change:
+    """What was done to the weights of a network that was written before.
+
+    Attributes:
+        how: Name of the method: "feature regression" or "distillation".
+        note: What came of it, in a line.
+        seconds: How long it took.
+    """
+
+    how: str
+    note: str
+    seconds: float = 0.0
+
+
 def rewritten_report(
     report: Report,
     reference: Graph,
@@ -116,25 +132,23 @@ def rewritten_report(
     inputs: Sequence[np.ndarray],
     *,
     target: Target,
-    note: str,
-    seconds: float,
+    change: Change,
 ) -> Report:
     """The report of the same compression after other weights were written.
 
     Args:
         reference: The network that outputs are compared with.
         inputs: Inputs for the comparison.
-        note: What was done to the weights.
-        seconds: How long that took, in addition.
+        change: What was done to the weights; its seconds are added.
     """
     # How well the results stay right after pruning says nothing about other weights.
     pruning = None if report.pruning is None else dataclasses.replace(report.pruning, fidelity=None)
     return dataclasses.replace(
         report,
         pruning=pruning,
-        seconds=report.seconds + seconds,
-        notes={**report.notes, **built.notes, "feature regression": note},
-        call={**report.call, "recovered": True},
+        seconds=report.seconds + change.seconds,
+        notes={**report.notes, **built.notes, change.how: change.note},
+        call={**report.call, "recovered": change.how},
         **_of_file(built, evidence, True, {row.name: row.known_by for row in report.layers}),
         **_compared(reference, built, inputs),
         **_on_target(built.content, target),

@@ -8,6 +8,8 @@ from typing import Any
 from tfdatafree.recipe.recipe import PRESETS, Recipe
 
 RECIPE_FILE = "recipe.json"
+# What a report calls a recovery -> its function, and what that takes after the teacher.
+_RECOVERIES = {"feature regression": ("feature_regression", ", images"), "distillation": ("distill", "")}
 
 
 def python_text(recipe: Recipe, call: Mapping[str, Any]) -> str:
@@ -23,8 +25,9 @@ def python_text(recipe: Recipe, call: Mapping[str, Any]) -> str:
         arguments.append("representative_data=inputs")
     lines += [f"compressed = compress({', '.join(arguments)})"]
     if call.get("recovered"):
-        names = sorted({*names, "feature_regression"}, key=str.lower)
-        lines += ["recovered = feature_regression(compressed, teacher, images)  # and the same other arguments"]
+        function, images = _RECOVERIES[call["recovered"]]
+        names = sorted({*names, function}, key=str.lower)
+        lines += [f"recovered = {function}(compressed, teacher{images})  # and the same other arguments"]
         lines += ['recovered.compressed.save("model.tflite")']
     else:
         lines += ['compressed.save("model.tflite")']
