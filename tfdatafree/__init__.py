@@ -10,6 +10,15 @@ from itertools import pairwise
 from pathlib import Path
 
 from tfdatafree.errors import ExportError, LoadError, MissingPackageError, TfdatafreeError, UnsupportedModelError
+from tfdatafree.recipe.distillation import (
+    METHODS,
+    Comparison,
+    Distillation,
+    ImageGenerator,
+    InvertedImages,
+    MatchedImages,
+    Method,
+)
 from tfdatafree.recipe.prune import Prune
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import PRESETS, Generate, Recipe, Recover, Search
@@ -19,14 +28,22 @@ from tfdatafree.targets.target import Target
 from tfdatafree.version import __version__
 
 __all__ = [
+    "METHODS",
     "PRESETS",
     "TARGETS",
+    "Comparison",
     "Compressed",
     "Diagnosis",
+    "Distillation",
+    "Distilled",
     "ExportError",
     "Generate",
     "GeneratedImages",
+    "ImageGenerator",
+    "InvertedImages",
     "LoadError",
+    "MatchedImages",
+    "Method",
     "MissingPackageError",
     "Prune",
     "Quantize",
@@ -44,6 +61,7 @@ __all__ = [
     "bench",
     "compress",
     "diagnose",
+    "distill",
     "equalize",
     "export_tflite",
     "feature_regression",
@@ -81,6 +99,7 @@ if not _is_command_line():
     from tfdatafree.inputs.layer_inputs import layer_inputs
     from tfdatafree.preconditioning.absorb_bias import absorb_bias
     from tfdatafree.preconditioning.equalize import equalize
+    from tfdatafree.recovery.distillation.distill import Distilled, distill
     from tfdatafree.recovery.regression import Recovered, feature_regression
     from tfdatafree.report.report import Report
     from tfdatafree.stages import export_tflite, prune, quantize

@@ -45,14 +45,15 @@ from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.integer_kernel import kernel_grids
 from tfdatafree.recipe.file import find_recipe
 from tfdatafree.recipe.recipe import Recipe, with_split_outputs
-from tfdatafree.recovery.recover import IMAGES_STAGE, LAYERS_STAGE, recover
+from tfdatafree.recovery.distillation.recover import distilling
+from tfdatafree.recovery.recover import IMAGES_STAGE, LAYERS_STAGE, TRAINING_STAGE, recover
 from tfdatafree.report.assemble import COMPARED_OUTPUTS, make_report
 from tfdatafree.report.evidence import gather
 from tfdatafree.targets.target import Target
 from tfdatafree.task import Task, make_task
 
 # The seconds that the last steps take on a small classifier.
-_SECONDS = {FILE_STEP: 20, FLOAT_FILE_STEP: 5, IMAGES_STAGE: 400, LAYERS_STAGE: 600}
+_SECONDS = {FILE_STEP: 20, FLOAT_FILE_STEP: 5, IMAGES_STAGE: 400, LAYERS_STAGE: 600, TRAINING_STAGE: 3000}
 
 
 def compress(
@@ -135,7 +136,7 @@ def compress(
             built = write_integers(decision, bits, inputs, progress)
             compressed = _assemble(task, network, inputs, built, decision, bits, observed)
         if task.recipe.recover is not None:
-            compressed = recover(compressed, task, network.input_ranges, progress)
+            compressed = recover(compressed, task, network.input_ranges, progress, distilling(task))
     finally:
         progress.close()
     report = dataclasses.replace(compressed.report, seconds=time.perf_counter() - started)
@@ -150,6 +151,7 @@ def _expected_seconds(recipe: Recipe) -> dict[str, float]:
     steps = {FLOAT_FILE_STEP if recipe.quantize is None else FILE_STEP}
     if recipe.recover is not None:
         steps |= {IMAGES_STAGE, LAYERS_STAGE}
+        steps |= {TRAINING_STAGE} if recipe.recover.method == "distill" else set()
     return expected_seconds(recipe) | {step: seconds for step, seconds in _SECONDS.items() if step in steps}
 
 

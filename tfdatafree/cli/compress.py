@@ -21,6 +21,7 @@ from tfdatafree.cli.command import (
     write_recipe,
 )
 from tfdatafree.recipe.check import require_name
+from tfdatafree.recipe.distillation import METHODS
 from tfdatafree.recipe.prune import PRUNE_METHODS, Prune, PruneMethod
 from tfdatafree.recipe.recipe import FEWEST_IMAGES, PRESETS, Recipe, Recover, Search, with_split_outputs
 from tfdatafree.report.plots import require_bokeh
@@ -56,8 +57,9 @@ def _define(options: Flags) -> None:
         "recover",
         None,
         "Solve the layers of the integer network again on this many generated images, e.g. 256. It can win back accuracy at "
-        "4 bits, and takes far longer.",
-        meta="N",
+        "4 bits, and takes far longer. Or distill: then also train the whole network, for many minutes; or a method of it: "
+        f"{', '.join(METHODS)}.",
+        meta="N|METHOD",
     )
     options.add(
         "target",
@@ -135,13 +137,22 @@ def _search(size: str | None) -> Search | None:
 
 
 def _recovering(recipe: Recipe, images: str | None) -> Recipe:
-    """`recipe` with the images that --recover stands for; its other options of recovery stay."""
-    count = number("recover", images, int, "256")
+    """`recipe` with the images, or the method, that --recover stands for; its other options of recovery stay."""
+    options = recipe.recover or Recover()
+    if images == "distill":
+        return dataclasses.replace(recipe, recover=dataclasses.replace(options, method="distill"))
+    if images in METHODS:
+        recover = dataclasses.replace(options, method="distill", distillation=images)
+        return dataclasses.replace(recipe, recover=recover)
+    try:
+        count = number("recover", images, int, "256")
+    except ValueError as error:
+        raise ValueError(f"{error} Or give distill, or one of {', '.join(METHODS)}.") from None
     if count is None:
         return recipe
     if count < FEWEST_IMAGES:
         raise ValueError(f"recover is {count}; give a number of generated images of at least {FEWEST_IMAGES}.")
-    return dataclasses.replace(recipe, recover=dataclasses.replace(recipe.recover or Recover(), images=count))
+    return dataclasses.replace(recipe, recover=dataclasses.replace(options, images=count))
 
 
 def _prune(sparsity: str | None, method: str | None, pattern: str | None) -> Prune | None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,18 @@ from tfdatafree.model.network import GivenRange
 
 def fingerprint(graph: Graph, options: Matching, begin, targets, input_range, batch: int, seed: int) -> str:
     """A text that is the same for two runs only if they make the same images."""
-    digest = hashlib.sha256(repr((options, input_range, batch, seed, [array.shape for array in begin])).encode())
-    arrays = [*begin, *([] if targets is None else [targets])]
-    for key in sorted(graph.layers):
-        digest.update(f"{key} {graph.layers[key].class_name}".encode())
-        arrays += graph.layers[key].weights
-    for array in arrays:
+    settings = (options, input_range, batch, seed, [array.shape for array in begin])
+    return digest_of(settings, [*begin, *([] if targets is None else [targets])], [graph])
+
+
+def digest_of(settings: object, arrays: Sequence[np.ndarray], graphs: Sequence[Graph]) -> str:
+    """A text that is the same only for the same settings (as `repr` writes them), arrays and graphs."""
+    digest, found = hashlib.sha256(repr(settings).encode()), list(arrays)
+    for graph in graphs:
+        for key in sorted(graph.layers):
+            digest.update(f"{key} {graph.layers[key].class_name}".encode())
+            found += graph.layers[key].weights
+    for array in found:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

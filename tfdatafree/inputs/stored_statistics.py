@@ -29,7 +29,7 @@ class StoredStatistics:
                 f"without a model: tfdatafree.inputs.procedural.{low_high}."
             )
         sizes = [len(layer.required_weight("moving_mean")) for layer in self._layers.values()]
-        self.channels = sum(sizes)
+        self.channels, self._sizes = sum(sizes), sizes
         self._ends = np.cumsum(sizes)[:-1]
         epsilon = np.repeat([layer.operation.epsilon for layer in self._layers.values()], sizes)
         variance = np.concatenate([layer.required_weight("moving_variance") for layer in self._layers.values()])
@@ -60,6 +60,15 @@ class StoredStatistics:
 
     def loss(self, moments: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(self.divergence(moments) * self._weights)
+
+    def differences(self, moments: tf.Tensor) -> tf.Tensor:
+        """(mean - m*, variance - v*), (2, channels)."""
+        offset, square = moments[0], moments[1]
+        return tf.stack([offset, square - tf.square(offset) - self._variance])
+
+    def parts(self, values: tf.Tensor) -> list[tf.Tensor]:
+        """`values` (..., channels) of each BatchNorm."""
+        return tf.split(values, self._sizes, axis=-1)
 
     def split(self, values: np.ndarray) -> dict[str, float]:
         """Mean over the channels of each BatchNorm."""

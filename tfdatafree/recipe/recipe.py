@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from tfdatafree.limits import short
 from tfdatafree.recipe.check import is_number, require_choice, require_name, require_whole
+from tfdatafree.recipe.distillation import METHODS
 from tfdatafree.recipe.parse import (
     FIRST_FORMAT_VERSION,
     FORMAT_VERSION,
@@ -80,18 +81,25 @@ class Recover:
     """Recovery of a part of what quantization took.
 
     Each layer of the integer network is solved for the outputs of the float layer on generated images (`generate_images`,
-    then `feature_regression`). It is worth trying at 4 bits, and needs a model with BatchNorms.
+    then `feature_regression`). Then the whole network may be trained (`distill`). It is worth trying at 4 bits, and needs a model
+    with BatchNorms.
 
     Attributes:
         images: Number of generated images, which are as varied as the training data by BatchNorm statistics. A quarter of
             them is held out to judge the result.
         image_size: Height and width of the images; None: the model's own. Smaller images take less time and memory.
-        steps: Training steps after the layers are solved. Steps take most of the time and gain little here. 0: none.
+        steps: Training steps after the layers are solved. Steps take most of the time. 0: none; with "distill", as many as
+            `distillation` has.
+        method: "solve": layers are solved, and then trained for their features where there are steps. "distill": layers are
+            solved, and then the network is distilled end to end, which takes many minutes.
+        distillation: Name of the published method in `METHODS` that "distill" follows.
     """
 
     images: int = 256
     image_size: int | None = None
     steps: int = 0
+    method: Literal["solve", "distill"] = "solve"
+    distillation: str = "matched"
 
     def __post_init__(self):
         for name, least in (("images", FEWEST_IMAGES), ("image_size", 1), ("steps", 0)):
@@ -99,6 +107,8 @@ class Recover:
             if name == "image_size" and value is None:
                 continue
             require_whole(name, value, least)
+        require_choice(self, "method", ("solve", "distill"))
+        require_name("distillation", self.distillation, METHODS)
 
 
 _SECTIONS = {"quantize": Quantize, "policy": Search, "prune": Prune, "recover": Recover, "generate": Generate}

@@ -1,12 +1,16 @@
 """The recovery that a recipe asks for: `generate_images`, then `feature_regression`, with the compression's own seed and ranges.
 
-recover(compressed, task, ranges, ...) gives the bytes of feature_regression(compressed, model, images)
+recover(compressed, task, ranges, ...) gives the bytes of feature_regression(compressed, model, images), then trained
 """
 
 import dataclasses
+from collections.abc import Callable
+
+import keras
 
 from tfdatafree.compressed import Compressed
 from tfdatafree.inputs.generate import generate_images
+from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.input_range import as_given
 from tfdatafree.model.load import load
 from tfdatafree.model.network import InputRange
@@ -14,17 +18,27 @@ from tfdatafree.progress import Progress
 from tfdatafree.recovery.regression import feature_regression
 from tfdatafree.task import Task
 
-IMAGES_STAGE, LAYERS_STAGE = "match images", "solve layers"
+IMAGES_STAGE, LAYERS_STAGE, TRAINING_STAGE = "match images", "solve layers", "distill"
 # Images that are optimised together: fewer than all, so that they may differ as those of a training set do.
 _BATCH_SIZE = 32
 
+# (solved network, float model, matched images) -> the network after training, or the same.
+Train = Callable[[Compressed, keras.Model, GeneratedImages], Compressed]
 
-def recover(compressed: Compressed, task: Task, ranges: tuple[InputRange, ...], progress: Progress) -> Compressed:
+
+def recover(
+    compressed: Compressed,
+    task: Task,
+    ranges: tuple[InputRange, ...],
+    progress: Progress,
+    train: Train | None = None,
+) -> Compressed:
     """`compressed` with recovered weights. Where these give no file, `compressed` itself, with a note that says why.
 
     Args:
         task: What made `compressed`; its recipe says how to recover.
         ranges: Range of each of the model's inputs.
+        train: What to do after the layers are solved; None: nothing more.
 
     Guarantees that the Output Discrepancy on the held-out images is not larger than before.
     """
@@ -46,10 +60,15 @@ def recover(compressed: Compressed, task: Task, ranges: tuple[InputRange, ...], 
             verbose=0,
         )
     with progress.stage(LAYERS_STAGE):
-        recovered = feature_regression(compressed, model, images, steps=options.steps, seed=task.seed, verbose=0)
+        steps = options.steps if train is None else 0
+        recovered = feature_regression(compressed, model, images, steps=steps, seed=task.seed, verbose=0)
     if recovered.compressed is None:
         return _with_note(compressed, "; ".join(recovered.kept.values()))
-    before, after = compressed.report, recovered.compressed.report
+    result = recovered.compressed
+    if train is not None:
+        with progress.stage(TRAINING_STAGE):
+            result = train(result, model, images)
+    before, after = compressed.report, result.report
     policy = after.policy
     if policy is not None and before.bytes <= policy.budget < after.bytes:
         return _with_note(
@@ -57,7 +76,7 @@ def recover(compressed: Compressed, task: Task, ranges: tuple[InputRange, ...], 
         )
     reasons = {name: f"not recovered: {why}" for name, why in recovered.kept.items()}
     report = dataclasses.replace(after, kept={**reasons, **after.kept}, call=before.call)
-    return dataclasses.replace(recovered.compressed, report=report)
+    return dataclasses.replace(result, report=report)
 
 
 def _with_note(compressed: Compressed, why: str) -> Compressed:

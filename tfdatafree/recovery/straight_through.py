@@ -13,26 +13,40 @@ import tensorflow as tf
 from tfdatafree.numerics.affine import Quantizer
 
 
-def straight_through(x: tf.Tensor, grid: Quantizer, scale: tf.Tensor | None = None) -> tf.Tensor:
-    """`x` on the grid, any shape.
-
-    Args:
-        scale: The scale in place of the grid's own, of the same shape, where it is trained.
-    """
-    rank = len(x.shape)
+def straight_through(x: tf.Tensor, grid: Quantizer) -> tf.Tensor:
+    """`x` on the grid, any shape."""
     x = tf.cast(x, tf.float32)
-    if scale is None:
-        size, low, high = (along(values, grid, rank) for values in (grid.scale, grid.low, grid.high))
-    else:
-        size = tf.reshape(scale, shape_along(grid, rank))
-        low, high = (size * along(q - grid.zero_point, grid, rank) for q in (grid.qmin, grid.qmax))
+    scale, low, high = (along(values, grid, len(x.shape)) for values in (grid.scale, grid.low, grid.high))
     clipped = tf.clip_by_value(x, low, high)
-    rounded = tf.round(clipped / size)
-    y = clipped + tf.stop_gradient(rounded * size - clipped)
-    if scale is None:
-        return y
-    # Adds 0: what clipping leaves out of the gradient of the scale.
-    return y + (size - tf.stop_gradient(size)) * tf.stop_gradient(rounded - clipped / size)
+    return clipped + tf.stop_gradient(tf.round(clipped / scale) * scale - clipped)
+
+
+def straight_through_trained(x: tf.Tensor, scale: tf.Tensor, grid: Quantizer) -> tf.Tensor:
+    """`x` on the grid with `scale`, of the same shape, in place of the grid's own.
+
+    The gradient is written out, because each of the elementary steps would pass all values through memory once more.
+    """
+    x = tf.cast(x, tf.float32)
+    rank = len(x.shape)
+    low, high = (along(q - grid.zero_point, grid, rank) for q in (grid.qmin, grid.qmax))
+    axes = [axis for axis in range(rank) if grid.channel_axis is None or axis != grid.channel_axis % rank]
+
+    @tf.custom_gradient
+    def rounded(x, size):
+        steps = x / size
+        clipped = tf.clip_by_value(steps, low, high)
+        y = tf.round(clipped) * size
+
+        def gradient(upstream):
+            of_x = tf.where(steps == clipped, upstream, 0.0)
+            # Outside, of_x is 0, and y / s is the end of the grid.
+            of_scale = tf.reduce_sum(upstream * y, axes) / tf.reshape(size, [-1] if len(axes) < rank else [])
+            of_scale -= tf.reduce_sum(of_x * clipped, axes)
+            return of_x, tf.reshape(of_scale, size.shape)
+
+        return y, gradient
+
+    return rounded(x, tf.reshape(scale, shape_along(grid, rank)))
 
 
 def along(values: float | np.ndarray, grid: Quantizer, rank: int) -> np.ndarray:
@@ -45,5 +59,5 @@ def shape_along(grid: Quantizer, rank: int) -> list[int]:
     if grid.channel_axis is None:
         return []
     shape = [1] * rank
-    shape[grid.channel_axis] = -1
+    shape[grid.channel_axis] = np.size(grid.scale)
     return shape

@@ -1,0 +1,1 @@
+"""End-to-end training of a pruned or quantized network on images that a network makes up."""

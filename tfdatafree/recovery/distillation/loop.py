@@ -1,0 +1,138 @@
+"""The training loop: steps, a judge between them, the best student kept, and a checkpoint from which a killed run continues.
+
+    warm-up of the generator -> [steps -> judge -> keep the best -> checkpoint] ... -> the best student
+
+All that a step depends on is in the checkpoint, or follows from the seed and the step's number. So a run that was interrupted
+gives the bytes of one that was not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tfdatafree.files import write_atomically
+from tfdatafree.inputs.checkpoint import read_checkpoint
+from tfdatafree.inputs.generated_images import npz_bytes
+from tfdatafree.recovery.distillation.trainer import Trainer, assign
+
+# Number of times that the held-out images judge the student.
+_CHECKS = 20
+# Training stops when no check in this part of all of them was better than the best before.
+_PATIENCE = 0.5
+
+
+@dataclass
+class Course:
+    """How far training has come.
+
+    Attributes:
+        done: Steps taken, those of the generator's warm-up first.
+        loss: Loss of each step of the student.
+        judged: (step of the student, Output Discrepancy) of each check; step 0 is the student before training.
+        best: Values of the student's variables at the best check.
+        best_step: Its step.
+    """
+
+    done: int = 0
+    loss: list[float] = field(default_factory=list)
+    judged: list[tuple[int, float]] = field(default_factory=list)
+    best: list[np.ndarray] = field(default_factory=list)
+    best_step: int = 0
+
+    @property
+    def least(self) -> float:
+        """Output Discrepancy of the best check."""
+        return min(value for _, value in self.judged)
+
+
+class Checkpoint:
+    """A file that holds an unfinished run, or nothing where `path` is None.
+
+    Args:
+        identity: A text that is the same only for runs that go the same way.
+    """
+
+    def __init__(self, path: Path | None, identity: str):
+        self._path, self._identity = path, identity
+
+    def read(self, trainer: Trainer) -> Course:
+        """The course in the file, with the trainer's variables set; a new one without a file."""
+        arrays = None if self._path is None else read_checkpoint(self._path, self._identity)
+        if arrays is None:
+            return Course()
+        assign(trainer.variables, [arrays[f"variable_{at}"] for at in range(len(trainer.variables))])
+        best = [arrays[f"best_{at}"] for at in range(len(trainer.student.variables))]
+        judged = [(int(step), float(value)) for step, value in arrays["judged"]]
+        return Course(int(arrays["done"]), list(arrays["loss"].tolist()), judged, best, int(arrays["best_step"]))
+
+    def write(self, trainer: Trainer, course: Course) -> None:
+        """Writes the file completely or not at all."""
+        if self._path is None:
+            return
+        arrays = {
+            "identity": np.array(self._identity),
+            "done": np.array(course.done),
+            "loss": np.array(course.loss, np.float64),
+            "judged": np.array(course.judged, np.float64).reshape(-1, 2),
+            "best_step": np.array(course.best_step),
+        }
+        arrays |= {f"variable_{at}": np.asarray(variable) for at, variable in enumerate(trainer.variables)}
+        arrays |= {f"best_{at}": value for at, value in enumerate(course.best)}
+        write_atomically(self._path, npz_bytes(arrays))
+
+
+def run(
+    trainer: Trainer,
+    judge: Callable[[], float],
+    checkpoint: Checkpoint,
+    *,
+    warm_up: int,
+    steps: int,
+    on_step: Callable[[str], None],
+    on_start: Callable[[int], None] = lambda done: None,
+) -> Course:
+    """Trains the student, and leaves it as it was at the best check.
+
+    Args:
+        judge: The present student's Output Discrepancy on held-out images.
+        warm_up: Steps of the generator alone.
+        steps: Steps of the student.
+        on_step: Called after each step with a line about it.
+        on_start: Called with the number of steps that an earlier run has taken.
+    """
+    course = checkpoint.read(trainer)
+    on_start(course.done)
+    if not course.judged:
+        _check(trainer, judge, course, 0)
+    interval, patience = max(1, steps // _CHECKS), max(1, round(_PATIENCE * steps))
+    while course.done < warm_up + steps and not _is_stuck(course, patience):
+        step = course.done - warm_up
+        if step < 0:
+            loss = trainer.warm_up(course.done)
+            course.done += 1
+            on_step(f"warm up the generator, loss {loss:.3f}")
+            saves = course.done == warm_up
+        else:
+            course.loss.append(trainer.step(step))
+            course.done += 1
+            on_step(f"distill, loss {course.loss[-1]:.4f}, discrepancy {course.judged[-1][1]:.4f}")
+            saves = (step + 1) % interval == 0 or step + 1 == steps
+            if saves:
+                _check(trainer, judge, course, step + 1)
+        if saves:
+            checkpoint.write(trainer, course)
+    assign(trainer.student.variables, course.best)
+    return course
+
+
+def _check(trainer: Trainer, judge: Callable[[], float], course: Course, step: int) -> None:
+    value = judge()
+    if not course.judged or value < course.least:
+        course.best, course.best_step = [variable.numpy() for variable in trainer.student.variables], step
+    course.judged.append((step, value))
+
+
+def _is_stuck(course: Course, patience: int) -> bool:
+    return course.judged[-1][0] - course.best_step >= patience and course.best_step > 0
