@@ -80,7 +80,8 @@ def test_a_trained_scale_gives_the_grids_values_and_the_published_gradients(grid
 
 
 def student_of(graph: Graph, *, masks=None, grids=None, activations=None, **options) -> Student:
-    parameters = trained_parameters(graph, {}, Bounds(masks or {}, grids or {}))
+    sizes = dict.fromkeys(graph.layers, np.float32(1))  # of features: otherwise biases would not move
+    parameters = trained_parameters(graph, sizes, Bounds(masks or {}, grids or {}))
     options = {"scales": 0.1, **options}
     return Student(graph, parameters, activations or ActivationGrids({}, {}), **options)
 

@@ -191,7 +191,6 @@ class Distillation:
             "training": they compute with those of the batch, and store their moving averages.
         views: Mirror half of the images at random, and move all by up to an eighth of their size.
         held_out: Images that judge the student, where none of those that train it are held out.
-        mixed_precision: Compute in bfloat16 where that is safe. It helps on devices that have units for it.
     """
 
     images: ImageSource = MatchedImages()
@@ -199,13 +198,12 @@ class Distillation:
     steps: int = 1000
     batch_size: int = 32
     optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 0.2
+    learning_rate: float = 0.05
     weight_decay: float = 0.0
     scales: float = 0.1
     batchnorm: Literal["inference", "training"] = "inference"
     views: bool = False
     held_out: int = 64
-    mixed_precision: bool = False
 
     def __post_init__(self):
         if not isinstance(self.images, ImageSource):
@@ -218,8 +216,7 @@ class Distillation:
             require_whole(name, getattr(self, name), least)
         require_choice(self, "optimizer", ("adam", "sgd"))
         require_choice(self, "batchnorm", ("inference", "training"))
-        for name in ("views", "mixed_precision"):
-            require_choice(self, name, (True, False))
+        require_choice(self, "views", (True, False))
         _require_above_zero(self, "learning_rate")
         _require_weights(self, "weight_decay", "scales")
         if self.compare.labels and not self._has_labels:
@@ -283,11 +280,15 @@ def _with_layers(settings: dict[str, Distillation]) -> dict[str, Distillation]:
     }
 
 
+_FEATURES = Comparison(logits=0.0, features=1.0)
+
 METHODS: dict[str, Method] = {
     "matched": Method(
-        title="Outputs and features on images with the stored statistics: this package's own.",
-        cpu=Distillation(compare=Comparison(features=1.0), views=True),
-        paper=Distillation(images=MatchedImages(images=1024), compare=Comparison(features=1.0), steps=20_000, views=True),
+        title="Feature Regression (Sobolev et al., FRanDI) with trained scales, on images with the stored statistics.",
+        cpu=Distillation(compare=_FEATURES, learning_rate=0.4, views=True),
+        paper=Distillation(
+            images=MatchedImages(images=1024), compare=_FEATURES, learning_rate=0.4, steps=20_000, batch_size=256, views=True
+        ),
     ),
     "deep_inversion": Method(title="Deep Inversion (Yin et al. 2020), then distillation of the outputs.", **_INVERSION),
     "akd": Method(title="Adversarial knowledge distillation (Choi et al. 2020): a minimax game.", **_ADVERSARIAL),

@@ -142,7 +142,10 @@ def distill(
     require_related(student_graph, teacher_graph)
     if images is None and isinstance(options.images, ImageGenerator):
         require_pictures(teacher_graph)
-    _require_memory(student_graph, teacher_graph, options.batch_size)
+    largest = options.batch_size
+    if images is None and isinstance(options.images, InvertedImages):
+        largest = max(largest, options.images.group)
+    _require_memory(student_graph, teacher_graph, largest)
     ranges = _ranges(student, teacher_graph, input_range, seed)
     makes_own = images is None and not isinstance(options.images, MatchedImages)
     if images is None and isinstance(options.images, MatchedImages):
@@ -180,7 +183,9 @@ def _require_memory(student: Graph, teacher: Graph, batch_size: int) -> None:
         math.prod(size or 1 for size in spec.shape[1:]) for graph in (student, teacher) for spec in graph.specs.values()
     )
     require_memory(
-        f"a step on {batch_size} images", _COPIES * _FLOAT_BYTES * elements * batch_size, "give a smaller batch_size"
+        f"a step on {batch_size} images",
+        _COPIES * _FLOAT_BYTES * elements * batch_size,
+        "give a smaller batch_size (or group, for Deep Inversion)",
     )
 
 
@@ -248,18 +253,22 @@ def _run(trainer: Trainer, held_out: HeldOut, parts: _Parts, place: Place) -> Co
     identity = digest_of(
         (options, place.seed), [*held_out.inputs, *pool], [parts.problem.student, parts.problem.teacher]
     )
-    progress = Progress(warm_up + options.steps, place.verbose)
+    checkpoint, judge = Checkpoint(place.checkpoint, identity), held_out.of(parts.student)
+    course = checkpoint.read(trainer)
+    progress = Progress(warm_up + options.steps, place.verbose, steps_done=course.done)
     try:
-        return run(
+        run(
             trainer,
-            held_out.of(parts.student),
-            Checkpoint(place.checkpoint, identity),
+            judge,
+            checkpoint,
+            course,
             warm_up=warm_up,
             steps=options.steps,
             on_step=progress.step,
         )
     finally:
         progress.close()
+    return course
 
 
 def _shown(source: Batches | Adversary, problem: Problem, seed: int) -> dict[str, np.ndarray]:

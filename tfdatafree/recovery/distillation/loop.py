@@ -87,23 +87,21 @@ def run(
     trainer: Trainer,
     judge: Callable[[], float],
     checkpoint: Checkpoint,
+    course: Course,
     *,
     warm_up: int,
     steps: int,
     on_step: Callable[[str], None],
-    on_start: Callable[[int], None] = lambda done: None,
-) -> Course:
+) -> None:
     """Trains the student, and leaves it as it was at the best check.
 
     Args:
         judge: The present student's Output Discrepancy on held-out images.
+        course: What `checkpoint` held; moves on.
         warm_up: Steps of the generator alone.
         steps: Steps of the student.
         on_step: Called after each step with a line about it.
-        on_start: Called with the number of steps that an earlier run has taken.
     """
-    course = checkpoint.read(trainer)
-    on_start(course.done)
     if not course.judged:
         _check(trainer, judge, course, 0)
     interval, patience = max(1, steps // _CHECKS), max(1, round(_PATIENCE * steps))
@@ -124,7 +122,6 @@ def run(
         if saves:
             checkpoint.write(trainer, course)
     assign(trainer.student.variables, course.best)
-    return course
 
 
 def _check(trainer: Trainer, judge: Callable[[], float], course: Course, step: int) -> None:

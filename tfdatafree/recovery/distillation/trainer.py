@@ -21,6 +21,8 @@ from tfdatafree.recovery.distillation.teacher import Teacher
 # Part of the steps during which their length grows to its full value.
 _WARM_UP = 0.05
 _NESTEROV = 0.9
+# Gradients are in units of the sizes of what moves, which makes them small.
+_STABILIZER = 1e-10
 _GENERATOR_BETAS = (0.5, 0.999)
 # Streams of random numbers.
 _OF_STUDENT, _OF_GENERATOR = 0, 2**20
@@ -165,7 +167,7 @@ def _optimizer(options: Distillation, longest: float) -> keras.optimizers.Optimi
         warmup_steps=warm_up,
     )
     if options.optimizer == "adam":
-        return keras.optimizers.Adam(rate)
+        return keras.optimizers.Adam(rate, epsilon=_STABILIZER)
     return keras.optimizers.SGD(rate, momentum=_NESTEROV, nesterov=True, weight_decay=options.weight_decay or None)
 
 
