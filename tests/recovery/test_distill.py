@@ -148,16 +148,18 @@ def test_a_killed_run_continues_to_the_same_bytes(kind, tmp_path, monkeypatch):
     whole = distill(student(), build("branch_add"), options, **given, verbose=0)
     path, original = tmp_path / "run.npz", Trainer.step
 
-    def killed(trainer, number):
+    def killed(trainer, number, rate):
         if number == options.steps // 2 + 1:
             raise KeyboardInterrupt
-        return original(trainer, number)
+        return original(trainer, number, rate)
 
     monkeypatch.setattr(Trainer, "step", killed)
     with pytest.raises(KeyboardInterrupt):
         distill(student(), build("branch_add"), options, **given, path=path, verbose=0)
     steps = []
-    monkeypatch.setattr(Trainer, "step", lambda trainer, number: steps.append(number) or original(trainer, number))
+    monkeypatch.setattr(
+        Trainer, "step", lambda trainer, number, rate: steps.append(number) or original(trainer, number, rate)
+    )
     continued = distill(student(), build("branch_add"), options, **given, path=path, verbose=0)
     assert steps[0] == options.steps // 2, "it begins where the checkpoint was written"
     np.testing.assert_array_equal(continued.loss, whole.loss)
@@ -189,12 +191,17 @@ def test_each_step_is_traced_once_and_the_loss_falls(monkeypatch):
         assert ours.ndim < 2 or not ours[start == 0].any()
 
 
-def test_the_student_is_returned_where_nothing_is_better(monkeypatch):
-    values = iter(range(1, 100))
+def test_where_nothing_is_better_steps_become_smaller_and_the_student_is_returned(monkeypatch):
+    values, rates, original = iter(range(1, 100)), [], Trainer.step
+    monkeypatch.setattr(loop, "_CHECKS", 8)
+    monkeypatch.setattr(
+        Trainer, "step", lambda trainer, number, rate: rates.append(rate) or original(trainer, number, rate)
+    )
     monkeypatch.setattr(
         "tfdatafree.recovery.distillation.held_out.HeldOut.of", lambda self, student: lambda: float(next(values))
     )
-    result = distill(student(), build("branch_add"), dataclasses.replace(OWN, steps=2), images=IMAGES, verbose=0)
+    result = distill(student(), build("branch_add"), dataclasses.replace(OWN, steps=8), images=IMAGES, verbose=0)
+    assert max(rates[2:4]) < max(rates[:2]) / 2 and max(rates[4:]) < max(rates[2:4]) / 2
     assert result.best_step == 0 and result.after == result.before == 1.0
     assert result.compressed is student()
 

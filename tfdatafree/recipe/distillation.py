@@ -184,7 +184,8 @@ class Distillation:
         batch_size: Images per step.
         optimizer: "adam": lengths of steps are relative to the size of what they move, channel by channel, and to the Output
             Discrepancy at the start. "sgd": with Nesterov's momentum 0.9, on the weights as they are.
-        learning_rate: Length of the longest step; it decays to 0 by a cosine.
+        learning_rate: Length of the longest step; it decays to 0 by a cosine. Where a quarter of the steps improves nothing,
+            training returns to the best student and continues with smaller steps.
         weight_decay: For "sgd".
         scales: Length of the steps of grids' scales, as a part of the others'; 0 keeps the scales.
         batchnorm: What the student's BatchNorms do, if there are any. "inference": they compute with their stored statistics.

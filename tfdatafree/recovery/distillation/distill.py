@@ -165,8 +165,8 @@ def distill(
     rate = options.learning_rate
     if options.optimizer == "adam":
         rate *= min(1.0, held_out.of_graph(problem.student))  # a student that is nearly right has a short way to go
-    trainer = Trainer(parts.student, parts.teacher, parts.loss, source, options, rate=rate, seed=seed)
-    course = _run(trainer, held_out, parts, place)
+    trainer = Trainer(parts.student, parts.teacher, parts.loss, source, options, seed=seed)
+    course = _run(trainer, held_out, parts, place, rate)
     return _finish(student, parts, held_out, course, _shown(source, problem, seed), started)
 
 
@@ -246,7 +246,7 @@ def _own_source(parts: _Parts, ranges: Sequence[InputRange], place: Place) -> Ba
     return Adversary(network, options.images, classes, logits, maps[-1][1])
 
 
-def _run(trainer: Trainer, held_out: HeldOut, parts: _Parts, place: Place) -> Course:
+def _run(trainer: Trainer, held_out: HeldOut, parts: _Parts, place: Place, rate: float) -> Course:
     options = parts.options
     warm_up = trainer.source.options.warm_up if isinstance(trainer.source, Adversary) else 0
     pool = trainer.source.pool.arrays if isinstance(trainer.source, Batches) else []
@@ -254,7 +254,7 @@ def _run(trainer: Trainer, held_out: HeldOut, parts: _Parts, place: Place) -> Co
         (options, place.seed), [*held_out.inputs, *pool], [parts.problem.student, parts.problem.teacher]
     )
     checkpoint, judge = Checkpoint(place.checkpoint, identity), held_out.of(parts.student)
-    course = checkpoint.read(trainer)
+    course = checkpoint.read(trainer, rate)
     progress = Progress(warm_up + options.steps, place.verbose, steps_done=course.done)
     try:
         run(

@@ -2,10 +2,14 @@
 
     warm-up of the generator -> [steps -> judge -> keep the best -> checkpoint] ... -> the best student
 
+Steps grow during a warm-up, and then decay by a cosine. Where no check is better than where they began, training returns to the
+best student and continues with smaller steps: how small they must be for a student that is nearly right, only trying tells.
+
 All that a step depends on is in the checkpoint, or follows from the seed and the step's number. So a run that was interrupted
 gives the bytes of one that was not.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +23,10 @@ from tfdatafree.recovery.distillation.trainer import Trainer, assign
 
 # Number of times that the held-out images judge the student.
 _CHECKS = 20
-# Training stops when no check in this part of all of them was better than the best before.
-_PATIENCE = 0.5
+# If no check in this part of the steps is better than where they began, training restarts with steps smaller by this factor.
+_PATIENCE, _SLOWER = 0.25, 4.0
+# Part of the steps during which their length grows to its full value.
+_WARM_UP = 0.05
 
 
 @dataclass
@@ -33,6 +39,8 @@ class Course:
         judged: (step of the student, Output Discrepancy) of each check; step 0 is the student before training.
         best: Values of the student's variables at the best check.
         best_step: Its step.
+        start: The step at which training began, or began again.
+        rate: Length of the longest step since then.
     """
 
     done: int = 0
@@ -40,6 +48,8 @@ class Course:
     judged: list[tuple[int, float]] = field(default_factory=list)
     best: list[np.ndarray] = field(default_factory=list)
     best_step: int = 0
+    start: int = 0
+    rate: float = 1.0
 
     @property
     def least(self) -> float:
@@ -57,15 +67,23 @@ class Checkpoint:
     def __init__(self, path: Path | None, identity: str):
         self._path, self._identity = path, identity
 
-    def read(self, trainer: Trainer) -> Course:
-        """The course in the file, with the trainer's variables set; a new one without a file."""
+    def read(self, trainer: Trainer, rate: float) -> Course:
+        """The course in the file, with the trainer's variables set; without a file a new one, whose longest step is `rate`."""
         arrays = None if self._path is None else read_checkpoint(self._path, self._identity)
         if arrays is None:
-            return Course()
+            return Course(rate=rate)
         assign(trainer.variables, [arrays[f"variable_{at}"] for at in range(len(trainer.variables))])
         best = [arrays[f"best_{at}"] for at in range(len(trainer.student.variables))]
         judged = [(int(step), float(value)) for step, value in arrays["judged"]]
-        return Course(int(arrays["done"]), list(arrays["loss"].tolist()), judged, best, int(arrays["best_step"]))
+        return Course(
+            int(arrays["done"]),
+            arrays["loss"].tolist(),
+            judged,
+            best,
+            int(arrays["best_step"]),
+            int(arrays["start"]),
+            float(arrays["rate"]),
+        )
 
     def write(self, trainer: Trainer, course: Course) -> None:
         """Writes the file completely or not at all."""
@@ -77,6 +95,8 @@ class Checkpoint:
             "loss": np.array(course.loss, np.float64),
             "judged": np.array(course.judged, np.float64).reshape(-1, 2),
             "best_step": np.array(course.best_step),
+            "start": np.array(course.start),
+            "rate": np.array(course.rate),
         }
         arrays |= {f"variable_{at}": np.asarray(variable) for at, variable in enumerate(trainer.variables)}
         arrays |= {f"best_{at}": value for at, value in enumerate(course.best)}
@@ -104,8 +124,8 @@ def run(
     """
     if not course.judged:
         _check(trainer, judge, course, 0)
-    interval, patience = max(1, steps // _CHECKS), max(1, round(_PATIENCE * steps))
-    while course.done < warm_up + steps and not _is_stuck(course, patience):
+    interval = max(1, steps // _CHECKS)
+    while course.done < warm_up + steps:
         step = course.done - warm_up
         if step < 0:
             loss = trainer.warm_up(course.done)
@@ -113,12 +133,15 @@ def run(
             on_step(f"warm up the generator, loss {loss:.3f}")
             saves = course.done == warm_up
         else:
-            course.loss.append(trainer.step(step))
+            course.loss.append(trainer.step(step, _rate(course, step, steps)))
             course.done += 1
             on_step(f"distill, loss {course.loss[-1]:.4f}, discrepancy {course.judged[-1][1]:.4f}")
             saves = (step + 1) % interval == 0 or step + 1 == steps
             if saves:
                 _check(trainer, judge, course, step + 1)
+                if course.best_step <= course.start and step + 1 - course.start >= _PATIENCE * (steps - course.start):
+                    course.rate, course.start = course.rate / _SLOWER, step + 1
+                    trainer.restart(course.best)
         if saves:
             checkpoint.write(trainer, course)
     assign(trainer.student.variables, course.best)
@@ -131,5 +154,7 @@ def _check(trainer: Trainer, judge: Callable[[], float], course: Course, step: i
     course.judged.append((step, value))
 
 
-def _is_stuck(course: Course, patience: int) -> bool:
-    return course.judged[-1][0] - course.best_step >= patience and course.best_step > 0
+def _rate(course: Course, step: int, steps: int) -> float:
+    """Length of a step."""
+    part = (step - course.start) / (steps - course.start)
+    return course.rate * min(1.0, part / _WARM_UP + 1 / steps) * 0.5 * (1 + math.cos(math.pi * part))

@@ -18,8 +18,6 @@ from tfdatafree.recovery.distillation.student import Student
 from tfdatafree.recovery.distillation.student_loss import StudentLoss
 from tfdatafree.recovery.distillation.teacher import Teacher
 
-# Part of the steps during which their length grows to its full value.
-_WARM_UP = 0.05
 _NESTEROV = 0.9
 # Gradients are in units of the sizes of what moves, which makes them small.
 _STABILIZER = 1e-10
@@ -60,7 +58,6 @@ class Trainer:
 
     Args:
         source: Batches of a pool, or a generator.
-        rate: Length of the student's longest step.
     """
 
     def __init__(
@@ -71,12 +68,11 @@ class Trainer:
         source: Batches | Adversary,
         options: Distillation,
         *,
-        rate: float,
         seed: int,
     ):
         self.student, self._teacher, self._loss, self.source = student, teacher, loss, source
         self._options, self._seed = options, seed % 2**31
-        self._optimizer = _optimizer(options, rate)
+        self._optimizer = _optimizer(options)
         self._optimizer.build(student.trained)
         self._on_images = tf.function(self._student_step, autograph=False)
         self._on_noise = tf.function(self._student_step_on_noise, autograph=False)
@@ -93,8 +89,13 @@ class Trainer:
         """Step `number` of the generator alone, before the student's first; its loss."""
         return float(self._alone(self._seeded(_OF_GENERATOR + number)))
 
-    def step(self, number: int) -> float:
-        """Step `number` of the student, after one of the generator where it is its turn; the student's loss before it."""
+    def step(self, number: int, rate: float) -> float:
+        """Step `number` of the student, after one of the generator where it is its turn; the student's loss before it.
+
+        Args:
+            rate: Length of the student's step.
+        """
+        self._optimizer.learning_rate.assign(rate)
         if isinstance(self.source, Batches):
             batch = self.source.at(number)
             return float(self._on_images(batch.inputs, batch.labels))
@@ -103,6 +104,12 @@ class Trainer:
             turn = options.warm_up + number // options.student_steps
             self._against(self._seeded(_OF_GENERATOR + turn))
         return float(self._on_noise(self._seeded(_OF_STUDENT + number)))
+
+    def restart(self, values: list[np.ndarray]) -> None:
+        """Sets the student's variables to these values, and forgets its earlier steps."""
+        assign(self.student.variables, values)
+        for variable in self._optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
 
     @property
     def _generator_moves(self) -> bool:
@@ -158,17 +165,11 @@ def _finite(gradients):
     return [tf.where(tf.math.is_finite(gradient), gradient, 0.0) for gradient in gradients]
 
 
-def _optimizer(options: Distillation, longest: float) -> keras.optimizers.Optimizer:
-    warm_up = max(1, round(_WARM_UP * options.steps))
-    rate = keras.optimizers.schedules.CosineDecay(
-        longest / warm_up,
-        max(1, options.steps - warm_up),
-        warmup_target=longest,
-        warmup_steps=warm_up,
-    )
+def _optimizer(options: Distillation) -> keras.optimizers.Optimizer:
+    """The optimizer of a student; each step sets its rate."""
     if options.optimizer == "adam":
-        return keras.optimizers.Adam(rate, epsilon=_STABILIZER)
-    return keras.optimizers.SGD(rate, momentum=_NESTEROV, nesterov=True, weight_decay=options.weight_decay or None)
+        return keras.optimizers.Adam(epsilon=_STABILIZER)
+    return keras.optimizers.SGD(momentum=_NESTEROV, nesterov=True, weight_decay=options.weight_decay or None)
 
 
 def assign(variables: list, values: list[np.ndarray]) -> None:
