@@ -44,7 +44,7 @@ from tfdatafree.recovery.distillation.student import Student
 from tfdatafree.recovery.parameters import Bounds, trained_parameters
 from tfdatafree.recovery.straight_through import straight_through, straight_through_trained
 
-RANDOM = np.random.default_rng(0)
+pytestmark = pytest.mark.slow
 
 
 def drawn(*shape: int, seed: int = 1) -> tf.Tensor:
