@@ -2,7 +2,7 @@
 
     warm-up of the generator -> [steps -> judge -> keep the best -> checkpoint] ... -> the best student
 
-Steps grow during a warm-up, and then decay by a cosine. Where no check is better than where they began, training returns to the
+Steps grow during a warm-up, and then decay by a cosine. Where checks do not get better any more, training returns to the
 best student and continues with smaller steps: how small they must be for a student that is nearly right, only trying tells.
 
 All that a step depends on is in the checkpoint, or follows from the seed and the step's number. So a run that was interrupted
@@ -23,7 +23,7 @@ from tfdatafree.recovery.distillation.trainer import Trainer, assign
 
 # Number of times that the held-out images judge the student.
 _CHECKS = 20
-# If no check in this part of the steps is better than where they began, training restarts with steps smaller by this factor.
+# If no check in this part of the steps is better than the best before, training restarts with steps smaller by this factor.
 _PATIENCE, _SLOWER = 0.25, 4.0
 # Part of the steps during which their length grows to its full value.
 _WARM_UP = 0.05
@@ -139,7 +139,7 @@ def run(
             saves = (step + 1) % interval == 0 or step + 1 == steps
             if saves:
                 _check(trainer, judge, course, step + 1)
-                if course.best_step <= course.start and step + 1 - course.start >= _PATIENCE * (steps - course.start):
+                if step + 1 - max(course.best_step, course.start) >= _PATIENCE * (steps - course.start):
                     course.rate, course.start = course.rate / _SLOWER, step + 1
                     trainer.restart(course.best)
         if saves:
