@@ -266,8 +266,8 @@ def test_the_command_line_asks_for_it(tmp_path, monkeypatch, capsys):
     assert main([*line, "--report=a.json"]) == 0
     assert "feature regression: trained on 8 images" in capsys.readouterr().out
     record = json.loads((tmp_path / "a.json").read_text())
-    assert record["recipe"]["recover"] == {"images": 8, "image_size": 6, "steps": 1}
     recover = Recover(images=8, image_size=6, steps=1)
+    assert record["recipe"]["recover"] == dataclasses.asdict(recover)
     recipe = Recipe(quantize=Quantize(weight_bits=4), generate=Generate(images=4), recover=recover)
     assert read_recipe(tmp_path / "a.json") == recipe
     assert (tmp_path / "a.tflite").stat().st_size == record["report"]["bytes"]
