@@ -153,7 +153,7 @@ def test_version(capsys):
         ),
         (("diagnose", "missing.keras", "--target=ethos-u55-256"), "'missing.keras' does not exist"),
         (("diagnose", "missing.keras", "--target=ethos-u55-7"), "Arm Ethos-U55 comes as ethos-u55-32, ethos-u55-64"),
-        (("verify", "whole.tflite", "--runtime=litet"), "runtime is 'litet'; did you mean 'litert'"),
+        (("verify", MODEL, "--runtime=litet"), "runtime is 'litet'; did you mean 'litert'"),
         (("verify", "whole.tflite", "--n=two"), "n is 'two'; give one number, e.g. --n=4"),
         (("inspect", "whole.tflite", "--target=edge"), "target is 'edge'; did you mean 'edgetpu'"),
         (("compress", MODEL, "-o", "out.tflite", "--input_range=1,-1"), r"input_range is \(1, -1\).*low < high"),
@@ -188,7 +188,7 @@ def test_version(capsys):
         (("inspect", "short.tflite"), "'short.tflite' is truncated or damaged"),
         (("inspect", "."), "'.' is a directory"),
         (("compare", MODEL, "missing.tflite"), "'missing.tflite' does not exist"),
-        (("compare", MODEL, "short.tflite"), "'short.tflite' cannot be run"),
+        (("compare", MODEL, "short.tflite"), "'short.tflite' is truncated or damaged"),
         (("compare", MODEL, MODEL, "--n=0"), "n is 0"),
         (("compare", MODEL, MODEL, "--n=1,2"), "n is '1,2'; give one number, e.g. --n=32"),
         (
