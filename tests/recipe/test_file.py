@@ -58,7 +58,7 @@ def test_a_file_without_a_version_reads_as_it_always_did(tmp_path):
     (tmp_path / "old.json").write_text(UNVERSIONED)
     assert read_recipe(tmp_path / "old.json") == Recipe(
         name="mine",
-        quantize=Quantize(weight_bits=4, int4=True, ranges="min_max", edge_dtype="uint8"),
+        quantize=Quantize(weight_bits=4, int4=True, per_channel=True, ranges="min_max", edge_dtype="uint8"),
         prune=Prune(pattern="2:4", method="obs"),
         recover=Recover(images=64),
         rules=(Rule("Dense", keep_float=True),),

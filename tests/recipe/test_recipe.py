@@ -19,7 +19,7 @@ from tfdatafree.recipe.recipe import PRESETS, Generate, Recipe, get_recipe
             "ranges is 'minmax'; choose one of 'extreme_value', 'min_max', 'search', 'percentile', 'k_sigma'",
         ),
         ({"range_source": "noise"}, "range_source is 'noise'; choose one of 'images', 'gaussian'"),
-        ({"per_channel": None}, "per_channel is None; choose one of True, False"),
+        ({"per_channel": "no"}, "per_channel is 'no'; choose one of None, True, False"),
         ({"bias_correction": "yes"}, "bias_correction is 'yes'"),
         ({"edge_dtype": "int16"}, "edge_dtype is 'int16'; choose one of 'int8', 'uint8', 'float32'"),
         ({"edge_dtype": "uint8", "activation_bits": 16}, "edge_dtype is 'uint8'; choose one of 'int16', 'float32'"),
@@ -86,7 +86,7 @@ def test_presets_are_found_by_name_and_recipes_are_themselves():
         assert get_recipe(name) is recipe and recipe.name == name
     mine = Recipe(name="mine")
     assert get_recipe(mine) is mine
-    assert PRESETS["int8"].quantize == Quantize() and not PRESETS["int8_per_tensor"].quantize.per_channel
+    assert PRESETS["int8"].quantize == Quantize() and PRESETS["int8_per_tensor"].quantize.per_channel is False
     assert PRESETS["int16x8"].quantize.activation_bits == 16 and PRESETS["float16"].quantize is None
 
 

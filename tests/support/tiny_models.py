@@ -222,7 +222,9 @@ def export(model: keras.Model, options: Quantize = Quantize(), images: int = 4) 
     bounds = (0.0, 255.0) if reference.specs[reference.inputs[0]].dtype == "uint8" else (-1.0, 1.0)
     inputs = make_inputs(reference, images, bounds, seed=0)
     means = {tensor: s.mean for tensor, s in collect(gaussian_walk(unfolded, samples=200)).items()}
-    rounded = round_graph(reference, Rounding(bits=options.weight_bits, per_channel=options.per_channel))
+    rounded = round_graph(
+        reference, Rounding(bits=options.weight_bits, per_channel=options.one_step_per_channel(dense=False))
+    )
     corrected, _ = correct_biases(rounded.graph, reference, means)
     ranges = choose_ranges(reference, collect(image_walk(reference, inputs)), "min_max", bits=options.activation_bits)
     decision = Decision(graph=corrected, reference=reference, kernels=rounded.kernels, ranges=ranges, options=options)

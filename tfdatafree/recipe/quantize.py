@@ -25,7 +25,8 @@ class Quantize:
             weight takes a byte, which runs everywhere.
         activation_bits: Bits of an activation: 8, or 16 ("int16x8": symmetric int16 activations, int64 biases). For
             reproducing papers only: 4 to 7, which no integer runtime has. They are simulated, and there is no file.
-        per_channel: One weight step per output channel. False: one per tensor, as several NPUs need it.
+        per_channel: One weight step per output channel. False: one per tensor, as several NPUs need it. None: per channel,
+            unless the target needs one step per tensor.
         dense_per_channel: The same for dense layers alone. None: as `per_channel` says, unless the target needs one step per
             tensor.
         weight_ranges: The weight that the largest integer stands for. "max": the largest weight. "search": the value with the
@@ -61,7 +62,7 @@ class Quantize:
     weight_bits: int = 8
     int4: bool | None = None
     activation_bits: int = 8
-    per_channel: bool = True
+    per_channel: bool | None = None
     dense_per_channel: bool | None = None
     weight_ranges: Literal["max", "search"] = "max"
     rounding: Literal["feedback", "adaround", "nearest"] = "feedback"
@@ -79,7 +80,7 @@ class Quantize:
         require_choice(self, "weight_bits", (4, 5, 6, 7, 8))
         require_choice(self, "activation_bits", (4, 5, 6, 7, 8, 16))
         require_choice(self, "int4", (None, True, False))
-        require_choice(self, "per_channel", (True, False))
+        require_choice(self, "per_channel", (None, True, False))
         require_choice(self, "dense_per_channel", (None, True, False))
         require_choice(self, "symmetric_weights", (True, False))
         require_choice(self, "weight_ranges", ("max", "search"))
@@ -104,7 +105,9 @@ class Quantize:
 
     def one_step_per_channel(self, *, dense: bool) -> bool:
         """Whether a layer's weights have one step per output channel; `dense` says whether it is a dense layer."""
-        return self.per_channel if not dense or self.dense_per_channel is None else self.dense_per_channel
+        if dense and self.dense_per_channel is not None:
+            return self.dense_per_channel
+        return self.per_channel is not False
 
     @property
     def simulated(self) -> str | None:
