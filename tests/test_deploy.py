@@ -95,7 +95,9 @@ def test_its_table_is_that_of_the_profiles():
     for name, (_, activations, dense, rest) in named.items():
         target = TARGETS[name]
         assert activations == f"{', '.join(map(str, target.activation_bits))} bits"
-        assert dense == ("per channel" if target.dense_per_channel else "per tensor")
+        steps = "per channel" if target.dense_per_channel else "per tensor"
+        assert dense == (steps if target.per_channel else "per tensor, like all layers")
+        assert ("the whole file" in rest) == target.all_or_none
         assert ("is an error" in rest) == target.needs_all
     flags = set(re.findall(r"--target=([\w-]+)", PAGE))
     assert len([get_target(name) for name in flags]) >= 3

@@ -185,8 +185,11 @@ def _assemble(
         network = network.logged(reasons=decision.reasons, notes=decision.notes)
         weight_grids = kernel_grids(built.graph, {**decision.kernels, **built.kernels})
         requested = task.user_recipe.quantization
-        if decision.options.one_step_per_channel(dense=True) != requested.one_step_per_channel(dense=True):
-            notes["dense layers"] = f"one weight scale per tensor, as {task.target.title} requires"
+        for dense, layers in ((False, "convolutions"), (True, "dense layers")):
+            if decision.options.one_step_per_channel(dense=dense) != requested.one_step_per_channel(dense=dense):
+                notes[layers] = f"one weight scale per tensor, as {task.target.title} requires"
+                if not dense and not task.recipe.equalize:
+                    notes[layers] += "; recipe 'int8_per_tensor' makes kernels fit for that"
     policy, replay = (None, task.user_recipe) if bits is None else (bits.policy, bits.replay)
     replay = _with_found_sparsity(replay, network.pruning)
     report = make_report(

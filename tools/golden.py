@@ -28,7 +28,7 @@ from tfdatafree.demo import load_demo
 _CASES = flags.DEFINE_list("cases", [], "Only cases whose names contain one of these.")
 _SKIP = flags.DEFINE_list("skip", [], "Leave out cases whose names contain one of these.")
 
-_TARGETS = ("ethos-u55", "ethos-u65", "ethos-u85", "edgetpu", "nnapi", "hexagon", "stm32n6", "tflite-micro")
+_TARGETS = ("ethos-u55", "ethos-u65", "ethos-u85", "edgetpu", "nnapi", "hexagon", "stm32n6", "tflite-micro", "mediatek")
 _COMPRESSED: dict[str, dict] = {
     **{f"preset {name}": {"recipe": name} for name in tfdatafree.PRESETS},
     **{f"target {name}": {"target": name} for name in _TARGETS},

@@ -18,6 +18,7 @@ from pathlib import Path
 import tfdatafree
 from tfdatafree.cli import main
 from tfdatafree.recipe import recipe as recipes
+from tfdatafree.targets.registry import get_target
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
@@ -235,7 +236,7 @@ def _wrong_command(words: list[str]) -> Iterator[str]:
             yield f"{name} has no {flag}"
         elif flag.startswith("--"):
             named = flag[2:] in ("recipe", "prune", "target") and not value.endswith((".json", ".yaml"))
-            if named and value not in re.findall(r"[\w-]+", flags[flag[2:]][1]):
+            if named and value not in (*re.findall(r"[\w-]+", flags[flag[2:]][1]), *_with_a_part(value)):
                 yield f"{flag} has no {value!r}"
         elif word.startswith("-"):
             next(words, None)
@@ -302,6 +303,14 @@ def _is_pattern(text: str) -> bool:
         return bool(tfdatafree.Prune(pattern=text, sparsity=None if ":" in text else 0.5))
     except ValueError:
         return False
+
+
+def _with_a_part(target: str) -> tuple[str, ...]:
+    """The name, if it is that of a target with a chip or a number behind it, which no help text lists."""
+    try:
+        return (get_target(target).name,)
+    except ValueError:
+        return ()
 
 
 def _wrong_options(text: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from tfdatafree.targets.check import FACTS, check_target, operator_facts
 from tfdatafree.targets.ethos_u import COMPILED_BY_VELA
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import GENERIC, TARGETS, get_target
-from tfdatafree.targets.target import Target
+from tfdatafree.targets.target import DISPATCHED, Target
 from tfdatafree.targets.vela import compile_for_npu
 from tfdatafree.tflite.flatbuffer import OPERATOR_CODES, File
 from tfdatafree.tflite.operators import OPERATORS
@@ -60,7 +60,7 @@ def test_every_rule_names_its_document(name):
     assert all(source.document and source.url.startswith("https://") for source in documents)
     assert set(target.sources) <= {field.name for field in dataclasses.fields(Target)}
     for field in dataclasses.fields(Target):
-        if field.name in ("name", "title", "limits", "sources", "elsewhere", "accelerator", "macs"):
+        if field.name in ("name", "title", "limits", "sources", "elsewhere", "accelerator", "macs", "vendor_compiler"):
             continue
         if getattr(target, field.name) != getattr(GENERIC, field.name):
             assert field.name in target.sources, f"{field.name} has no source"
@@ -75,7 +75,7 @@ def test_rules_speak_of_operators_and_facts_that_there_are(name):
         assert target.operators is None or set(limit.operators) <= target.operators, limit
         assert limit.low is not None or limit.high is not None or limit.one_of
         assert limit.reason.format(value=1, high=1, one_of="") and (limit.mend or not limit.operators)
-    assert target.operators is None or target.operators <= known | {COMPILED_BY_VELA}
+    assert target.operators is None or target.operators <= known | {COMPILED_BY_VELA, DISPATCHED}
 
 
 def test_an_unknown_target_is_refused_with_the_nearest_name():
@@ -103,7 +103,7 @@ def test_what_a_recipe_leaves_open_the_target_decides():
     for name, target in TARGETS.items():
         fitted = fit_recipe(PRESETS["int8"], target)
         assert fitted.quantize.one_step_per_channel(dense=True) == target.dense_per_channel, name
-        assert fitted.quantize.one_step_per_channel(dense=False)
+        assert fitted.quantize.one_step_per_channel(dense=False) == target.per_channel, name
         assert bool(fitted.quantize.int4) <= target.int4_weights
         assert fit_recipe(PRESETS["int8_per_tensor"], target).quantize.dense_per_channel is None
         assert fit_recipe(fitted, target) == fitted
@@ -371,7 +371,6 @@ def test_a_compiler_that_fails_costs_nobody_their_file(monkeypatch):
         raise ExportError("Vela did not compile the file for ethos-u55-128; it said: boom")
 
     monkeypatch.setattr(vela, "vela_is_installed", lambda: True)
-    monkeypatch.setattr("tfdatafree.report.assemble.vela_is_installed", lambda: True)
     monkeypatch.setattr(vela, "compile_for_npu", broken)
     result = compressed(build("plain"), target="ethos-u55")
     assert result.report.npu_bytes is None and len(result.tflite) > 1000

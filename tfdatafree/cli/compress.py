@@ -26,7 +26,7 @@ from tfdatafree.recipe.prune import PRUNE_METHODS, Prune, PruneMethod
 from tfdatafree.recipe.recipe import FEWEST_IMAGES, PRESETS, Recipe, Recover, Search, with_split_outputs
 from tfdatafree.report.plots import require_bokeh
 from tfdatafree.targets.fit import fit_recipe
-from tfdatafree.targets.registry import TARGETS, get_target
+from tfdatafree.targets.registry import NAMES_WITH_PARTS, TARGETS, get_target
 
 # Exit code of a compression whose result is useless, with --strict.
 _FAILED = 3
@@ -64,7 +64,7 @@ def _define(options: Flags) -> None:
     options.add(
         "target",
         "generic",
-        f"Device or runtime to write for: {', '.join(TARGETS)}. Also ethos-u55-256 and the like.",
+        f"Device or runtime to write for: {', '.join(TARGETS)}. {NAMES_WITH_PARTS}",
         meta="NAME",
     )
     options.add(

@@ -19,7 +19,7 @@ from tfdatafree.cli.command import (
 )
 from tfdatafree.recipe.recipe import PRESETS
 from tfdatafree.targets.fit import fit_recipe
-from tfdatafree.targets.registry import TARGETS, get_target
+from tfdatafree.targets.registry import NAMES_WITH_PARTS, TARGETS, get_target
 
 
 def _define(options: Flags) -> None:
@@ -28,7 +28,7 @@ def _define(options: Flags) -> None:
     options.add(
         "target",
         "generic",
-        f"Device or runtime that the file is for: {', '.join(TARGETS)}. Also ethos-u55-256 and the like.",
+        f"Device or runtime that the file is for: {', '.join(TARGETS)}. {NAMES_WITH_PARTS}",
         meta="NAME",
     )
     options.add("images", 8, "Number of inputs to measure on.", meta="N", lower=1)

@@ -4,15 +4,15 @@ from absl import flags
 
 from tfdatafree.cli.command import Command, Flags
 from tfdatafree.errors import printable
-from tfdatafree.targets.registry import TARGETS, get_target
+from tfdatafree.targets.registry import NAMES_WITH_PARTS, TARGETS, get_target
 
 
 def _define(options: Flags) -> None:
     options.add(
         "target",
         None,
-        f"Say which operators this device computes: {', '.join(TARGETS)}. For an Ethos-U, Vela compiles the file, if "
-        "installed.",
+        f"Say which operators this device computes: {', '.join(TARGETS)}. {NAMES_WITH_PARTS} The device's compiler decides, "
+        "if it is installed: Vela for an Ethos-U, LiteRT's compiler with the vendor's SDK for a phone's chip.",
         meta="NAME",
     )
 

@@ -178,7 +178,7 @@ def _suspects(
                 suspect,
                 clipped=damage.clipped,
                 spread=damage.spread,
-                per_channel=options.per_channel,
+                per_channel=options.one_step_per_channel(dense=False) or not target.per_channel,
                 is_output=damage.name in graph.outputs and options.edge_dtype != "float32",
                 has_16_bits=damage.kind != "weights"
                 and 16 in target.activation_bits

@@ -208,7 +208,7 @@ def advise(
 
     Args:
         clipped, spread: As in `quantizer_damage.Damage`, for its tensor.
-        per_channel: Whether kernels have one scale per output channel.
+        per_channel: Whether kernels have one scale per output channel, or the target does not take that.
         is_output: Whether it is an output of the file, which has 8 bits.
         has_16_bits: Whether the operators that write and read it have 16-bit kernels on the target.
         cap: How often its cap is reached.

@@ -28,9 +28,9 @@ from tfdatafree.report.evidence import Evidence
 from tfdatafree.report.outputs import OutputComparison, compare_outputs, output_forms
 from tfdatafree.report.report import LayerRow, Report
 from tfdatafree.targets.check import check_target
+from tfdatafree.targets.compiler import ask_compiler
 from tfdatafree.targets.registry import GENERIC
 from tfdatafree.targets.target import Target
-from tfdatafree.targets.vela import ask_vela, vela_is_installed
 from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros
 from tfdatafree.version import __version__
 
@@ -198,11 +198,8 @@ def _on_target(content: bytes | None, target: Target) -> dict[str, Any]:
     """
     if content is None or target is GENERIC:
         return {}
-    check = check_target(content, target)
-    if target.accelerator is None or not vela_is_installed():
-        return {"on_target": check}
-    check, compiled = ask_vela(check, content, target.accelerator)
-    return {"on_target": check, "npu_bytes": None if compiled is None else compiled.bytes}
+    verdict = ask_compiler(check_target(content, target), content, target)
+    return {"on_target": verdict.check, "npu_bytes": None if verdict.compiled is None else verdict.compiled.bytes}
 
 
 def _input_ranges(network: Network, inputs: Inputs) -> str:

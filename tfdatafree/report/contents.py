@@ -11,10 +11,12 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfdatafree.errors import ExportError, LoadError
 from tfdatafree.limits import memory_limit, require_regular
+from tfdatafree.targets.aot import CompiledForChip
 from tfdatafree.targets.check import check_target
+from tfdatafree.targets.compiler import ask_compiler
 from tfdatafree.targets.registry import get_target
 from tfdatafree.targets.target import Target, TargetCheck
-from tfdatafree.targets.vela import HOW_TO_GET_VELA, NpuSizes, ask_vela, vela_is_installed
+from tfdatafree.targets.vela import NpuSizes
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.trial import death_of
 
@@ -166,12 +168,12 @@ class TargetSummary:
     Attributes:
         check: Result of the target's profile, or of its compiler if that is installed.
         compiled: The compiler's figures; None if there is no compiler, or it is not installed.
-        hint: How to get the compiler, if it is missing.
+        hint: How to get the compiler, or what it lacks; "" for nothing.
     """
 
     check: TargetCheck
-    compiled: NpuSizes | None = None
-    hint: str | None = None
+    compiled: NpuSizes | CompiledForChip | None = None
+    hint: str = ""
 
     def __str__(self) -> str:
         lines = [f"target     {self.check}"]
@@ -179,8 +181,8 @@ class TargetSummary:
             lines += [f"  {name}", f"    {reason}"]
         if self.compiled is not None:
             lines += ["", str(self.compiled)]
-        if self.hint is not None:
-            lines += ["", f"Vela can tell memory, time and the compiled size. {self.hint}"]
+        if self.hint:
+            lines += ["", self.hint]
         return "\n".join(lines)
 
 
@@ -200,12 +202,7 @@ def inspect_target(path: str | os.PathLike, target: str | Target) -> TargetSumma
         raise
     except Exception as error:  # as above
         raise LoadError(f"'{path}' is truncated or damaged.") from error
-    if target.accelerator is None:
-        return TargetSummary(check=check)
-    if not vela_is_installed():
-        return TargetSummary(check=check, hint=HOW_TO_GET_VELA)
-    check, compiled = ask_vela(check, content, target.accelerator)
-    return TargetSummary(check=check, compiled=compiled)
+    return TargetSummary(**ask_compiler(check, content, target)._asdict())
 
 
 def _summarize(content: bytes) -> FileSummary:

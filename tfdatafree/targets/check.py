@@ -94,6 +94,7 @@ def check_target(content: bytes, target: Target) -> TargetCheck:
         refused=refused,
         before=len(file.operators) if first is None else first,
         one_piece=target.one_piece,
+        all_or_none=target.all_or_none,
         elsewhere=target.elsewhere,
     )
 

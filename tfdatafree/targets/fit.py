@@ -58,7 +58,9 @@ def _fit_weights(options: Quantize, target: Target) -> Quantize:
                 "int8."
             )
         options = dataclasses.replace(options, int4=False)
-    if target.dense_per_channel or not options.per_channel:
+    if not target.per_channel and options.per_channel is None:
+        options = dataclasses.replace(options, per_channel=False)
+    if target.dense_per_channel or options.per_channel is False or not target.per_channel:
         return options
     if options.dense_per_channel:
         raise ValueError(

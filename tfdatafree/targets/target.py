@@ -62,6 +62,25 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VendorCompiler:
+    """A vendor's compiler behind LiteRT's ahead-of-time API, `ai_edge_litert.aot`. See `targets.aot`.
+
+    Attributes:
+        vendor: Name of the vendor's module in `ai_edge_litert.aot.vendors`.
+        packages: Python packages with the vendor's libraries. Any of them is enough.
+        variable: Environment variable that names the folder of these libraries instead; "" for none.
+        install: How to get them.
+        chip: The chip to compile for, as the module's `SocModel` spells it; "" for none.
+    """
+
+    vendor: str
+    packages: tuple[str, ...]
+    variable: str = ""
+    install: str
+    chip: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """A device or a runtime, and what it computes.
 
@@ -75,15 +94,20 @@ class Target:
         activation_bits: Bits of activations that it computes with.
         edge_dtypes: Types that the file's inputs and outputs may have.
         float_files: Kinds of float files that it computes: "float32", and "float16" for float16 weights.
-        dense_per_channel: Whether dense layers may have one weight step per output.
+        per_channel: Whether weights may have one step per output channel. Where False, they get one step per tensor, unless
+            the recipe says otherwise.
+        dense_per_channel: The same for dense layers. Where False for them alone, a recipe that says otherwise is refused.
         int4_weights: Whether weights may be stored two to a byte.
         input_grid: Operators whose output must have the grid of their input, although TFLite allows another.
         pooled_slices: Whether slices that take every k-th pixel are written as poolings, because it computes only these.
         one_piece: Whether it computes only the operators before the first one that it does not compute.
+        all_or_none: Whether it computes nothing of a file that has an operator which it does not compute.
         needs_all: Whether a file is useless there if it has an operator that it does not compute.
         elsewhere: What computes the operators that it does not compute.
         accelerator: Vela's --accelerator-config; None if Vela does not compile for it.
         macs: Numbers of multipliers that it is made with. One of them may follow the name: "ethos-u55-256".
+        vendor_compiler: The compiler for it in LiteRT's ahead-of-time API; None if there is none. One of its chips may follow
+            the name: "qualcomm-sm8750".
         sources: Field name -> the document that states it.
     """
 
@@ -94,15 +118,18 @@ class Target:
     activation_bits: tuple[int, ...] = (8, 16)
     edge_dtypes: tuple[str, ...] = ("int8", "uint8", "int16", "float32")
     float_files: tuple[str, ...] = ()
+    per_channel: bool = True
     dense_per_channel: bool = True
     int4_weights: bool = False
     input_grid: tuple[str, ...] = ()
     pooled_slices: bool = False
     one_piece: bool = False
+    all_or_none: bool = False
     needs_all: bool = False
     elsewhere: str = "the CPU"
     accelerator: str | None = None
     macs: tuple[int, ...] = ()
+    vendor_compiler: VendorCompiler | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
 
     @property
@@ -135,6 +162,8 @@ class TargetCheck:
         refused: Operator and the tensor it writes -> why the target does not compute it, and what to do.
         before: Number of operators before the first refused one.
         one_piece: Whether the target computes only these.
+        all_or_none: Whether the target computes nothing if an operator is refused.
+        partitions: Number of pieces into which the device's compiler cut what the target computes; None if none says so.
         elsewhere: What computes the refused operators.
         by: What the result comes from: the profile, or the device's own compiler.
         trouble: Why the compiler failed; "" if it did not.
@@ -146,6 +175,8 @@ class TargetCheck:
     refused: dict[str, str] = field(default_factory=dict)
     before: int = 0
     one_piece: bool = False
+    all_or_none: bool = False
+    partitions: int | None = None
     elsewhere: str = "the CPU"
     by: str = "its profile"
     trouble: str = ""
@@ -153,6 +184,8 @@ class TargetCheck:
     @property
     def accepted(self) -> int:
         """Number of operators that the target computes itself."""
+        if self.refused and self.all_or_none:
+            return 0
         return self.before if self.refused and self.one_piece else self.operators - len(self.refused)
 
     @property
@@ -164,6 +197,8 @@ class TargetCheck:
         """The result in one line."""
         # Rounded down, so that 100 % means all operators.
         share = f"{self.accepted} of {self.operators} operators ({int(100 * self.share)} %)"
+        if self.partitions:
+            share += f" in {self.partitions} piece{'s' if self.partitions > 1 else ''}"
         rest = f"; the others run on {self.elsewhere}" if self.refused else ""
         trouble = f"; but {self.trouble}" if self.trouble else ""
         return f"{self.title} computes {share}, says {self.by}{rest}{trouble}"
@@ -179,3 +214,15 @@ QUANTIZATION_SPEC = Source(
     section="Int8 quantized operator specifications",
     url="https://www.tensorflow.org/lite/performance/quantization_spec",
 )
+
+# The operator that LiteRT's ahead-of-time compilers write in place of each piece that the NPU computes.
+DISPATCHED = "CUSTOM DISPATCH_OP"
+
+
+def litert_source(path: str, section: str = "") -> Source:
+    """A file of LiteRT's vendor plugins; `path` is below litert/vendors."""
+    return Source(
+        document=f"LiteRT, {path.rsplit('/', 1)[-1]}",
+        section=section,
+        url=f"https://github.com/google-ai-edge/LiteRT/blob/main/litert/vendors/{path}",
+    )

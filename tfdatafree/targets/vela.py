@@ -5,7 +5,6 @@ result names. It needs the extra `npu` (pip install "tfdatafree[npu]"), and runs
 """
 
 import csv
-import dataclasses
 import importlib.util
 import re
 import subprocess
@@ -17,7 +16,6 @@ from tfdatafree.errors import ExportError, MissingPackageError
 from tfdatafree.files import temporary_folder
 from tfdatafree.targets.check import operator_key
 from tfdatafree.targets.ethos_u import COMPILED_BY_VELA
-from tfdatafree.targets.target import TargetCheck
 from tfdatafree.tflite.flatbuffer import File
 
 # The program behind the command `vela`, which need not be on the path.
@@ -144,16 +142,3 @@ def _left_to_the_cpu(compiled: bytes, said: str) -> dict[str, str]:
             key = operator_key(file, operator, found)
             found[key] = reasons.get(key, "Vela has no such operator for it").strip()
     return found
-
-
-def ask_vela(check: TargetCheck, content: bytes, accelerator: str) -> tuple[TargetCheck, NpuSizes | None]:
-    """(`check` by the device's own compiler, its figures). If the compiler fails, `check` with its message, and None.
-
-    If the profile refuses the same operator, its reason stays, because it says what to do.
-    """
-    try:
-        sizes = compile_for_npu(content, accelerator=accelerator)
-    except ExportError as error:
-        return dataclasses.replace(check, trouble=str(error)), None
-    refused = {key: check.refused.get(key, f"{reason} (Vela)") for key, reason in sizes.left.items()}
-    return dataclasses.replace(check, refused=refused, by="Vela"), sizes
