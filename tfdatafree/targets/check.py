@@ -26,6 +26,7 @@ _WEIGHTED = {"CONV_2D": (0, 0), "DEPTHWISE_CONV_2D": (0, -1), "FULLY_CONNECTED":
 FACTS = {
     "version": "version of the operator",
     "inputs": "number of its inputs, a bias included",
+    "outputs": "number of its outputs",
     "types": "types of the tensors that it reads and writes, without constants",
     "input_type": "type of the first of them",
     "rank": "largest number of axes among them",
@@ -59,6 +60,7 @@ FACTS = {
     "half_pixel": "whether resizing takes pixels as areas",
     "output_side": "larger of height and width of the resized map",
     "along_depth": "whether it works along the last axis",
+    "axis_behind_batch": "axis of a gather, counted from the first one behind its batch axes",
     "strided": "whether a slice skips entries",
     "channel_stride": "step along the last axis of a slice",
     "output_long_axes": "axes of a dense layer's output that are longer than 1",
@@ -77,7 +79,9 @@ def check_target(content: bytes, target: Target) -> TargetCheck:
     refused: dict[str, str] = {}
     first: int | None = None
     for at, operator in enumerate(file.operators):
-        reason = "; ".join(_refusals(file, operator, target))
+        name = file.operator_name(operator)
+        known = target.operators is None or name in target.operators
+        reason = "; ".join(refusals(name, operator_facts(file, operator) if known else {}, target))
         if reason:
             refused[operator_key(file, operator, refused)] = reason
             first = at if first is None else first
@@ -105,14 +109,12 @@ def operator_key(file: File, operator, taken: dict[str, str]) -> str:
     return next(key for key in (name, *(f"{name} ({i})" for i in range(2, len(taken) + 3))) if key not in taken)
 
 
-def _refusals(file: File, operator, target: Target) -> Iterator[str]:
-    """Why the target does not compute the operator; nothing if it does."""
-    name = file.operator_name(operator)
+def refusals(name: str, facts: dict[str, Any], target: Target) -> Iterator[str]:
+    """Why the target does not compute an operator of this name with these FACTS; nothing if it does."""
     if target.operators is not None and name not in target.operators:
         document = target.sources["operators"]
         yield f"{name} is not known to run on {target.title} ({document}); replace the layer, or leave it to the CPU"
         return
-    facts = operator_facts(file, operator)
     for limit in target.limits:
         if limit.operators and name not in limit.operators:
             continue
@@ -137,6 +139,7 @@ def operator_facts(file: File, operator) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "version": int(code.version),
         "inputs": len(operator.inputs),
+        "outputs": len(operator.outputs),
         "types": tuple(dict.fromkeys(_dtype(file, i) for i in computed)),
         "rank": max(map(len, shapes)),
         "outer": max(prod(shape[:-3]) for shape in shapes),
@@ -159,6 +162,8 @@ def operator_facts(file: File, operator) -> dict[str, Any]:
         facts["output_side"] = max(result[1:3])
     if name in ("ARG_MAX", "ARG_MIN", "PACK"):
         facts["along_depth"] = _axis(file, operator, name) in (-1, (len(result) if name == "PACK" else len(shape)) - 1)
+    if name == "GATHER":
+        facts["axis_behind_batch"] = options.axis % max(len(shape), 1) - options.batchDims
     if name == "STRIDED_SLICE" and (strides := file.constant(reads[-1])) is not None and len(reads) == 4:
         facts |= {"strided": bool((strides != 1).any()), "channel_stride": int(strides[-1])}
     if name == "FULLY_CONNECTED":

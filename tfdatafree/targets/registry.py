@@ -7,6 +7,7 @@ from tfdatafree.targets.aot import chips
 from tfdatafree.targets.edge_tpu import EDGE_TPU
 from tfdatafree.targets.ethos_u import ETHOS_U55, ETHOS_U65, ETHOS_U85
 from tfdatafree.targets.google_tensor import GOOGLE_TENSOR
+from tfdatafree.targets.gpu import GPU
 from tfdatafree.targets.hexagon import HEXAGON
 from tfdatafree.targets.intel import INTEL
 from tfdatafree.targets.mediatek import MEDIATEK
@@ -16,6 +17,7 @@ from tfdatafree.targets.samsung import SAMSUNG
 from tfdatafree.targets.stm32n6 import STM32N6
 from tfdatafree.targets.target import QUANTIZATION_SPEC, Target
 from tfdatafree.targets.tflite_micro import TFLITE_MICRO
+from tfdatafree.targets.xnnpack import XNNPACK
 
 GENERIC = Target(
     name="generic",
@@ -42,6 +44,8 @@ TARGETS: dict[str, Target] = {
         INTEL,
         STM32N6,
         TFLITE_MICRO,
+        XNNPACK,
+        GPU,
     )
 }
 
