@@ -21,6 +21,7 @@ _U55 = "Ethos-U55 and Ethos-U65 TFLite"
 _U85 = "Ethos-U85 TFLite"
 
 
+_TYPES = ("int8", "uint8", "int16", "int32")
 # A 16-bit product of a weight and an activation leaves less room in the 40-bit accumulator; Ethos-U85 has a wider one.
 _WEIGHT_SUM, _WEIGHT_SUM_U85_16 = 127 * 65536, 2130706432
 
@@ -46,11 +47,11 @@ def _pooling(family: str) -> tuple[Limit, ...]:
     )  # fmt: skip
 
 
-def _ethos(family: str, weight_sum_16: int) -> tuple[Limit, ...]:
+def _ethos(family: str, types: tuple[str, ...], weight_sum_16: int) -> tuple[Limit, ...]:
     """Limits of every Ethos-U."""
     mean: dict[str, Any] = {"operators": ("MEAN",), "source": _vela(f"{family} MEAN Constraints")}
     return (
-        Limit(fact="types", one_of=("int8", "uint8", "int16", "int32"), source=_vela(f"{family} Generic Constraints"),
+        Limit(fact="types", one_of=types, source=_vela(f"{family} Generic Constraints"),
               reason="it reads or writes {value}", mend="take integer edges (edge_dtype='int8') and keep no layer in float"),
         Limit(operators=WEIGHTED, fact="weight_type", one_of=("int8", "uint8"),
               source=_vela(f"{family} CONV_2D Constraints"),
@@ -89,7 +90,9 @@ def _ethos(family: str, weight_sum_16: int) -> tuple[Limit, ...]:
 def _ethos_u85() -> tuple[Limit, ...]:
     up: dict[str, Any] = {"fact": "factor", "mend": "enlarge by a power of two"}
     return (
-        *_ethos(_U85, _WEIGHT_SUM_U85_16),
+        *_ethos(_U85, (*_TYPES, "int64", "bool"), _WEIGHT_SUM_U85_16),
+        Limit(operators=("GATHER",), fact="axis_behind_batch", high=0, mend="gather along the first axis behind the batch axes",
+              reason="it gathers along an axis {value} behind its batch axes", source=_vela(f"{_U85} GATHER Constraints")),
         Limit(operators=("RESIZE_BILINEAR",), one_of=tuple(2**n for n in range(11)),
               reason="it enlarges by {value}, and only powers of two up to 1024 are possible",
               source=_vela(f"{_U85} RESIZE_BILINEAR Constraints"), **up),
@@ -108,7 +111,7 @@ def _ethos_u55() -> tuple[Limit, ...]:
         "mend": "enlarge in steps, or by a transposed convolution with stride 2",
     }
     return (
-        *_ethos(_U55, _WEIGHT_SUM),
+        *_ethos(_U55, _TYPES, _WEIGHT_SUM),
         Limit(operators=strided, fact="stride", high=3, where={"padding": "SAME"}, mend=f"{small}, or pad with 'valid'",
               reason="its stride is {value}, and with 'same' padding at most 3", source=_vela(f"{_U55} CONV_2D Constraints")),
         Limit(operators=strided, fact="stride", high=3, where={"dilated": True}, mend=f"{small}, or no dilation",
@@ -134,16 +137,17 @@ def _ethos_u55() -> tuple[Limit, ...]:
     )  # fmt: skip
 
 
+# Vela lists REVERSE_V2 for the Ethos-U55, too, but without its axis, which every such operator has.
 _ETHOS_BOTH = (
     "ABS ADD ARG_MAX AVERAGE_POOL_2D BATCH_MATMUL CONCATENATION CONV_2D DEPTHWISE_CONV_2D ELU EXP EXPAND_DIMS "
     "FULLY_CONNECTED GELU HARD_SWISH LEAKY_RELU LOG LOGISTIC MAXIMUM MAX_POOL_2D MEAN MINIMUM MIRROR_PAD MUL NEG PACK PAD "
     "PADV2 PRELU QUANTIZE REDUCE_MAX REDUCE_MIN RELU RELU6 RELU_0_TO_1 RELU_N1_TO_1 RESHAPE RESIZE_BILINEAR "
-    "RESIZE_NEAREST_NEIGHBOR REVERSE_V2 RSQRT SLICE SOFTMAX SPLIT SPLIT_V SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM "
+    "RESIZE_NEAREST_NEIGHBOR RSQRT SLICE SOFTMAX SPLIT SPLIT_V SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM "
     "TANH TILE TRANSPOSE TRANSPOSE_CONV UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK"
 )
 _ETHOS_U85_ALSO = (
     "ASSIGN_VARIABLE CAST DIV EQUAL GATHER GREATER GREATER_EQUAL LESS LESS_EQUAL LOGICAL_AND LOGICAL_NOT LOGICAL_OR "
-    "NOT_EQUAL READ_VARIABLE REDUCE_ALL REDUCE_ANY SCATTER_ND SELECT SELECT_V2"
+    "NOT_EQUAL READ_VARIABLE REDUCE_ALL REDUCE_ANY REVERSE_V2 SCATTER_ND SELECT SELECT_V2"
 )
 
 

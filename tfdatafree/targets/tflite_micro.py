@@ -11,6 +11,11 @@ def _micro(path: str) -> Source:
     )
 
 
+_MEASURED = Source(
+    document="tflite-micro 0.dev20261023182759, operator by operator",
+    url="https://github.com/tensorflow/tflite-micro/tree/main/tensorflow/lite/micro/kernels",
+)
+
 TFLITE_MICRO = Target(
     name="tflite-micro",
     title="TensorFlow Lite Micro",
@@ -34,6 +39,12 @@ TFLITE_MICRO = Target(
         Limit(operators=WEIGHTED, fact="weight_type", one_of=("float32",), where={"input_type": "float32"},
               source=_micro("kernels/conv.cc"), reason="its weights are {value}, and what it multiplies them by is float32",
               mend="quantize activations, too"),
+        Limit(operators=("EXP", "LOG", "SQRT"), fact="types", one_of=("float32",), source=_MEASURED,
+              reason="it computes with {value}, and only float32 is possible", mend="replace the layer"),
+        Limit(operators=("BATCH_TO_SPACE_ND", "GATHER", "GATHER_ND", "MIRROR_PAD", "REDUCE_MAX", "REDUCE_MIN",
+                         "RESIZE_BILINEAR", "RSQRT", "SPACE_TO_BATCH_ND"),
+              fact="types", one_of=("int8", "int32", "float32"), source=_MEASURED,
+              reason="it computes with {value}, and not in 16 bits", mend="take 8-bit activations"),
     ),
     float_files=("float32",),
     dense_per_channel=False,
