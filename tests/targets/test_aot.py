@@ -31,6 +31,8 @@ QUALCOMM = get_target("qualcomm-sm8750")
 _DOES = {
     "takes": 'cp compiled.tflite "$out"',
     "fails": "echo 'ERROR: [plugin.cc:1] Compilation failed:'; echo 'no room for it'; echo 'INFO: [plugin.cc:2] end'; exit 1",
+    "lacks a library": "echo 'WARNING: [plugin.cc:3] Failed with error: ERROR: [plugin.cc:4]'; echo '└ no libvendor.so'; "
+    "echo '[LITERT_TOOLS:APPLY] Loaded 0 plugins'; exit 1",
     "crashes": "kill -SEGV $$",
     "writes nothing": "exit 0",
     "hangs": "while true; do echo >> heartbeat; sleep 0.05; done",
@@ -207,6 +209,7 @@ def test_what_the_profile_refused_and_the_compiler_took_is_taken(monkeypatch):
     "what, reason",
     [
         ("fails", "SM8750; it said: no room for it$"),
+        ("lacks a library", "SM8750; it said: no libvendor.so$"),
         ("crashes", "SM8750; it said: apply_plugin failed to apply plugin.$"),
         ("writes nothing", "SM8750; it said: .*apply_plugin.tflite is not a TFLite model"),
     ],

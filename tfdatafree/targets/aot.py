@@ -29,7 +29,7 @@ _SECONDS = 600
 _LONGEST = 400
 # LiteRT names a log, which is in the folder that is then gone.
 _LOG_FILE = re.compile(r" See \S+ for details\.")
-_LEVELS = ("INFO", "WARNING", "ERROR", "VERBOSE")
+_NEXT = ("INFO", "WARNING", "ERROR", "VERBOSE", "[")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +169,11 @@ def _environment(folder: Path) -> Mapping[str, str]:
 def _first_error(log: str) -> str:
     """The end of the first error in a log of LiteRT, which names the cause; "" without one."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    at = next((i for i, line in enumerate(lines) if line.startswith("ERROR")), None)
+    at = next((i for i, line in enumerate(lines) if "ERROR" in line), None)
     if at is None:
         return ""
-    end = next((i for i, line in enumerate(lines) if i > at and line.startswith(_LEVELS)), len(lines))
-    return lines[end - 1]
+    end = next((i for i, line in enumerate(lines) if i > at and line.startswith(_NEXT)), len(lines))
+    return lines[end - 1].lstrip("└ ")
 
 
 def _last_line(text: str) -> str:
