@@ -79,8 +79,6 @@ def _ethos(family: str, types: tuple[str, ...], weight_sum_16: int) -> tuple[Lim
               reason="it computes with {value}, and only int8 is possible", mend="take 8-bit activations"),
         Limit(operators=("GELU",), fact="types", one_of=("int8", "uint8"), source=_vela(f"{family} GELU Constraints"),
               reason="it computes with {value}, and only 8 bits are possible", mend="take 8-bit activations"),
-        Limit(operators=("RSQRT",), fact="types", one_of=("int8",), source=_vela(f"{family} RSQRT Constraints"),
-              reason="it computes with {value}, and only int8 is possible", mend="take 8-bit activations"),
         Limit(operators=("STRIDED_SLICE",), fact="channel_stride", one_of=(1,),
               source=_vela(f"{family} STRIDED_SLICE Constraints"),
               reason="it takes every {value}th channel", mend="slice along height and width only"),
