@@ -181,14 +181,22 @@ def _last_line(text: str) -> str:
 
 
 def _read(content: bytes, compiled: bytes, chip: str, seconds: float) -> CompiledForChip:
-    """The figures of a compiled file. LiteRT keeps the operators that it leaves to the CPU."""
+    """The figures of a compiled file. LiteRT keeps the operators that it leaves to the CPU.
+
+    Raises:
+        ExportError: The file cannot be read.
+    """
     left: dict[str, str] = {}
-    file, pieces = File.parse(compiled), 0
-    for operator in file.operators:
-        if file.operator_name(operator) == DISPATCHED:
-            pieces += 1
-        else:
-            left[operator_key(file, operator, left)] = f"LiteRT's compiler for {chip} leaves it to the CPU"
+    pieces = 0
+    try:
+        file = File.parse(compiled)
+        for operator in file.operators:
+            if file.operator_name(operator) == DISPATCHED:
+                pieces += 1
+            else:
+                left[operator_key(file, operator, left)] = f"LiteRT's compiler for {chip} leaves it to the CPU"
+    except Exception as error:  # a damaged table can raise struct, index, value, type and other errors
+        raise ExportError(f"LiteRT's compiler for {chip} made a file that is no TFLite file.") from error
     return CompiledForChip(
         chip=chip,
         bytes=len(compiled),
