@@ -344,6 +344,15 @@ def test_options_reach_the_compression(folder, capsys):
 
 
 @pytest.mark.slow
+def test_inspect_for_a_chip_says_how_to_get_its_compiler(made, capsys, monkeypatch):
+    monkeypatch.setattr("tfdatafree.targets.aot.is_installed", lambda compiler: False)
+    assert main(["inspect", str(made / "digits.tflite"), "--target=qualcomm-sm8750"]) == 0
+    printed = capsys.readouterr().out
+    assert "SM8750 computes" in printed and "says its profile" in printed
+    assert printed.splitlines()[-1].endswith("pip install ai-edge-litert-sdk-qualcomm.")
+
+
+@pytest.mark.slow
 def test_inspect_tells_what_the_interpreter_tells(made, capsys):
     path = made / "digits.tflite"
     summary = inspect_file(path)
