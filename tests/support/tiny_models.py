@@ -111,7 +111,8 @@ def _observe_statistics(model: keras.Model) -> None:
     batchnorms = [layer for layer in model._flatten_layers() if isinstance(layer, L.BatchNormalization)]
     if not batchnorms:
         return
-    low, high = (0, 255) if model.inputs[0].dtype == "uint8" else (-1, 1)
+    first = next(layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer))
+    low, high = (0, 255) if model.inputs[0].dtype == "uint8" or isinstance(first, L.Rescaling) else (-1, 1)
     shapes = [tuple(x.shape[1:]) for x in keras.tree.flatten(model.inputs)]
     count = model.inputs[0].shape[0] or 16
     images = [_images(count, shape, low, high, seed=at + 100) for at, shape in enumerate(shapes)]
