@@ -10,6 +10,7 @@ from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.integer_kernel import IntegerKernel
 from tfdatafree.quantization.placement import Placement
+from tfdatafree.quantization.wide_tensors import wide_tensors
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.rules import NO_RULES, LayerRules
 from tfdatafree.targets.registry import GENERIC
@@ -54,7 +55,7 @@ class Decision:
     @functools.cached_property
     def placement(self) -> Placement:
         """Which tensors of the graph are rounded, and which share a grid."""
-        return Placement(self.graph, self.rules, self.target.wide_moments)
+        return Placement(self.graph, self.rules, wide_tensors(self.graph, self.target))
 
     def with_weights(self, graph: Graph, grids: Mapping[str, Quantizer | None]) -> "Decision":
         """The same decision for other weights.

@@ -19,7 +19,6 @@ import keras
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.kernels import find_layout
 from tfdatafree.model.operations import operation_of, rectifier_of
-from tfdatafree.model.own_moments import own_moments
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer
 from tfdatafree.numerics.range import Range, with_room
 from tfdatafree.recipe.rules import NO_RULES, LayerRules, Rule
@@ -33,12 +32,12 @@ class Placement:
     Attributes:
         graph: A separated, folded graph.
         rules: What single layers get instead of the recipe's options.
-        wide_moments: Whether moments by which the network normalizes its own values get 16 bits, where no rule decides.
+        wide: Tensors that get 16 bits where no rule decides.
     """
 
     graph: Graph
     rules: LayerRules = NO_RULES
-    wide_moments: bool = False
+    wide: frozenset[str] = frozenset()
 
     @functools.cached_property
     def groups(self) -> dict[str, str]:
@@ -68,8 +67,8 @@ class Placement:
 
     @functools.cached_property
     def ruled_bits(self) -> dict[str, int]:
-        """{tensor: bits that a rule gives it, or 16 for wide moments}."""
-        bits = dict.fromkeys(own_moments(self.graph), 16) if self.wide_moments else {}
+        """{tensor: bits that a rule gives it, or 16 for a wide one}."""
+        bits = dict.fromkeys(self.wide, 16)
         for node in self.graph.nodes:
             rule = self.rule_of.get(node.name)
             if rule is not None and rule.activation_bits is not None:

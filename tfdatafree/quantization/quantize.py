@@ -29,6 +29,7 @@ from tfdatafree.quantization.input_bounds import bounds_behind_inputs
 from tfdatafree.quantization.placement import Placement
 from tfdatafree.quantization.ranges import extreme_value, range_of_levels
 from tfdatafree.quantization.rounding import Rounded, Rounding, round_equalized, round_graph
+from tfdatafree.quantization.wide_tensors import wide_tensors
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.targets.registry import GENERIC
 from tfdatafree.targets.target import Target
@@ -65,7 +66,7 @@ def quantize(
     # Headroom is measured by the noise of decision tensors, in which clipped values do not belong.
     ranges = within(ranges, {tensor: ends for tensor, ends in limits.items() if tensor not in decisions})
     if options.activation_correction:
-        grids = Placement(graph, rules, target.wide_moments).grids(ranges, options.activation_bits)
+        grids = Placement(graph, rules, wide_tensors(graph, target)).grids(ranges, options.activation_bits)
         shifts = measure_shifts(normalized_walk(network.unfolded, inputs), grids)
         graph, uncorrected = correct_activation_shifts(graph, shifts)
         reasons |= {key: f"activation shift not corrected: {reason}" for key, reason in uncorrected.items()}

@@ -132,23 +132,18 @@ class Target:
     vendor_compiler: VendorCompiler | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
 
-    @property
-    def wide_moments(self) -> bool:
-        """Whether it normalizes values by their own moments in 16 bits (`model/own_moments.py`)."""
+    def computes_in_16_bits(self, operators: frozenset[str]) -> bool:
+        """Whether it computes all these operators on 16-bit tensors, as far as its profile tells."""
         facts: dict[str, Any] = {"types": ("int16",), "input_type": "int16"}
         return (
             16 in self.activation_bits
-            and (self.operators is None or _ROOTS <= self.operators)
+            and (self.operators is None or operators <= self.operators)
             and all(
                 limit.allows(facts[limit.fact])
                 for limit in self.limits
-                if limit.fact in facts and not limit.where and (not limit.operators or _ROOTS & {*limit.operators})
+                if limit.fact in facts and not limit.where and (not limit.operators or operators & {*limit.operators})
             )
         )
-
-
-# Operators that compute the inverse root of a variance in 16 bits (export/inverse_roots.py).
-_ROOTS = frozenset(("RSQRT", "MINIMUM", "QUANTIZE"))
 
 
 @dataclass(frozen=True, kw_only=True)
