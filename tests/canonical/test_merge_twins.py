@@ -38,3 +38,15 @@ def test_layers_with_weights_are_left_alone():
     twins = [L.Conv2D(4, 3, kernel_initializer="ones", name=name)(image) for name in ("a", "b")]
     graph = Graph.from_keras(keras.Model(image, L.ReLU(name="relu")(L.Add(name="add")(twins))))
     assert merge_twins(graph).graph.nodes == graph.nodes
+
+
+def test_calls_of_one_layer_on_the_same_tensor_become_one():
+    image = keras.Input((8, 8, 3), name="image")
+    conv = L.Conv2D(4, 3, name="conv")
+    parts = [conv(image), conv(image), conv(L.ReLU(name="relu")(image))]
+    graph = Graph.from_keras(randomized(keras.Model(image, L.Concatenate(name="joined")(parts))))
+    merged, inputs = merge_twins(graph).graph, random_inputs(graph)
+    assert sorted(node.layer for node in merged.nodes) == ["conv", "conv", "joined", "relu"], (
+        "the third reads something else"
+    )
+    assert relative_difference(merged.predict(inputs), graph.predict(inputs)) == 0

@@ -81,3 +81,11 @@ def test_threads_that_convert_at_once_leave_standard_error_where_it_was():
     for thread in threads:
         thread.join()
     assert os.path.sameopenfile(2, 2) and os.fstat(2).st_ino == before.st_ino
+
+
+def test_a_convolution_that_the_converter_names_anew_is_found_by_its_weights():
+    image = keras.Input((6, 6, 4))
+    grouped = L.Conv2D(8, 1, groups=4, use_bias=False, name="grouped")(image)
+    graph = separate(Graph.from_keras(randomized(keras.Model(image, L.Activation("tanh")(grouped))))).graph
+    model = convert(graph, random_inputs(graph, 1))
+    assert model.tensor_of.keys() == graph.specs.keys()

@@ -1,4 +1,4 @@
-"""Merges equal operations without weights that read the same tensors.
+"""Merges equal operations that read the same tensors: those without weights, and calls of one layer.
 
 relu(x), relu(x)  ->  one relu(x), which all readers of the two read
 so that the function is unchanged. The converter merges them, too. Merged here, each tensor of the file is also one of the graph.
@@ -33,7 +33,9 @@ def _describe(graph: Graph, node: Node) -> str | None:
     """A text that is the same for two nodes that compute the same; None for a node that this pass leaves alone."""
     layer = graph.layer_of(node)
     operation = layer.operation
-    if not isinstance(operation, keras.layers.Layer) or layer.weights or len(node.outputs) > 1:
+    if not isinstance(operation, keras.layers.Layer) or len(node.outputs) > 1:
         return None
+    if layer.weights:
+        return json.dumps([node.layer, repr(node.args), repr(node.kwargs)])
     config = {key: value for key, value in operation.get_config().items() if key != "name"}
     return json.dumps([layer.class_name, config, repr(node.args), repr(node.kwargs)], sort_keys=True, default=repr)

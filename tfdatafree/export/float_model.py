@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -77,7 +78,7 @@ def convert(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False)
         lost = stand_ins.keys() - layer_of.values()
         if not lost:
             content = file.serialize()
-            candidates, node_of = _match_names(graph, file)
+            candidates, node_of = _match_names(graph, file, layer_of)
             tensor_of = _match_values(graph, candidates, content, probe)
             expected = {candidates[tensor] for tensor in graph.outputs} | _weighted_outputs(file, candidates, layer_of)
             if not stand_ins or expected <= set(tensor_of.values()):
@@ -253,17 +254,20 @@ def _silence() -> Iterator[None]:
                 os.close(saved)
 
 
-def _match_names(graph: Graph, file: File) -> tuple[dict[str, int], dict[int, str]]:
-    """({graph tensor: file tensor} by name, {file tensor: node}); of several in one scope the last written is meant."""
+def _match_names(graph: Graph, file: File, layer_of: Mapping[int, str]) -> tuple[dict[str, int], dict[int, str]]:
+    """({graph tensor: file tensor} by name, {file tensor: node}); of several in one scope the last written is meant.
+
+    The converter names a few convolutions anew. These are found by their weights.
+    """
     candidates: dict[str, int] = dict(zip(graph.inputs, file.inputs, strict=True))
     node_of: dict[int, str] = {}
     for operator in file.operators:
         for index in operator.outputs:
             # A fused operator is named after all its operations, in no order: the last node is what it computes.
             scopes = re.findall(r"(?:^|;)n(\d+)/", file.name(index))
-            if not scopes:
+            node = graph.nodes[max(map(int, scopes))] if scopes else _only_call(graph, file, operator, layer_of)
+            if node is None:
                 continue
-            node = graph.nodes[max(map(int, scopes))]
             node_of[index] = node.name
             if len(node.outputs) == 1:
                 candidates[node.output] = index
@@ -273,6 +277,14 @@ def _match_names(graph: Graph, file: File) -> tuple[dict[str, int], dict[int, st
         if tensor in producers:
             node_of[index] = producers[tensor].name
     return candidates, node_of
+
+
+def _only_call(graph: Graph, file: File, operator: Any, layer_of: Mapping[int, str]) -> Node | None:
+    """The node that calls the layer whose weights the operator reads; None without such a layer, or with several calls."""
+    rule = OPERATORS.get(file.operator_name(operator))
+    key = None if rule is None or rule.kernel is None else layer_of.get(int(operator.inputs[rule.kernel]))
+    calls = [node for node in graph.nodes if node.layer == key]
+    return calls[0] if len(calls) == 1 else None
 
 
 def _match_values(
