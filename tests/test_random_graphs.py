@@ -42,6 +42,19 @@ def test_random_networks_become_files_or_one_line(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "seed, recipe",
+    [
+        pytest.param(5100, "lwdf", id="a layer called twice on the same tensor"),
+        pytest.param(5292, "int8", id="a convolution that the converter names anew"),
+        pytest.param(5640, "dfq", id="equal kernels of two layers"),
+    ],
+)
+def test_networks_that_were_refused_without_reason_become_files(seed, recipe):
+    assert not random_networks.compression(random_network(seed), recipe).startswith("WRONG")
+
+
+@pytest.mark.slow
 def test_a_broken_promise_is_found(monkeypatch):
     network = random_network(1)
     monkeypatch.setattr(Report, "warnings", [])

@@ -341,7 +341,8 @@ def _with_file_values(
 ) -> Layer:
     layer = with_kernel(layer, _kernel_of(layer, kernel).float_kernel)
     bias = layer.weight("bias")
-    if float_bias is not None and bias is not None:
+    # The file holds equal kernels of two layers once. Then the bias may be the other layer's.
+    if float_bias is not None and bias is not None and float_bias.shape == bias.shape:
         index = operator.inputs[rule.bias]
         scale = np.asarray(file.tensors[index].quantization.scale, np.float64)
         # Only the rounding error is added, because the converter may have merged a constant that the graph adds later.
