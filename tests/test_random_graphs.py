@@ -48,6 +48,7 @@ def test_random_networks_become_files_or_one_line(seed):
         pytest.param(5100, "lwdf", id="a layer called twice on the same tensor"),
         pytest.param(5292, "int8", id="a convolution that the converter names anew"),
         pytest.param(5640, "dfq", id="equal kernels of two layers"),
+        pytest.param(9212, "int8", id="two operations that the converter puts into one"),
     ],
 )
 def test_networks_that_were_refused_without_reason_become_files(seed, recipe):

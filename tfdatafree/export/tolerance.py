@@ -16,6 +16,7 @@ from tfdatafree.tflite.operators import OPERATORS, Operator
 _POOR_DB = 12.0
 _SEVERAL = "computed by several integer operators, simulated as one"
 _TWICE = "computed from the inputs of the layer before it, whose own result the file holds, too"
+_OTHERS = "computed from other tensors than the layer reads: the converter put two operations into one"
 _THRESHOLD = "chosen by a comparison, which may fall out otherwise within one integer of its threshold"
 
 
@@ -40,6 +41,8 @@ def exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mapping
                 reasons[node.output] = _TWICE
             elif rule is not None and rule.kernel is not None and operator.inputs[rule.kernel] not in layers_of:
                 reasons[node.output] = "the converter merged another operation into this layer's weights"
+            elif _reads_others(node, index, float_model, file):
+                reasons[node.output] = _OTHERS
     return _with_unmatched_readers(graph, reasons, float_model.tensor_of)
 
 
@@ -52,6 +55,23 @@ def _is_fused_twice(
     """
     layer = layers_of.get(operator.inputs[rule.kernel])
     return layer is not None and layer != node.layer and any(x in float_model.tensor_of for x in node.inputs)
+
+
+def _reads_others(node: Node, index: int, float_model: FloatModel, file: File) -> bool:
+    """Whether the file computes the tensor `index` from other tensors than those that the node reads, all of which it holds."""
+    wanted = {float_model.tensor_of.get(tensor) for tensor in node.inputs}
+    if None in wanted:
+        return False
+    held, writers = (
+        set(float_model.tensor_of.values()),
+        {i: operator for operator in file.operators for i in operator.outputs},
+    )
+
+    def sources(at: int) -> set[int]:
+        read = {int(i) for i in writers[at].inputs if i >= 0 and (i in writers or i in file.inputs)}
+        return set().union(*({i} if i in held or i not in writers else sources(i) for i in read))
+
+    return index in writers and sources(index) != wanted
 
 
 def _with_unmatched_readers(graph: Graph, reasons: Mapping[str, str], matched: Container[str]) -> dict[str, str]:
