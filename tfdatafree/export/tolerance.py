@@ -1,21 +1,19 @@
 """How far the tensors of a file may differ from their simulation, and which differ by too much."""
 
 import math
-from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from tfdatafree.export.float_model import FloatModel
 from tfdatafree.export.inverse_roots import table_error
 from tfdatafree.export.verify import TensorCheck
-from tfdatafree.model.graph import Graph, Node
+from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.tflite.flatbuffer import File
-from tfdatafree.tflite.operators import OPERATORS, Operator
+from tfdatafree.tflite.operators import OPERATORS
 
 # An operation that integer operators compute worse than this stays in float.
 _POOR_DB = 12.0
 _SEVERAL = "computed by several integer operators, simulated as one"
-_TWICE = "computed from the inputs of the layer before it, whose own result the file holds, too"
 _OTHERS = "computed from other tensors than the layer reads: the converter put two operations into one"
 _THRESHOLD = "chosen by a comparison, which may fall out otherwise within one integer of its threshold"
 
@@ -24,7 +22,7 @@ def exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mapping
     """Graph tensor -> why its simulation may differ by more than one integer."""
     reasons: dict[str, str] = {}
     matched = set(float_model.tensor_of.values())
-    producers = {node.name: node for node in graph.nodes}
+    producers, sources = {node.name: node for node in graph.nodes}, _held_sources(file, matched)
     for operator in file.operators:
         rule = OPERATORS.get(file.operator_name(operator))
         for index in operator.outputs:
@@ -33,45 +31,22 @@ def exempt(graph: Graph, float_model: FloatModel, file: File, layers_of: Mapping
                 continue
             if index not in matched:
                 reasons[node.output] = _SEVERAL
-            elif (
-                rule is not None
-                and rule.kernel is not None
-                and _is_fused_twice(node, operator, rule, layers_of, float_model)
-            ):
-                reasons[node.output] = _TWICE
             elif rule is not None and rule.kernel is not None and operator.inputs[rule.kernel] not in layers_of:
                 reasons[node.output] = "the converter merged another operation into this layer's weights"
-            elif _reads_others(node, index, float_model, file):
+            elif None not in (read := {float_model.tensor_of.get(x) for x in node.inputs}) and read != sources(index):
                 reasons[node.output] = _OTHERS
     return _with_unmatched_readers(graph, reasons, float_model.tensor_of)
 
 
-def _is_fused_twice(
-    node: Node, operator: Any, rule: Operator, layers_of: Mapping[int, str], float_model: FloatModel
-) -> bool:
-    """Whether a layer and the node after it are one operator, although the layer has another operator for itself alone.
+def _held_sources(file: File, held: Container[int]) -> Callable[[int], set[int]]:
+    """A function of a tensor that an operator writes: the tensors of `held`, or inputs, that the file computes it from."""
+    writers = {index: operator for operator in file.operators for index in operator.outputs}
 
-    The simulation of the node then starts from the layer's rounded result, which its operator never sees.
-    """
-    layer = layers_of.get(operator.inputs[rule.kernel])
-    return layer is not None and layer != node.layer and any(x in float_model.tensor_of for x in node.inputs)
-
-
-def _reads_others(node: Node, index: int, float_model: FloatModel, file: File) -> bool:
-    """Whether the file computes the tensor `index` from other tensors than those that the node reads, all of which it holds."""
-    wanted = {float_model.tensor_of.get(tensor) for tensor in node.inputs}
-    if None in wanted:
-        return False
-    held, writers = (
-        set(float_model.tensor_of.values()),
-        {i: operator for operator in file.operators for i in operator.outputs},
-    )
-
-    def sources(at: int) -> set[int]:
-        read = {int(i) for i in writers[at].inputs if i >= 0 and (i in writers or i in file.inputs)}
+    def sources(index: int) -> set[int]:
+        read = {int(i) for i in writers[index].inputs if i in writers or i in file.inputs}
         return set().union(*({i} if i in held or i not in writers else sources(i) for i in read))
 
-    return index in writers and sources(index) != wanted
+    return sources
 
 
 def _with_unmatched_readers(graph: Graph, reasons: Mapping[str, str], matched: Container[str]) -> dict[str, str]:
