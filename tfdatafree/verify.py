@@ -135,9 +135,7 @@ def verify(
     """
     require_whole("n", n, 1)
     seed = require_seed(seed)
-    chosen = [get_runtime(name) for name in RUNTIMES if runtimes is None] + [
-        get_runtime(name) for name in runtimes or ()
-    ]
+    chosen = [get_runtime(name) for name in (RUNTIMES if runtimes is None else runtimes)]
     content = bytes(file) if isinstance(file, (bytes, bytearray)) else read_runnable(file)
     name = "the file" if isinstance(file, (bytes, bytearray)) else str(file)
     try:
@@ -200,9 +198,8 @@ def _compared(result: RuntimeResult, found: _Runs, expected: _Runs, file: File) 
     together = np.concatenate(differences)
     first = f"'{file.name(unequal[0])}' ({file.operator_name(writers[unequal[0]])})" if unequal else ""
     only_outputs = set(shown) <= set(file.outputs) and len(writers) > len(shown)
-    return RuntimeResult(
-        runtime=result.runtime,
-        seconds=result.seconds,
+    return dataclasses.replace(
+        result,
         compared=0 if only_outputs else len(shown),
         differing=0 if only_outputs else len(unequal),
         largest=float(np.nan_to_num(together, nan=np.inf).max(initial=0.0)),

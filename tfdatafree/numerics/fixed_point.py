@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _INT32 = np.iinfo(np.int32)
-# Accumulators are split where they are so large that a product with m would overflow 64 bits; none is in a valid file.
+# The largest upper half of m.
 _MOST_REDUCED = 0x7FFF
 
 

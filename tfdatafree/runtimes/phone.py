@@ -23,11 +23,8 @@ class PhoneError(TfdatafreeError):
     """The phone or the program on it does not answer as expected; says what did."""
 
 
-def phone_latency(content: bytes, *, runs: int = 50, threads: int = 1, options: tuple[str, ...] = ()) -> float:
+def phone_latency(content: bytes, *, runs: int = 50, threads: int = 1) -> float:
     """Mean seconds of one inference on the phone that is connected.
-
-    Args:
-        options: More options of `benchmark_model`, such as "--use_gpu=true" or "--use_nnapi=true".
 
     Raises:
         MissingPackageError: There is no adb.
@@ -48,7 +45,7 @@ def phone_latency(content: bytes, *, runs: int = 50, threads: int = 1, options: 
         path.write_bytes(content)
         _call(adb, "push", str(path), f"{_FOLDER}/{path.name}", what="the file cannot be copied")
     try:
-        arguments = (f"--graph={_FOLDER}/{path.name}", f"--num_threads={threads}", f"--num_runs={runs}", *options)
+        arguments = (f"--graph={_FOLDER}/{path.name}", f"--num_threads={threads}", f"--num_runs={runs}")
         printed = _call(
             adb, "shell", _PROGRAM, *arguments, what=f"benchmark_model does not run; {VARIABLE} may name one to copy"
         )
