@@ -8,7 +8,7 @@ QUANTIZE              y = Z + rescale(x - Z_x, S_x / S)
 
 import numpy as np
 
-from tfdatafree.integers.operation import Operation, activation_range
+from tfdatafree.integers.operation import Operation
 from tfdatafree.numerics.fixed_point import fixed_point, rescale
 
 _LEFT = {8: 20, 16: 15}
@@ -28,31 +28,25 @@ def _added(operation: Operation, sign: int) -> np.ndarray:
     scales = [operation.scale(position) for position in (0, 1)]
     twice = np.float64(2) * max(np.float64(scale) for scale in scales)
     parts = [
-        rescale((operation.values(position) - operation.zero_point(position)) << left, fixed_point(scale / twice))
+        rescale(operation.centred(position) << left, fixed_point(scale / twice))
         for position, scale in enumerate(map(np.float64, scales))
     ]
     total = rescale(
         parts[0] + sign * parts[1], fixed_point(twice / ((1 << left) * np.float64(np.float32(target.scale))))
     )
-    return _clipped(operation, total)
+    return operation.written(total, operation.activation)
 
 
 def multiply(operation: Operation) -> list[np.ndarray]:
-    product = np.multiply(*(operation.values(position) - operation.zero_point(position) for position in (0, 1)))
+    product = np.multiply(*(operation.centred(position) for position in (0, 1)))
     factor = operation.scale(0) * operation.scale(1) / np.float32(operation.target.scale)
-    return [_clipped(operation, rescale(product, fixed_point(np.float64(factor))))]
+    return [operation.written(rescale(product, fixed_point(np.float64(factor))), operation.activation)]
 
 
 def quantize(operation: Operation) -> list[np.ndarray]:
     """QUANTIZE between two integer grids."""
     factor = np.float64(operation.scale(0)) / np.float64(np.float32(operation.target.scale))
-    return [_clipped(operation, rescale(operation.values(0) - operation.zero_point(0), fixed_point(factor)))]
-
-
-def _clipped(operation: Operation, values: np.ndarray) -> np.ndarray:
-    target = operation.target
-    low, high = activation_range(target, getattr(operation.options, "fusedActivationFunction", 0))
-    return np.clip(values + int(target.zero_point), low, high).astype(operation.dtypes[0])
+    return [operation.written(rescale(operation.centred(0), fixed_point(factor)))]
 
 
 ARITHMETIC = {"ADD": add, "SUB": subtract, "MUL": multiply, "QUANTIZE": quantize}

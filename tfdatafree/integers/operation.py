@@ -37,6 +37,20 @@ class Operation:
         assert array is not None, f"{self.name} lacks input {position}"
         return array.astype(np.int64)
 
+    def centred(self, position: int) -> np.ndarray:
+        """x - Z of the input at `position`, int64."""
+        return self.values(position) - self.zero_point(position)
+
+    def written(self, values: np.ndarray, activation: int = 0) -> np.ndarray:
+        """`values` without a zero point as integers of the first output, clipped to what `activation` lets through."""
+        low, high = activation_range(self.target, activation)
+        return np.clip(values + int(self.target.zero_point), low, high).astype(self.dtypes[0]).reshape(self.shapes[0])
+
+    @property
+    def activation(self) -> int:
+        """The fused activation, as the schema numbers them; 0 for none."""
+        return int(getattr(self.options, "fusedActivationFunction", 0))
+
     def grid(self, position: int) -> Quantizer:
         grid = self.grids[position]
         if grid is None:

@@ -40,9 +40,8 @@ def _windows(operation: Operation, x: np.ndarray):
 def mean(operation: Operation) -> list[np.ndarray]:
     totals, count = _sums(operation)
     factor = np.float64(operation.scale(0)) / np.float64(np.float32(operation.target.scale))
-    return [
-        _reduced(operation, rescale(totals - operation.zero_point(0) * count, _divided(fixed_point(factor), count)))
-    ]
+    centred = totals - operation.zero_point(0) * count
+    return [operation.written(rescale(centred, _divided(fixed_point(factor), count)))]
 
 
 def _sums(operation: Operation) -> tuple[np.ndarray, int]:
@@ -50,12 +49,6 @@ def _sums(operation: Operation) -> tuple[np.ndarray, int]:
     x = operation.values(0)
     axes = tuple({int(axis) % x.ndim for axis in np.ravel(operation.values(1))})
     return x.sum(axis=axes), math.prod(x.shape[axis] for axis in axes)
-
-
-def _reduced(operation: Operation, values: np.ndarray) -> np.ndarray:
-    target = operation.target
-    values = np.clip(values + int(target.zero_point), target.qmin, target.qmax)
-    return values.astype(operation.dtypes[0]).reshape(operation.shapes[0])
 
 
 def _divided(factor: Factor, count: int) -> Factor:

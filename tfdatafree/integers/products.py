@@ -7,7 +7,7 @@ y_o    = clip(Z_y + rescale(acc_o, S_x S_w,o / S_y), lowest, highest)
 import numpy as np
 import tensorflow as tf
 
-from tfdatafree.integers.operation import Operation, Unknown, activation_range
+from tfdatafree.integers.operation import Operation, Unknown
 from tfdatafree.numerics.fixed_point import fixed_point, rescale, rescale_once, rescale_wide
 
 _PADDINGS = ("SAME", "VALID")
@@ -41,7 +41,8 @@ def depthwise_conv_2d(operation: Operation) -> list[np.ndarray]:
 
 
 def _depthwise(x, kernel, strides, padding: str, dilations) -> np.ndarray:
-    if strides[1] != strides[2]:  # TensorFlow takes equal strides only: compute all positions that have their padding.
+    if strides[1] != strides[2] or max(strides) > 1 < max(dilations):
+        # TensorFlow takes equal strides only, and none beside dilations: all positions are computed.
         (top, bottom), (left, right) = (
             _same(x.shape[axis + 1], kernel.shape[axis], strides[axis + 1], dilations[axis])
             if padding == "SAME"
@@ -65,7 +66,7 @@ def fully_connected(operation: Operation) -> list[np.ndarray]:
     kernel = _weights(operation, 1)  # (outputs, inputs)
     x = _centred(operation, 0).reshape(-1, kernel.shape[1])
     acc = np.asarray(x @ kernel.T)
-    return [_rescaled(operation, acc, 0, 1, 2).reshape(operation.shapes[0])]
+    return [_rescaled(operation, acc, 0, 1, 2)]
 
 
 def transpose_conv(operation: Operation) -> list[np.ndarray]:
@@ -89,7 +90,7 @@ def batch_matmul(operation: Operation) -> list[np.ndarray]:
 
 def _centred(operation: Operation, position: int) -> np.ndarray:
     """x - Z as float64, in which sums of integer products are exact up to 2^53."""
-    return (operation.values(position) - operation.zero_point(position)).astype(np.float64)
+    return operation.centred(position).astype(np.float64)
 
 
 def _weights(operation: Operation, position: int) -> np.ndarray:
@@ -113,8 +114,7 @@ def _rescaled(operation: Operation, acc: np.ndarray, source: int, kernel: int, b
         scaled = rescale_once(acc, factor)
     else:
         scaled = (rescale_wide if target.bits == 16 and _is_wide(operation, bias) else rescale)(acc, factor)
-    low, high = activation_range(target, getattr(operation.options, "fusedActivationFunction", 0))
-    return np.clip(scaled + int(target.zero_point), low, high).astype(operation.dtypes[0])
+    return operation.written(scaled, operation.activation)
 
 
 _ONE_PRODUCT = ("FULLY_CONNECTED", "BATCH_MATMUL")

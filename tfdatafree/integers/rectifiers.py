@@ -7,7 +7,7 @@ PRELU              the same, below 0 with rescale((x - Z_x)(alpha - Z_alpha), S_
 
 import numpy as np
 
-from tfdatafree.integers.operation import Kernel, Operation, activation_range
+from tfdatafree.integers.operation import Kernel, Operation
 from tfdatafree.numerics.fixed_point import fixed_point, rescale
 
 # The schema's ActivationFunctionType.
@@ -17,35 +17,26 @@ _ONE = np.float32(1)
 
 def _relu(activation: int) -> Kernel:
     def relu(operation: Operation) -> list[np.ndarray]:
-        return [_clipped(operation, _rescaled(operation), activation_range(operation.target, activation))]
+        return [operation.written(_rescaled(operation), activation)]
 
     return relu
 
 
 def leaky_relu(operation: Operation) -> list[np.ndarray]:
     below = _rescaled(operation, np.float32(operation.options.alpha))
-    return [_clipped(operation, np.where(_centred(operation, 0) >= 0, _rescaled(operation), below))]
+    return [operation.written(np.where(operation.centred(0) >= 0, _rescaled(operation), below))]
 
 
 def prelu(operation: Operation) -> list[np.ndarray]:
-    x, target = _centred(operation, 0), np.float32(operation.target.scale)
+    x, target = operation.centred(0), np.float32(operation.target.scale)
     factor = fixed_point(np.float64(operation.scale(0) * operation.scale(1) / target))
-    below = rescale(x * _centred(operation, 1), factor)
-    return [_clipped(operation, np.where(x >= 0, _rescaled(operation), below))]
-
-
-def _centred(operation: Operation, position: int) -> np.ndarray:
-    return operation.values(position) - operation.zero_point(position)
+    below = rescale(x * operation.centred(1), factor)
+    return [operation.written(np.where(x >= 0, _rescaled(operation), below))]
 
 
 def _rescaled(operation: Operation, slope: np.float32 = _ONE) -> np.ndarray:
     factor = operation.scale(0) * slope / np.float32(operation.target.scale)
-    return rescale(_centred(operation, 0), fixed_point(np.float64(factor)))
-
-
-def _clipped(operation: Operation, values: np.ndarray, ends: tuple[int, int] | None = None) -> np.ndarray:
-    target = operation.target
-    return np.clip(values + int(target.zero_point), *(ends or (target.qmin, target.qmax))).astype(operation.dtypes[0])
+    return rescale(operation.centred(0), fixed_point(np.float64(factor)))
 
 
 RECTIFIERS: dict[str, Kernel] = {

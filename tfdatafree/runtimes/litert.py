@@ -32,5 +32,5 @@ def _open(content: bytes, reference: bool) -> _Session:
         raise RuntimeFailure(one_line(error)) from error
 
 
-LITERT = Runtime("litert", "LiteRT with XNNPACK, as apps run it on a CPU", lambda content: _open(content, False))
-REFERENCE = Runtime("litert-reference", "LiteRT's reference kernels", lambda content: _open(content, True))
+LITERT = Runtime("litert", lambda content: _open(content, False))
+REFERENCE = Runtime("litert-reference", lambda content: _open(content, True))

@@ -31,4 +31,4 @@ class _Session:
         return {index: np.array(found[at]) for at, index in enumerate(self._outputs)}
 
 
-OPENVINO = Runtime("openvino", "OpenVINO on a CPU", _Session, lacks_package("openvino", "pip install openvino"))
+OPENVINO = Runtime("openvino", _Session, lacks_package("openvino", "pip install openvino"))

@@ -33,13 +33,11 @@ class Runtime:
 
     Attributes:
         name: Its name on the command line.
-        does: What it is, in a few words.
         open: Opens a file's bytes. Raises RuntimeFailure.
         missing: How to get it, in one line; "" if it is there.
     """
 
     name: str
-    does: str
     open: Callable[[bytes], Session]
     missing: Callable[[], str] = lambda: ""
 

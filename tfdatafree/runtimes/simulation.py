@@ -16,4 +16,4 @@ class _Session:
         return dict(self._runner.walk(inputs))
 
 
-SIMULATION = Runtime("simulation", "tfdatafree's own integer arithmetic, in NumPy", _Session)
+SIMULATION = Runtime("simulation", _Session)

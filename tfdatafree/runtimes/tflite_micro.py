@@ -41,7 +41,6 @@ class _Session:
 
 TFLITE_MICRO = Runtime(
     "tflite-micro",
-    "TFLite Micro, for microcontrollers",
     _Session,
     lacks_package("tflite_micro", "pip install tflite-micro"),
 )

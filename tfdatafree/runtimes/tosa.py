@@ -84,4 +84,4 @@ class _Session:
             raise RuntimeFailure(f"{program} ended with {done.returncode}: {reason.strip()[:150]}")
 
 
-TOSA = Runtime("tosa", "Arm's TOSA reference model", _Session, _missing)
+TOSA = Runtime("tosa", _Session, _missing)
