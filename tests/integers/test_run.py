@@ -6,6 +6,7 @@ import tensorflow as tf
 from operator_cases import CASES, Case, quantized, weights
 from tiny_models import exported
 
+from tfdatafree.integers import products
 from tfdatafree.integers.run import KERNELS, IntegerRunner
 from tfdatafree.tflite.operators import OPERATORS
 from tfdatafree.tflite.runtime import reference_runner
@@ -74,3 +75,14 @@ def test_a_whole_file_gets_the_same_integers_end_to_end(model):
     content = exported(model).built.content
     assert content is not None
     assert_equal_integers(content)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("strides", [(2, 2), (1, 2)])
+def test_a_dilated_kernel_with_strides_is_the_kernel_with_zeros_between_its_weights(strides, padding):
+    random = np.random.default_rng(0)
+    x, kernel = random.integers(-9, 9, (1, 9, 8, 3)).astype(float), random.integers(-9, 9, (3, 2, 3, 1)).astype(float)
+    spread = np.zeros((5, 3, 3, 1))
+    spread[::2, ::2] = kernel
+    found = products._depthwise(x, kernel, (1, *strides, 1), padding, (2, 2))
+    np.testing.assert_array_equal(found, products._depthwise(x, spread, (1, *strides, 1), padding, (1, 1)))
