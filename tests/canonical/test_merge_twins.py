@@ -21,11 +21,24 @@ def test_equal_operations_become_one_and_the_function_stays():
     nodes, inputs = list(graph.nodes), random_inputs(graph)
     merged = merge_twins(graph).graph
     gone = {node.name for node in graph.nodes} - {node.name for node in merged.nodes}
-    assert len(gone & {"first", "twin"}) == len(gone & {"padded", "alike"}) == 1
-    assert len(gone) == 2
+    assert len(gone & {"first", "twin", "output"}) == 2
+    assert len(gone & {"padded", "alike"}) == 1
+    assert len(gone) == 3
     assert relative_difference(merged.predict(inputs), graph.predict(inputs)) == 0
     assert (merged.outputs, graph.nodes) == (graph.outputs, nodes)
     assert set(merged.layers) == {node.layer for node in merged.nodes}
+
+
+def test_outputs_keep_their_names_and_two_of_them_stay_two():
+    image = keras.Input((8, 8, 3), name="image")
+    stem = L.Conv2D(4, 3, name="stem")(image)
+    inner, *outputs = (L.ReLU(name=name)(stem) for name in ("inner", "output", "other"))
+    graph = Graph.from_keras(randomized(keras.Model(image, [L.Conv2D(2, 3, name="last")(inner), *outputs])))
+    merged, inputs = merge_twins(graph).graph, random_inputs(graph)
+    assert len(merged.nodes) == len(graph.nodes) - 1
+    assert merged.outputs == graph.outputs
+    assert set(merged.specs) >= {tensor for node in merged.nodes for tensor in node.outputs}
+    assert relative_difference(merged.predict(inputs), graph.predict(inputs)) == 0
 
 
 def test_what_is_merged_once_stays():

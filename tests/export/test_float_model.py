@@ -5,10 +5,12 @@ import threading
 
 import keras
 import numpy as np
+import pytest
 from keras import layers as L
 from tiny_models import random_inputs, randomized
 
 from tfdatafree.canonical.separate import separate
+from tfdatafree.errors import ExportError
 from tfdatafree.export.float_model import _silence, _trace, convert
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import kernel_of, layout_of, to_tflite
@@ -89,3 +91,19 @@ def test_a_convolution_that_the_converter_names_anew_is_found_by_its_weights():
     graph = separate(Graph.from_keras(randomized(keras.Model(image, L.Activation("tanh")(grouped))))).graph
     model = convert(graph, random_inputs(graph, 1))
     assert model.tensor_of.keys() == graph.specs.keys()
+
+
+def test_a_layer_that_a_later_operator_completes_is_no_tensor_of_the_file():
+    """The bias of a 1-D convolution with one filter becomes an operator of its own, into which the converter puts the ReLU."""
+    image = keras.Input((16, 4))
+    conv = L.Conv1D(1, 3, bias_initializer=keras.initializers.Constant(1e-4), name="conv")
+    graph = separate(Graph.from_keras(keras.Model(image, L.Flatten()(L.ReLU()(conv(image)))))).graph
+    found = convert(graph, random_inputs(graph, 1))
+    assert "conv" not in found.tensor_of, "the file holds it without its bias"
+
+
+def test_layers_that_the_converter_cannot_write_together_are_named():
+    image = keras.Input((4,))
+    graph = separate(Graph.from_keras(keras.Model(image, L.ReLU(name="rectified")(L.Activation("gelu")(image))))).graph
+    with pytest.raises(ExportError, match=r"'rectified' \(ReLU\).*tf.Erfc"):
+        convert(graph, random_inputs(graph, 1))

@@ -13,18 +13,25 @@ from tfdatafree.model.rewrite import Rewrite
 
 
 def merge_twins(graph: Graph) -> Rewrite:
-    """The same function with each operation computed once."""
+    """The same function with each operation computed once, but for twins that are both outputs of the model."""
     graph = graph.copy()
     first: dict[str, str] = {}
     for name in [node.name for node in graph.nodes]:
         node = graph.node(name)
         described = _describe(graph, node)
-        if described is None or node.output in graph.outputs:
+        if described is None:
             continue
-        twin = first.setdefault(described, node.output)
-        if twin != node.output:
-            graph.redirect(node.output, twin)
-            graph.replace(graph.node(name))
+        twin = graph.node(first.setdefault(described, name))
+        if twin.name == name or {twin.output, node.output} <= set(graph.outputs):
+            continue
+        graph.replace(node)
+        if node.output in graph.outputs:
+            # An output of the model keeps its name.
+            graph.redirect(twin.output, node.output)
+            graph.rename_output(graph.node(twin.name), node.output)
+            del graph.specs[twin.output]
+        else:
+            graph.redirect(node.output, twin.output)
             del graph.specs[node.output]
     return Rewrite(graph=graph)
 

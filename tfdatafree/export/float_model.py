@@ -16,7 +16,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ from tfdatafree.tflite.runtime import Runner
 
 # Largest difference, relative to the largest value, between a Keras tensor and the same tensor of the float file.
 _SAME_VALUES = 1e-3
+# The same where another operator goes on with the layer, by its name: a small bias that is added there makes little difference.
+_SAME_PART = 1e-5
 _SILENCE = threading.Lock()
 
 
@@ -79,7 +81,7 @@ def convert(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False)
         if not lost:
             content = file.serialize()
             candidates, node_of = _match_names(graph, file, layer_of)
-            tensor_of = _match_values(graph, candidates, content, probe)
+            tensor_of = _match_values(graph, candidates, _completed_later(graph, file), content, probe)
             expected = {candidates[tensor] for tensor in graph.outputs} | _weighted_outputs(file, candidates, layer_of)
             if not stand_ins or expected <= set(tensor_of.values()):
                 break
@@ -198,9 +200,14 @@ def _convert(graph: Graph, stand_ins: Mapping[str, np.float32], float16: bool = 
             raise
         node, reason = _unconvertible(graph) or (None, error)
         operators = sorted(set(re.findall(r"(?:Flex|tf\.)(?!entry_function)\w+", str(reason))))
-        named = ", ".join(operators) or str(reason).strip().splitlines()[0]
+        # A message begins with the place in TensorFlow's own code.
+        named = ", ".join(operators) or str(reason).strip().splitlines()[0].rpartition("error: ")[2]
         if node is None:
-            raise ExportError(f"the converter cannot write '{graph.name}': it stops at {named}.") from error
+            node = _end_of_convertible(graph, stand_ins)
+            raise ExportError(
+                f"the converter stops at '{node.name}' ({graph.layer_of(node).class_name}), which it writes together with "
+                f"layers before it: {named}. Put another layer in its place, or end the model before it."
+            ) from error
         raise ExportError(
             f"TFLite has no operator for '{node.name}' ({graph.layer_of(node).class_name}), which needs {named}: put a layer "
             "that TFLite has in its place, or end the model before it."
@@ -219,6 +226,22 @@ def _unconvertible(graph: Graph) -> tuple[Node, Exception] | None:
         except Exception as error:
             return node, error
     return None
+
+
+def _end_of_convertible(graph: Graph, stand_ins: Mapping[str, np.float32]) -> Node:
+    """A node at which the graph, cut behind it, cannot be converted, while it can be cut behind the node before."""
+    works, fails = -1, len(graph.nodes) - 1
+    while fails - works > 1:
+        middle = (works + fails) // 2
+        cut = graph.copy()
+        cut.outputs = list(graph.nodes[middle].outputs)
+        cut.drop_unread()
+        try:
+            _converted(_trace(cut, {key: number for key, number in stand_ins.items() if key in cut.layers}))
+            works = middle
+        except Exception:  # whatever it is, the converter does not take it
+            fails = middle
+    return graph.nodes[fails]
 
 
 def _converted(function, float16: bool = False) -> bytes:
@@ -264,8 +287,8 @@ def _match_names(graph: Graph, file: File, layer_of: Mapping[int, str]) -> tuple
     for operator in file.operators:
         for index in operator.outputs:
             # A fused operator is named after all its operations, in no order: the last node is what it computes.
-            scopes = re.findall(r"(?:^|;)n(\d+)/", file.name(index))
-            node = graph.nodes[max(map(int, scopes))] if scopes else _only_call(graph, file, operator, layer_of)
+            numbers = _node_numbers(file.name(index))
+            node = graph.nodes[max(numbers)] if numbers else _only_call(graph, file, operator, layer_of)
             if node is None:
                 continue
             node_of[index] = node.name
@@ -279,6 +302,18 @@ def _match_names(graph: Graph, file: File, layer_of: Mapping[int, str]) -> tuple
     return candidates, node_of
 
 
+def _node_numbers(name: str) -> set[int]:
+    """The positions in the graph of the nodes whose operations a tensor of the file is named after."""
+    return set(map(int, re.findall(r"(?:^|;)n(\d+)/", name)))
+
+
+def _completed_later(graph: Graph, file: File) -> set[str]:
+    """Graph tensors whose layer an operator of a later layer may complete, because it is named after both."""
+    written = (_node_numbers(file.name(index)) for operator in file.operators for index in operator.outputs)
+    former = set().union(*(numbers - {max(numbers)} for numbers in written if numbers))
+    return set().union(*(graph.nodes[number].outputs for number in former))
+
+
 def _only_call(graph: Graph, file: File, operator: Any, layer_of: Mapping[int, str]) -> Node | None:
     """The node that calls the layer whose weights the operator reads; None without such a layer, or with several calls."""
     rule = OPERATORS.get(file.operator_name(operator))
@@ -288,9 +323,9 @@ def _only_call(graph: Graph, file: File, operator: Any, layer_of: Mapping[int, s
 
 
 def _match_values(
-    graph: Graph, candidates: dict[str, int], content: bytes, probe: Sequence[np.ndarray]
+    graph: Graph, candidates: dict[str, int], begun: Container[str], content: bytes, probe: Sequence[np.ndarray]
 ) -> dict[str, int]:
-    """The candidates whose values on `probe` agree between graph and file."""
+    """The candidates whose values on `probe` agree between graph and file; closer for those in `begun`."""
     runner = Runner(content, keep_all=True)
     runner.run(probe)
     matched = {}
@@ -306,7 +341,8 @@ def _match_values(
             if found is None or not _alike(found.shape, expected.shape):
                 continue
             scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
-            if np.abs(found.reshape(expected.shape) - expected).max(initial=0.0) <= _SAME_VALUES * scale:
+            bound = (_SAME_PART if tensor in begun else _SAME_VALUES) * scale
+            if np.abs(found.reshape(expected.shape) - expected).max(initial=0.0) <= bound:
                 matched[tensor] = index
     return matched
 
