@@ -44,13 +44,21 @@ class OwnProcess:
         try:
             return self._pool.submit(function, *arguments).result(self._seconds)
         except BrokenProcessPool:
-            self.close()
+            self._kill()
             return "WRONG: the process ended"
         except TimeoutError:
-            self.close()
+            self._kill()
             return f"WRONG: no end within {self._seconds} s"
 
     def close(self) -> None:
+        """Ends the process, which has nothing to do."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _kill(self) -> None:
         pool, self._pool = self._pool, None
-        for process in [] if pool is None else list(pool._processes.values()):
+        assert pool is not None, "a call has just used it"
+        for process in list(pool._processes.values()):
             process.kill()
+        pool.shutdown(cancel_futures=True)

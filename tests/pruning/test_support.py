@@ -80,6 +80,19 @@ def test_output_variance_is_that_of_the_outputs():
     np.testing.assert_allclose(y.var(axis=0), output_variance(matrix, covariance), rtol=0.05)
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_unit_of_inputs_and_weights_makes_no_difference():
+    """Outputs of a layer may be tiny, and some of them much smaller than others."""
+    matrix, covariance = problem(40, 12, 1, 1)
+    mask = largest(matrix, matrix.size // 2)
+    matrix[:, ::2] *= 1e-8
+    values = refit(matrix, mask, covariance)
+    for of_weights, of_inputs in ((1e-12, 1e-5), (1e-3, 1e-5), (1e4, 1e4)):
+        small = refit(matrix * np.float32(of_weights), mask, covariance * np.float32(of_inputs) ** 2)
+        scale = np.abs(values).max(axis=0)
+        np.testing.assert_allclose(small / np.float32(of_weights) / scale, values / scale, atol=1e-3)
+
+
 def test_layers_of_zeros_and_dead_inputs_do_no_harm():
     matrix, covariance = problem(20, 6, 1, 3)
     covariance[:, 3] = covariance[:, :, 3] = 0

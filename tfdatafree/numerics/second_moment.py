@@ -8,6 +8,8 @@ DAMPING = 1.0
 # The same for rounding: just enough to keep H far from singular.
 ROUNDING_DAMPING = 0.1
 _SOLVER_STEPS = 20
+# What is smaller, for inputs and weights near 1, is far below the square of a rounding error.
+_DONE = 1e-25
 
 
 def damped(covariance: np.ndarray, damping: float = DAMPING) -> np.ndarray:
@@ -53,7 +55,10 @@ def refit(matrix: np.ndarray, mask: np.ndarray, covariance: np.ndarray, *, dampi
     """Chooses the weights on `mask` that change the layer's output least. Others are 0. Never worse than matrix * mask."""
     groups, inputs, _ = covariance.shape
     h = damped(covariance, damping)
+    h *= _near_one(np.einsum("gii->gi", h).mean(axis=1))[:, None, None]
     target = by_group(matrix, groups, inputs).astype(np.float32)
+    unit = _near_one(np.abs(target).max(axis=1, keepdims=True))
+    target *= unit
     keep = by_group(mask, groups, inputs).astype(np.float32)
     inverse = 1 / np.einsum("gii->gi", h)[:, :, None]
     values = target * keep
@@ -62,14 +67,20 @@ def refit(matrix: np.ndarray, mask: np.ndarray, covariance: np.ndarray, *, dampi
     slope = np.einsum("gio,gio->go", residual, direction)[:, None]
     for _ in range(_SOLVER_STEPS):
         curved = (h @ direction) * keep
-        length = slope / np.maximum(np.einsum("gio,gio->go", direction, curved)[:, None], 1e-30)
+        length = slope / np.maximum(np.einsum("gio,gio->go", direction, curved)[:, None], _DONE)
         values += length * direction
         residual -= length * curved
         preconditioned = inverse * residual
         following = np.einsum("gio,gio->go", residual, preconditioned)[:, None]
-        direction = preconditioned + following / np.maximum(slope, 1e-30) * direction
+        direction = preconditioned + following / np.maximum(slope, _DONE) * direction
         slope = following
-    return from_groups(values, matrix.shape)
+    return from_groups(values / unit, matrix.shape)
+
+
+def _near_one(sizes: np.ndarray) -> np.ndarray:
+    """Powers of two, float32, which bring each of `sizes` near 1 without a rounding error; 1 for zeros."""
+    exponents = np.round(np.log2(np.where(sizes > 0, sizes, 1).astype(np.float64)))
+    return np.exp2(-np.clip(exponents, -120, 120)).astype(np.float32)
 
 
 def covariance_of(patches: np.ndarray) -> np.ndarray:
