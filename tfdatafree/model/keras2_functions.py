@@ -1,8 +1,10 @@
 """TensorFlow functions that a tf_keras model calls on its tensors, in terms of `keras.ops`."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -10,13 +12,13 @@ from keras import ops
 # TensorFlow functions that tf_keras turns into layers when they are called on its symbolic tensors. Parameters have the names
 # that TensorFlow gives them.
 _FUNCTIONS: dict[str, Callable] = {
-    "__operators__.add": lambda x, y: ops.add(x, y),
+    "__operators__.add": lambda x, y: _sum(x, y),
     "__operators__.getitem": lambda tensor, slice_spec: tensor[_slices(slice_spec)],
     "clip_by_value": lambda t, clip_value_min, clip_value_max: ops.clip(t, clip_value_min, clip_value_max),
     "concat": lambda values, axis: ops.concatenate(values, axis),
     "expand_dims": lambda input, axis: ops.expand_dims(input, axis),
     "identity": lambda input: input,
-    "math.add": lambda x, y: ops.add(x, y),
+    "math.add": lambda x, y: _sum(x, y),
     "math.divide": lambda x, y: ops.divide(x, y),
     "math.maximum": lambda x, y: ops.maximum(x, y),
     "math.minimum": lambda x, y: ops.minimum(x, y),
@@ -32,7 +34,7 @@ _FUNCTIONS: dict[str, Callable] = {
     "nn.relu6": lambda features: ops.relu6(features),
     "nn.silu": lambda features: ops.silu(features),
     "nn.softmax": lambda logits, axis=-1: ops.softmax(logits, -1 if axis is None else axis),
-    "reshape": lambda tensor, shape: ops.reshape(tensor, shape),
+    "reshape": lambda tensor, shape, name=None: _reshaped(tensor, shape),
     "squeeze": lambda input, axis=None, name=None, squeeze_dims=None: ops.squeeze(
         input, squeeze_dims if axis is None else axis
     ),
@@ -41,9 +43,7 @@ _FUNCTIONS: dict[str, Callable] = {
     "image.resize": lambda images, size, method="bilinear", preserve_aspect_ratio=False, antialias=False: _resized(
         images, size, method, preserve_aspect_ratio, antialias
     ),
-    "linalg.matmul": lambda a, b, transpose_a=False, transpose_b=False: ops.matmul(
-        ops.swapaxes(a, -1, -2) if transpose_a else a, ops.swapaxes(b, -1, -2) if transpose_b else b
-    ),
+    "linalg.matmul": lambda a, b, transpose_a=False, transpose_b=False: _product(a, b, transpose_a, transpose_b),
     "math.abs": lambda x: ops.abs(x),
     "math.argmax": lambda input, axis=None, output_type=None: ops.argmax(input, 0 if axis is None else axis),
     "math.argmin": lambda input, axis=None, output_type=None: ops.argmin(input, 0 if axis is None else axis),
@@ -70,6 +70,16 @@ _FUNCTIONS: dict[str, Callable] = {
     "math.square": lambda x: ops.square(x),
     "nn.avg_pool2d": lambda input, ksize, strides, padding, data_format="NHWC": ops.average_pool(
         _channels_last(input, data_format), _two(ksize), _two(strides), padding.lower()
+    ),
+    "nn.bias_add": lambda value, bias, data_format="NHWC": _sum(_channels_last(value, data_format), bias),
+    "nn.conv2d": lambda input, filter=None, strides=1, padding="VALID", use_cudnn_on_gpu=None, **options: _convolution(
+        input, options.pop("filters", filter), strides, padding, **options
+    ),
+    "nn.convolution": lambda input, filters, strides=1, padding="VALID", data_format="NHWC", dilations=1: _convolution(
+        input, filters, strides, padding, data_format, dilations
+    ),
+    "nn.depthwise_conv2d": lambda input, filter, strides, padding, rate=None, data_format="NHWC", dilations=None: (
+        _depthwise(_channels_last(input, data_format), filter, strides, padding, dilations if rate is None else rate)
     ),
     "nn.depth_to_space": lambda input, block_size, data_format="NHWC": _depth_to_space(
         _channels_last(input, data_format), block_size
@@ -105,8 +115,69 @@ def keras_function(name: str) -> Callable | None:
     return _FUNCTIONS.get(name.removeprefix("compat.v1.").removesuffix("_v2"))
 
 
+def _is_constant(value: Any) -> bool:
+    return not isinstance(value, keras.KerasTensor)
+
+
+def _sum(x: Any, y: Any) -> Any:
+    """A vector with a value per channel is a shift, which can be folded into the layer before it."""
+    if not _is_constant(x) and _is_constant(y) and np.shape(y) == tuple(x.shape[-1:]) and len(x.shape) > 1:
+        return keras.layers.Rescaling(1.0, np.asarray(y, np.float32).tolist(), dtype=x.dtype)(x)
+    return ops.add(x, y)
+
+
+def _product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
+    if not _is_constant(a) and _is_constant(b) and np.ndim(b) == 2 and not transpose_a:
+        kernel = np.swapaxes(b, 0, 1) if transpose_b else b
+        return _with_kernel(keras.layers.Dense(np.shape(kernel)[1], use_bias=False, dtype=a.dtype), a, kernel)
+    return ops.matmul(ops.swapaxes(a, -1, -2) if transpose_a else a, ops.swapaxes(b, -1, -2) if transpose_b else b)
+
+
+def _convolution(
+    x: Any, filters: Any, strides: Any, padding: Any, data_format: str = "NHWC", dilations: Any = 1
+) -> Any:
+    if not _is_constant(filters) or np.ndim(filters) != 4:
+        raise TypeError("its filters are no constant of four axes")
+    *window, inputs, outputs = np.shape(filters)
+    layer = keras.layers.Conv2D(
+        outputs,
+        window,
+        _two(strides),
+        padding.lower(),
+        dilation_rate=_two(dilations),
+        groups=x.shape[-1] // inputs,
+        use_bias=False,
+        data_format="channels_last",
+        dtype=x.dtype,
+    )
+    return _with_kernel(layer, _channels_last(x, data_format), filters)
+
+
+def _depthwise(x: Any, filters: Any, strides: Any, padding: Any, dilations: Any) -> Any:
+    if not _is_constant(filters):
+        raise TypeError("its filters are no constant")
+    *window, _, multiplier = np.shape(filters)
+    layer = keras.layers.DepthwiseConv2D(
+        window,
+        _two(strides),
+        padding.lower(),
+        multiplier,
+        dilation_rate=_two(1 if dilations is None else dilations),
+        use_bias=False,
+        data_format="channels_last",
+        dtype=x.dtype,
+    )
+    return _with_kernel(layer, x, filters)
+
+
+def _with_kernel(layer: keras.layers.Layer, x: Any, kernel: Any) -> Any:
+    result = layer(x)
+    layer.set_weights([np.asarray(kernel)])
+    return result
+
+
 def _channels_last(tensor: Any, data_format: str) -> Any:
-    if data_format != "NHWC":
+    if data_format not in ("NHWC", None):
         raise TypeError(f"the channels are first ({data_format})")
     return tensor
 
@@ -124,6 +195,15 @@ def _padded(tensor: Any, paddings: Any, mode: str, value: Any) -> Any:
         if mode == "constant"
         else ops.pad(tensor, paddings, mode)
     )
+
+
+def _reshaped(tensor: Any, shape: Any) -> Any:
+    """A first axis of one is the batch, where the others hold a whole example: converters write models for one example."""
+    sizes = np.asarray(shape).tolist() if _is_constant(shape) else shape
+    if isinstance(sizes, list) and sizes[0] == 1 and None not in tensor.shape[1:]:
+        if math.prod(sizes[1:]) == math.prod(tensor.shape[1:]):
+            sizes = [-1, *sizes[1:]]
+    return ops.reshape(tensor, sizes)
 
 
 def _resized(images: Any, size: Any, method: Any, keep_ratio: bool, antialias: bool) -> Any:

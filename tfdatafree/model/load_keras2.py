@@ -28,7 +28,7 @@ TFMOT_CLASSES = _TFMOT_WRAPPERS | {"QuantizeLayer"}
 
 # tf_keras imports any module that a config names, so a file that is not trusted may name only these.
 _SAFE_MODULES = re.compile(
-    r"(tf_)?keras(\.(layers|models|initializers|regularizers|constraints|activations|mixed_precision|src\.engine)\b.*)?"
+    r"(tf_)?keras(\.(layers|models|initializers|regularizers|constraints|activations|mixed_precision|src\.engine|src\.layers)\b.*)?"
     rf"|{_TFMOT}\.python\.core\.(quantization|sparsity)\..*"
 )
 
