@@ -1,0 +1,113 @@
+"""The examples of README and docs, run: each page's blocks in their order, on a small network, in a folder of their own.
+
+Numbers of images and steps are cut, so that nothing takes long. Commands of other programs are left out.
+"""
+
+import ast
+import dataclasses
+import re
+import shlex
+
+import keras
+import numpy as np
+import pytest
+from documents import PAGES, fenced
+from keras import layers as L
+from tiny_models import randomized
+
+import tfdatafree
+from tfdatafree.cli import main
+
+# Larger whole numbers are counts; bits, channels and class numbers are smaller.
+_LARGEST, _FEW = 20, 8
+# Flags whose numbers are counts, or that need a device.
+_COUNTS, _DEVICES = ("--recover=", "--n="), ("--phone", "--runtime=tosa")
+
+pytestmark = pytest.mark.slow
+
+
+class _Fewer(ast.NodeTransformer):
+    """Cuts counts; the ends of ranges in tuples stay."""
+
+    def visit_Tuple(self, node: ast.Tuple) -> ast.Tuple:
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+        large = type(node.value) is int and node.value > _LARGEST
+        return ast.copy_location(ast.Constant(_FEW), node) if large else node
+
+
+def _classifier() -> keras.Model:
+    x = image = keras.Input((16, 16, 3), name="image")
+    x = L.Conv2D(32, 3, strides=2, use_bias=False, name="Conv1")(x)
+    x = L.ReLU(6.0, name="Conv1_relu")(L.BatchNormalization(name="bn_Conv1")(x))
+    x = L.DepthwiseConv2D(3, use_bias=False, name="block_1_depthwise")(x)
+    x = L.ReLU(6.0, name="block_1_relu")(L.BatchNormalization(name="block_1_BN")(x))
+    # Most of the file's bytes are weights, as in real networks.
+    x = L.BatchNormalization(name="block_1_project_BN")(L.Conv2D(192, 3, use_bias=False, name="block_1_project")(x))
+    x = L.GlobalAveragePooling2D(name="pool")(x)
+    return randomized(keras.Model(image, L.Dense(4, activation="softmax", name="predictions")(x), name="small"))
+
+
+def _detector() -> keras.Model:
+    x = image = keras.Input((16, 16, 3), name="image")
+    x = L.ReLU(name="relu")(L.BatchNormalization(name="bn")(L.Conv2D(8, 3, strides=2, name="stem")(x)))
+    boxes = L.Rescaling(640.0, name="boxes")(L.Conv2D(4, 1, activation="sigmoid", name="corners")(x))
+    scores = L.Conv2D(3, 1, activation="sigmoid", name="scores")(x)
+    return randomized(keras.Model(image, L.Concatenate(name="both")([boxes, scores]), name="detector"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> dict:
+    """The files that examples name, as bytes, and the variables that they use."""
+    folder = tmp_path_factory.mktemp("world")
+    files: dict[str, bytes] = {}
+    for kind, model in (("page", _classifier()), ("outputs", _detector())):
+        model.save(folder / "model.keras")
+        compressed = tfdatafree.compress(model, input_range=(-1, 1), verbose=0, split_outputs=kind == "outputs")
+        files[kind, "keras"], files[kind, "tflite"] = (folder / "model.keras").read_bytes(), compressed.tflite
+    return files
+
+
+def _variables(folder, kind: str) -> dict:
+    model = keras.models.load_model(folder / "model.keras")
+    random = np.random.default_rng(0)
+    images = random.uniform(-1, 1, (_FEW, 16, 16, 3)).astype(np.float32)
+    known = {"np": np, "keras": keras, "tfdatafree": tfdatafree, "dataclasses": dataclasses, "model": model}
+    known |= {name: getattr(tfdatafree, name) for name in tfdatafree.__all__}
+    integers = random.integers(-128, 128, (1, 16, 16, 3)).astype(np.int8)
+    return known | {
+        "images": images,
+        "x": images[:1],
+        "q": integers,
+        "compressed": tfdatafree.compress(model, input_range=(-1, 1), verbose=0),
+    }
+
+
+@pytest.mark.parametrize("page", [name for name, path in PAGES.items() if fenced(path.read_text())])
+def test_examples_run(page, world, tmp_path, monkeypatch, capsys):
+    kind = "outputs" if page.endswith("outputs.md") else "page"
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "net", "mobilenet_v2"):
+        (tmp_path / f"{name}.keras").write_bytes(world[kind, "keras"])
+    for name in ("model", "float", "npu"):
+        (tmp_path / f"{name}.tflite").write_bytes(world[kind, "tflite"])
+    (tmp_path / "images").mkdir()
+    keras.utils.save_img(tmp_path / "images" / "first.png", np.full((16, 16, 3), 128), scale=False)
+    variables = _variables(tmp_path, kind)
+    for language, code in fenced(PAGES[page].read_text()):
+        if language == "python":
+            for written in re.findall(r"save\(\"(.+?)\"", code):
+                (tmp_path / written).unlink(missing_ok=True)
+            exec(compile(_Fewer().visit(ast.parse(code)), page, "exec"), variables)
+        elif language == "sh":
+            for line in code.splitlines():
+                _run(line)
+
+
+def _run(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if words[:1] != ["tfdatafree"] or any(word.startswith(_DEVICES) for word in words):
+        return
+    cut = [f"{word.partition('=')[0]}={_FEW}" if word.startswith(_COUNTS) else word for word in words[1:]]
+    assert main([*cut, "--overwrite"] if words[1] == "compress" else cut) == 0, line
