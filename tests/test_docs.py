@@ -8,6 +8,7 @@ import re
 import runpy
 import typing
 
+import keras
 import pytest
 from documents import (
     FUNCTIONS,
@@ -148,6 +149,14 @@ def test_the_page_of_commands_is_their_help():
     for command in commands():
         assert help_of(command).rstrip() in page
     assert "--sparsity" in page and "--data" in page
+
+
+def test_every_layer_of_keras_is_listed():
+    text = PAGES["docs/supported.md"].read_text()
+    if f"Keras {keras.__version__.rpartition('.')[0]}" not in text:
+        pytest.skip(f"the page was made with another Keras than {keras.__version__}")
+    tool = runpy.run_path(str(TOOLS["tools/layers.py"]))
+    assert set(tool["names"]()) - set(re.findall(r"\w+", text)) == set(tool["NOT_TRIED"])
 
 
 def test_tables_of_the_readme_are_taken_from_there():

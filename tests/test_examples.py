@@ -75,6 +75,7 @@ def _variables(folder, kind: str) -> dict:
     images = random.uniform(-1, 1, (_FEW, 16, 16, 3)).astype(np.float32)
     known = {"np": np, "keras": keras, "tfdatafree": tfdatafree, "dataclasses": dataclasses, "model": model}
     known |= {name: getattr(tfdatafree, name) for name in tfdatafree.__all__}
+    known["state"] = _state_dict(model)
     integers = random.integers(-128, 128, (1, 16, 16, 3)).astype(np.int8)
     return known | {
         "images": images,
@@ -84,11 +85,24 @@ def _variables(folder, kind: str) -> dict:
     }
 
 
+def _state_dict(model: keras.Model) -> dict[str, np.ndarray]:
+    """The weights as PyTorch orders their axes."""
+    moved = {2: (1, 0), 4: (3, 2, 0, 1)}
+    state = {"num_batches_tracked": np.zeros(())}
+    for layer in model.layers:
+        for weight in layer.weights:
+            values = np.asarray(weight)
+            axes = (2, 3, 0, 1) if isinstance(layer, L.DepthwiseConv2D) else moved.get(values.ndim)
+            state[weight.path] = values if axes is None else values.transpose(axes)
+    return state
+
+
 @pytest.mark.parametrize("page", [name for name, path in PAGES.items() if fenced(path.read_text())])
 def test_examples_run(page, world, tmp_path, monkeypatch, capsys):
     kind = "outputs" if page.endswith("outputs.md") else "page"
     monkeypatch.chdir(tmp_path)
-    for name in ("model", "net", "mobilenet_v2"):
+    (tmp_path / "converted").mkdir()
+    for name in ("model", "net", "mobilenet_v2", "converted/net_float32_v3"):
         (tmp_path / f"{name}.keras").write_bytes(world[kind, "keras"])
     for name in ("model", "float", "npu"):
         (tmp_path / f"{name}.tflite").write_bytes(world[kind, "tflite"])

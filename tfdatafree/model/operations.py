@@ -134,6 +134,10 @@ _ROWS: dict[str, Operation] = {
         Operation(channels="apart", values="selected", spatial=True, homogeneous=True, operator="RESIZE_NEAREST_NEIGHBOR"),
     "UpSampling1D":
         Operation(channels="apart", values="selected", spatial=True, homogeneous=True, operator="TILE"),
+    "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D":
+        Operation(channels="apart", spatial=True),
+    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D":  # one pixel in several windows ends TensorFlow's process
+        Operation(channels="apart", spatial=True),
     "MaxPooling3D GlobalMaxPooling3D AveragePooling3D GlobalAveragePooling3D ZeroPadding3D Cropping3D UpSampling3D":
         Operation(channels="apart", spatial=True),
     # Values that only move.
