@@ -74,8 +74,8 @@ def compress(
 
     Args:
         model: A Functional or Sequential `keras.Model`, a `tf_keras` model, or a path to a .keras or .h5 file.
-        recipe: Name of a preset ("int8", "int8_per_tensor", "int16x8", "float16", "dfq", "lwdf"), the path of a recipe file
-            (.json or .yaml), or a Recipe.
+        recipe: Name of a preset ("int8", "int8_per_tensor", "int16x8", "w4a8", "float16", "dfq", "lwdf"), the path of a recipe
+            file (.json or .yaml), or a Recipe.
         input_range: (low, high) of the real inputs. For several inputs it holds for all; or give a dict from the names of
             inputs to their (low, high). What is not given is taken from a Rescaling or Normalization layer at the input, or
             else estimated from the first BatchNorm behind it. The report says which. A warning is logged if nothing tells,

@@ -30,6 +30,7 @@ from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.bias import correct_biases
 from tfdatafree.quantization.bit_choice import Policy, choose_bits, smallest, total
 from tfdatafree.quantization.decision import Decision
+from tfdatafree.quantization.kernel_bits import kernel_bits
 from tfdatafree.quantization.quantize import round_weights
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import Recipe, Search
@@ -114,11 +115,11 @@ def search_bits(
             f"{storage.packed_bytes:,} of the {storage.bytes:,} bytes that it takes with {WIDE} bits everywhere; choose at "
             f"least {math.ceil(1000 * storage.packed_bytes / storage.bytes) / 1000:g}."
         )
-    bits_by_rule = rules.setting("weight_bits")
+    decided = kernel_bits(current, options, rules.setting("weight_bits"))
     sizes = {
         key: {WIDE: count + _PER_LAYER, NARROW: -(-count // 2)}
         for key, count in storage.weights.items()
-        if key in storage.packed and key not in bits_by_rule
+        if key in storage.packed and key not in decided
     }
     narrow_damages = single_layer_damages(current, graph, list(sizes), [array[: search.images] for array in inputs])
     wide_part = ((2 ** (NARROW - 1) - 1) / (2 ** (WIDE - 1) - 1)) ** 2
@@ -128,7 +129,7 @@ def search_bits(
     else:
         weight_budget = smallest(sizes) + budget - storage.packed_bytes - _PER_FILE
         bits = choose_bits(sizes, damages, max(weight_budget, smallest(sizes)))
-    layers = {key: bits.get(key, bits_by_rule.get(key, WIDE)) for key in storage.weights}
+    layers = {key: bits.get(key, decided.get(key, WIDE)) for key in storage.weights}
     return Policy(
         size=search.size,
         int8_bytes=storage.bytes,

@@ -26,6 +26,7 @@ from tfdatafree.quantization.bias import correct_biases
 from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.empirical_bias import correct_biases_on_inputs
 from tfdatafree.quantization.input_bounds import bounds_behind_inputs
+from tfdatafree.quantization.kernel_bits import kernel_bits
 from tfdatafree.quantization.placement import Placement
 from tfdatafree.quantization.ranges import extreme_value, range_of_levels
 from tfdatafree.quantization.rounding import Rounded, Rounding, round_equalized, round_graph
@@ -99,7 +100,7 @@ def round_weights(network: Network, observed: Observed, options: Quantize) -> Ro
         symmetric=options.symmetric_weights,
         adaptive=options.rounding == "adaround",
         search=options.weight_ranges == "search",
-        layer_bits=rules.setting("weight_bits"),
+        layer_bits=kernel_bits(graph, options, rules.setting("weight_bits")),
         in_float=Placement(graph, rules).float_layers,
         masks=network.masks,
         covariances={} if options.rounding == "nearest" else observed.covariances,

@@ -19,6 +19,10 @@ class Quantize:
 
     Attributes:
         weight_bits: Bits of a weight: 8, or 4 to 7 for a coarser grid, which is stored in int8.
+        depthwise_bits: The same for the kernels of depthwise convolutions, which hold few weights and need each of them. None:
+            as all others.
+        first_last_bits: The same for the layers with weights that come first and last: those that read the inputs, and those
+            that give the results. The larger one holds where a layer is depthwise, too. None: as all others.
         int4: Store 4-bit weights two to a byte (INT4 tensors), in half the bytes. LiteRT on a CPU reads them, but unpacks
             them at every run. Compilers for NPUs may not read them: Arm's Vela 5.2 crashes, while it codes 4-bit grids in
             int8 tensors well. None: only where a `Recipe.policy` asks for a file size and the target reads them. Otherwise a
@@ -60,6 +64,8 @@ class Quantize:
     """
 
     weight_bits: int = 8
+    depthwise_bits: int | None = None
+    first_last_bits: int | None = None
     int4: bool | None = None
     activation_bits: int = 8
     per_channel: bool | None = None
@@ -78,6 +84,8 @@ class Quantize:
 
     def __post_init__(self):
         require_choice(self, "weight_bits", (4, 5, 6, 7, 8))
+        require_choice(self, "depthwise_bits", (None, 4, 5, 6, 7, 8))
+        require_choice(self, "first_last_bits", (None, 4, 5, 6, 7, 8))
         require_choice(self, "activation_bits", (4, 5, 6, 7, 8, 16))
         require_choice(self, "int4", (None, True, False))
         require_choice(self, "per_channel", (None, True, False))
