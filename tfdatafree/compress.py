@@ -180,7 +180,8 @@ def _assemble(
     edge_dtype = None if decision is None else decision.options.edge_dtype
     notes = rule_notes(rules, built.grids, built.graph.outputs, edge_dtype, built.float_reasons.values())
     weight_grids = {}
-    evidence = gather(built, {} if observed is None else observed.images, inputs.arrays)
+    reference = None if decision is None else decision.reference
+    evidence = gather(built, {} if observed is None else observed.images, inputs.arrays, reference)
     if decision is not None:
         network = network.logged(reasons=decision.reasons, notes=decision.notes)
         weight_grids = kernel_grids(built.graph, {**decision.kernels, **built.kernels})

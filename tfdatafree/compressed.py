@@ -26,7 +26,7 @@ from tfdatafree.quantization.decision import Decision
 from tfdatafree.quantization.integer_kernel import kernel_grids
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.report.assemble import COMPARED_OUTPUTS, Change, rewritten_report
-from tfdatafree.report.evidence import Evidence, summarize_kernels
+from tfdatafree.report.evidence import Evidence, damages_of, summarize_kernels
 from tfdatafree.report.page import report_page
 from tfdatafree.report.report import Report
 
@@ -111,7 +111,9 @@ class Compressed:
         if ranges:
             decision = dataclasses.replace(decision, ranges={**decision.ranges, **ranges})
         built = write(decision, inputs)
-        evidence = dataclasses.replace(self.evidence, kernels=summarize_kernels(built))
+        # Layers that were solved together mend each other's errors. So what counts here is the rounding of values alone.
+        damages = damages_of(built, built.graph, inputs)
+        evidence = dataclasses.replace(self.evidence, kernels=summarize_kernels(built), damages=damages)
         report = rewritten_report(
             self.report, reference, built, evidence, inputs, target=decision.target, change=change
         )

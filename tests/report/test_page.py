@@ -1,10 +1,18 @@
 """The content of the report page, the evidence behind it, and the report in notebooks."""
 
+import csv
 import dataclasses
 import functools
 import gzip
+import html
+import importlib.util
+import io
 import json
 import re
+import shlex
+import sys
+import types
+import urllib.parse
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,15 +25,17 @@ import tfdatafree
 from tfdatafree import PRESETS, Generate, Prune, Quantize, Recipe, Rule, compress
 from tfdatafree.cli import main
 from tfdatafree.compressed import Compressed
+from tfdatafree.demo import MODEL_PATH
 from tfdatafree.errors import MissingPackageError
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.model.graph import Graph
 from tfdatafree.report.evidence import Evidence, Histogram, make_thumbnails
 from tfdatafree.report.network import assign_lanes
 from tfdatafree.report.outputs import compare_outputs, output_forms
-from tfdatafree.report.page import _COLUMNS, report_page
+from tfdatafree.report.page import report_page
 from tfdatafree.report.plots import for_script
 from tfdatafree.report.reproduce import command_text, python_text
+from tfdatafree.report.table import COLUMNS
 from tfdatafree.tflite.flatbuffer import File
 from tfdatafree.tflite.sizes import gzip_bytes
 
@@ -93,15 +103,17 @@ class Parsed(HTMLParser):
 
 @pytest.mark.slow
 def test_every_row_of_the_report_is_in_the_table_with_the_reports_numbers():
-    report, columns = compressed().report, [key for key, *_ in _COLUMNS]
+    report, columns = compressed().report, [key for key, *_ in COLUMNS]
     rows = [dict(zip(columns, cells, strict=True)) for cells in Parsed(page()).rows if cells]
     assert [row["name"] for row in rows] == [row.name for row in report.layers]
     for shown, row in zip(rows, report.layers, strict=True):
         assert shown["operation"] == row.operation
         assert float(shown["sqnr"]) == pytest.approx(row.sqnr_db, abs=0.05)
-        assert [float(end) for end in shown["width"].split("…")] == pytest.approx([row.low, row.high], rel=1e-3)
+        if row.damage is not None:
+            assert float(shown["damage"]) == pytest.approx(100 * row.damage, abs=0.005)
         assert shown["activation_bits"] == str(row.activation_bits)
-        assert shown["weights"].replace(",", "") == ("" if row.weights is None else str(row.weights))
+        assert shown["bytes"].replace(",", "") == ("" if row.bytes is None else str(row.bytes))
+        assert shown["multiplications"].replace(",", "") == (str(row.multiplications) if row.multiplications else "")
         assert shown["weight_bits"] == ("" if row.weight_bits is None else str(row.weight_bits))
         if row.sparsity is not None:
             assert float(shown["sparsity"]) == pytest.approx(100 * row.sparsity, abs=0.005)
@@ -111,7 +123,17 @@ def test_every_row_of_the_report_is_in_the_table_with_the_reports_numbers():
 def test_the_script_gets_the_same_numbers():
     report = compressed().report
     for shown, row in zip(Parsed(page()).data["layers"], report.layers, strict=True):
-        for name in ("name", "operation", "low", "high", "activation_bits", "weight_bits", "weights", "sparsity"):
+        for name in (
+            "name",
+            "operation",
+            "low",
+            "high",
+            "activation_bits",
+            "weight_bits",
+            "weights",
+            "bytes",
+            "damage",
+        ):
             assert shown[name] == getattr(row, name)
         assert shown["sqnr"] == row.sqnr_db
         assert tuple(shown["reads"]) == row.reads
@@ -169,6 +191,38 @@ def test_float_files_have_a_page_too(recipe):
 def test_a_simulation_has_a_page_without_sizes():
     text = page("plain", dataclasses.replace(QUICK, quantize=Quantize(activation_bits=6)))
     assert "simulation only" in text and "After gzip" not in text
+
+
+@pytest.mark.slow
+def test_the_page_opens_with_what_makes_the_result_useless():
+    report = compressed().report
+    broken = dataclasses.replace(report, outputs=(dataclasses.replace(report.outputs[0], sqnr_db=1.0),))
+    assert broken.failures and not report.failures
+    before_tiles = report_page(broken, QUICK, Evidence()).partition('class="tiles"')[0]
+    assert "is unlike the float model" in before_tiles.partition("<body>")[2]
+    assert "unlike" not in page().partition('class="tiles"')[0]
+
+
+@pytest.mark.slow
+def test_recovery_is_shown_with_what_it_changed():
+    report = compressed().report
+    assert "--recover=256" in page()
+    former = dataclasses.replace(report.outputs[0], output_discrepancy=0.4321)
+    solved = dataclasses.replace(report, before_recovery=(former,), notes={"feature regression": "a note of it"})
+    shown = report_page(solved, QUICK, Evidence())
+    assert "before recovery: 0.4321" in shown and "a note of it" in shown and "--recover=256" not in shown
+    assert f"0.4321 -> {report.outputs[0].output_discrepancy:.4f}" in str(solved)
+
+
+@pytest.mark.slow
+def test_layers_and_recipe_are_there_to_save():
+    report = compressed().report
+    links = {a["download"]: a["href"] for tag, a in Parsed(page()).elements if tag == "a" and "download" in a}
+    content = {name: urllib.parse.unquote(address.partition(",")[2]) for name, address in links.items()}
+    assert Recipe.from_dict(json.loads(content["recipe.json"])) == QUICK
+    saved = list(csv.DictReader(io.StringIO(content["layers.csv"])))
+    assert [row["name"] for row in saved] == [row.name for row in report.layers]
+    assert [float(row["damage"] or 0) for row in saved] == [row.damage or 0 for row in report.layers]
 
 
 # What the page must not do
@@ -398,6 +452,21 @@ def test_the_command_line_is_told_where_it_has_words_for_it():
     assert "inputs: the same representative inputs" in python_text(QUICK, {"representative_data": True})
 
 
+@pytest.mark.slow
+def test_the_command_that_was_typed_is_the_one_to_type_again(tmp_path):
+    words = ["compress", str(MODEL_PATH), "-o", f"{tmp_path}/a b.tflite", "--input_range=-1,1", "--seed=3", "--quiet"]
+    assert main([*words, f"--report={tmp_path}/a.json"]) == 0
+    command = json.loads((tmp_path / "a.json").read_text())["report"]["command"]
+    first = (tmp_path / "a b.tflite").read_bytes()
+    name, *again = shlex.split(command)
+    assert name == "tfdatafree" and {"--input_range=-1,1", "--seed=3", "--quiet"} < set(again)
+    assert main([*again, "--overwrite"]) == 0
+    assert (tmp_path / "a b.tflite").read_bytes() == first
+    assert html.escape(command) in report_page(
+        dataclasses.replace(compressed().report, command=command), QUICK, Evidence()
+    )
+
+
 # Saving and notebooks
 
 
@@ -416,6 +485,22 @@ def test_without_bokeh_the_error_says_how_to_get_it_before_any_work(tmp_path, mo
     assert main(["compress", __file__, "-o", f"{tmp_path}/a.tflite", f"--report={tmp_path}/a.html"]) == 1
     assert "pip install 'tfdatafree[report]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_frame_has_a_row_per_tensor_and_without_pandas_the_error_says_how_to_get_it(monkeypatch):
+    made = []
+    monkeypatch.setitem(
+        sys.modules, "pandas", types.SimpleNamespace(DataFrame=lambda rows, columns: made.append((rows, columns)))
+    )
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "pandas" or find(name))
+    report = compressed().report
+    report.to_frame()
+    rows, columns = made[0]
+    assert [row["name"] for row in rows] == [row.name for row in report.layers] and set(columns) == set(rows[0])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match="pip install pandas"):
+        report.to_frame()
 
 
 def test_in_a_notebook_the_report_is_a_table_without_scripts():

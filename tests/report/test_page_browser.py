@@ -1,5 +1,6 @@
 """The report page in a real browser: Chromium or Chrome if one is installed, driven by playwright."""
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from tfdatafree import compress
 from tfdatafree.demo import load_demo
+from tfdatafree.report.page import report_page
 
 pytest.importorskip("bokeh", reason="the report page is drawn with Bokeh: pip install 'tfdatafree[report]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
@@ -131,12 +133,12 @@ def test_dark_and_light_differ_and_text_can_be_read(visit):
             ".map(text => text.match(/[0-9]+/g).slice(0, 3).reduce((sum, part) => sum + +part, 0) / 3)"
         )
         assert (paper > ink) == (scheme == "light") and abs(paper - ink) > 150
-        # The plots have the background colour of the text around them.
-        plot, card = one.page.evaluate(
-            "[Bokeh.documents[0].roots()[0].background_fill_color, "
-            "getComputedStyle(document.documentElement).getPropertyValue('--card').trim()]"
+        # The plots have the background colour of the text around them, and axes in the colour of soft text.
+        plot, text, soft = one.page.evaluate(
+            "(figure => [figure.background_fill_color, figure.left[0].major_label_text_color, "
+            "getComputedStyle(document.documentElement).getPropertyValue('--soft').trim()])(Bokeh.documents[0].roots()[0])"
         )
-        assert plot == card
+        assert plot is None and text == soft
 
 
 def test_columns_sort_up_and_down_and_what_has_no_value_comes_last(visit, report):
@@ -149,9 +151,9 @@ def test_columns_sort_up_and_down_and_what_has_no_value_comes_last(visit, report
     assert one.names() == [row.name for row in rising[::-1]]
     assert one.page.get_attribute("th[data-key=sqnr]", "aria-sort") == "descending"
     for rising_first in (True, False):
-        one.page.click("th[data-key=weights] button")
-        weights = {row.name: row.weights for row in report.layers}
-        shown = [weights[name] for name in one.names()]
+        one.page.click("th[data-key=bytes] button")
+        sizes = {row.name: row.bytes for row in report.layers}
+        shown = [sizes[name] for name in one.names()]
         some = [value for value in shown if value is not None]
         assert shown[len(some) :] == [None] * (len(shown) - len(some)) and len(some) < len(shown)
         assert some == sorted(some, reverse=not rising_first)
@@ -170,8 +172,17 @@ def test_filters_show_what_matches_and_count_it(visit, report):
     assert one.names() == []
 
 
-def test_the_noisiest_tensor_is_chosen_first(visit, report):
-    assert visit().chosen() == min(report.layers, key=lambda row: row.sqnr_db).name
+def costliest(report) -> str:
+    return max(report.layers, key=lambda row: row.damage or 0).name
+
+
+def test_the_costliest_tensor_is_chosen_first_and_the_table_shows_its_top_and_all_columns(visit, report):
+    one = visit()
+    assert one.chosen() == costliest(report)
+    top, wide, seen = one.page.evaluate(
+        "(box => [box.scrollTop, box.scrollWidth, box.clientWidth])(document.querySelector('.scroll'))"
+    )
+    assert top == 0 and wide <= seen
 
 
 def test_a_layer_is_chosen_in_the_table_the_drawing_the_profile_and_by_keys(visit, report):
@@ -192,8 +203,6 @@ def test_a_layer_is_chosen_in_the_table_the_drawing_the_profile_and_by_keys(visi
     assert one.chosen() == names[2]
     one.page.click(f"#detail-facts button:has-text('{report.layers[2].reads[0]}')")
     assert one.chosen() == report.layers[2].reads[0]
-    one.page.click("#summary [data-layer] >> nth=0")
-    assert one.chosen() == min(report.layers, key=lambda row: row.sqnr_db).name
 
 
 def test_the_histograms_are_those_of_the_chosen_layer_with_its_grid(visit, report):
@@ -209,6 +218,9 @@ def test_the_histograms_are_those_of_the_chosen_layer_with_its_grid(visit, repor
     assert bars["count"] == evidence.kernels[row.layer].histogram.counts.tolist()
     assert bars["integer"][0] == -127 and bars["integer"][-1] == 127
     assert one.page.is_visible("#plot-kernel")
+    ends = evidence.kernels[row.layer]
+    assert one.model("channels_bars")["low"] == pytest.approx(ends.lows.tolist(), rel=0.006)
+    assert one.model("channels_bars")["high"] == pytest.approx(ends.highs.tolist(), rel=0.006)
     one.page.click("#map .mark >> nth=0")
     assert not one.page.is_visible("#plot-kernel"), "an input has no weights"
 
@@ -230,3 +242,48 @@ def test_a_plots_width_follows_the_window(visit):
     one.page.wait_for_timeout(300)
     assert one.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert one.complaints == []
+
+
+def test_layers_that_cost_nothing_are_blue_and_what_costs_much_is_red(browser, report, tmp_path):
+    cheap, dear = (
+        dataclasses.replace(
+            report, layers=tuple(dataclasses.replace(row, damage=damage, sqnr_db=3.0) for row in report.layers)
+        )
+        for damage in (0.002, 0.5)
+    )
+    colours = []
+    for at, shown in enumerate((cheap, dear)):
+        page = tmp_path / f"{at}.html"
+        page.write_text(report_page(shown, result().recipe, result().evidence), encoding="utf-8")
+        one = Visit(browser, page, DESKTOP)
+        fill = "getComputedStyle(document.querySelector('#map .shape')).fill.match(/[0-9]+/g).map(Number)"
+        colours.append(one.page.evaluate(fill))
+        one.page.select_option("#metric", "sqnr")
+        assert one.page.evaluate(fill)[0] > one.page.evaluate(fill)[2], "3 dB alone would be red"
+        one.context.close()
+    assert colours[0][2] > colours[0][0] and colours[1][0] > colours[1][2]
+
+
+def test_narrow_weights_have_a_mark_and_a_colour(browser, report, tmp_path):
+    assert "bits" not in [value for value in option_values(browser, report, tmp_path / "same.html")]
+    rows = tuple(
+        dataclasses.replace(row, weight_bits=4 if at == 1 else row.weight_bits) for at, row in enumerate(report.layers)
+    )
+    assert "bits" in option_values(
+        browser, dataclasses.replace(report, layers=rows), tmp_path / "mixed.html", widths=["4"]
+    )
+
+
+def option_values(browser, report, path: Path, widths: list[str] | None = None) -> list[str]:
+    """The colours that the page of `report` offers; its marks must have the numbers `widths`."""
+    path.write_text(report_page(report, result().recipe, result().evidence), encoding="utf-8")
+    one = Visit(browser, path, DESKTOP)
+    assert one.page.eval_on_selector_all("#map .width", "marks => marks.map(mark => mark.textContent)") == (
+        widths or []
+    )
+    values = one.page.eval_on_selector_all("#metric option", "options => options.map(option => option.value)")
+    if "bits" in values:
+        one.page.select_option("#metric", "bits")
+        assert "4 bits" in one.page.text_content("#legend") and one.complaints == []
+    one.context.close()
+    return values

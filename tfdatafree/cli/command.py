@@ -4,6 +4,7 @@ A command imports what needs TensorFlow only when it runs, so that `--help` and 
 """
 
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -141,6 +142,13 @@ def find_recipe(text: str) -> Recipe:
         return read_recipe(text)
     require_name("recipe", text, PRESETS)
     return PRESETS[text]
+
+
+def typed_command(name: str, values: flags.FlagValues, *arguments: str) -> str:
+    """The command line as it was typed, for a shell: the arguments, then the flags that were given."""
+    given = [values[key] for key in values if values[key].present and key == values[key].name]
+    words = [word for flag in given for word in flag.serialize().splitlines()]
+    return shlex.join([NAME, name, *arguments, *words])
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

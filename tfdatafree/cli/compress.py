@@ -18,6 +18,7 @@ from tfdatafree.cli.command import (
     require_file,
     require_inputs,
     require_writable,
+    typed_command,
     write_recipe,
 )
 from tfdatafree.recipe.check import require_name
@@ -117,6 +118,8 @@ def _run(values: flags.FlagValues, model: str) -> int:
 
     verbose = int(not values.quiet and sys.stderr.isatty())
     compressed = compress(model, recipe, **arguments, verbose=verbose)
+    report = dataclasses.replace(compressed.report, command=typed_command("compress", values, model))
+    compressed = dataclasses.replace(compressed, report=report)
     for path in outputs:
         compressed.save(path, overwrite=values.overwrite)
     if values.save_recipe is not None:

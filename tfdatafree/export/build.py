@@ -42,6 +42,7 @@ class Built:
         grids: Graph tensor -> grid of the file's integers; empty for a float file.
         checks: Graph tensor -> parity and SQNR on the probe inputs.
         kernels: Layer -> integers of its kernel in the file.
+        packed: Layers whose kernel the file holds with two 4-bit weights per byte.
         float_reasons: Operator -> why it computes in float.
         notes: Layer or tensor -> what a user should know about it.
         requantized: Number of QUANTIZE operators between integers that were added.
@@ -55,6 +56,7 @@ class Built:
     grids: Mapping[str, Quantizer] = field(default_factory=dict)
     checks: Mapping[str, TensorCheck] = field(default_factory=dict)
     kernels: Mapping[str, IntegerKernel] = field(default_factory=dict)
+    packed: frozenset[str] = frozenset()
     float_reasons: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     requantized: int = 0
@@ -146,6 +148,11 @@ def _write(
             for old, key in layers_of.items()
             if old in result.kernel_of
         },
+        packed=frozenset(
+            key
+            for old, key in layers_of.items()
+            if old in result.kernel_of and written.dtype(result.index_of_kernel[old]) == "int4"
+        ),
         float_reasons=result.float_reasons,
         notes=result.adjusted | imprecise,
         requantized=result.requantized,

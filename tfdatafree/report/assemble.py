@@ -18,6 +18,7 @@ from tfdatafree.export.run import predict_as_written
 from tfdatafree.inputs.given import Inputs
 from tfdatafree.inputs.matched import MISSED
 from tfdatafree.measuring.confidence import BOUND, DATA, GENERATED, normalized_tensors, what_tells
+from tfdatafree.model.cost import multiplications_of
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.network import InputRange, Network
 from tfdatafree.quantization.bit_choice import Policy
@@ -148,6 +149,7 @@ def rewritten_report(
         pruning=pruning,
         seconds=report.seconds + change.seconds,
         notes={**report.notes, **built.notes, change.how: change.note},
+        before_recovery=report.before_recovery or report.outputs,
         call={**report.call, "recovered": change.how},
         **_of_file(built, evidence, True, {row.name: row.known_by for row in report.layers}),
         **_compared(reference, built, inputs),
@@ -269,7 +271,7 @@ def _rows(built: Built, evidence: Evidence, known: Mapping[str, str]) -> Iterabl
     sources: dict[str, tuple[str, ...]] = {tensor: (tensor,) for tensor in graph.inputs if tensor in built.grids}
     for tensor in graph.inputs:
         if tensor in built.grids:
-            yield _row(built, evidence, tensor, "input", None, (), known)
+            yield _row(built, evidence, tensor, "input", None, (), known, 0)
     for node in graph.nodes:
         pending.append(node)
         reads = tuple(dict.fromkeys(row for tensor in node.inputs for row in sources.get(tensor, ())))
@@ -278,7 +280,8 @@ def _rows(built: Built, evidence: Evidence, known: Mapping[str, str]) -> Iterabl
             continue
         classes = " + ".join(_label(graph, part) for part in pending)
         weighted = next((part.layer for part in pending if part.layer in built.kernels), None)
-        yield _row(built, evidence, node.output, classes, weighted, reads, known)
+        total = sum(multiplications_of(graph, part) for part in pending)
+        yield _row(built, evidence, node.output, classes, weighted, reads, known, total)
         pending = []
 
 
@@ -296,6 +299,7 @@ def _row(
     layer: str | None,
     reads: tuple[str, ...],
     known: Mapping[str, str],
+    multiplications: int,
 ) -> LayerRow:
     grid, check = built.grids[tensor], built.checks[tensor]
     kernel, weights = (None, None) if layer is None else (built.kernels.get(layer), evidence.kernels.get(layer))
@@ -319,4 +323,7 @@ def _row(
         weight_steps=None if weights is None else weights.scales,
         seen=None if values is None else (values.low, values.high),
         clipped=None if values is None else values.clipped,
+        damage=evidence.damages.get(tensor),
+        bytes=None if weights is None else weights.bytes,
+        multiplications=multiplications,
     )

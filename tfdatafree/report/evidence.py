@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfdatafree.export.build import Built
+from tfdatafree.measuring.own_damage import own_damages
 from tfdatafree.measuring.tensor_statistics import Statistics
+from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.quantization.integer_kernel import IntegerKernel
+from tfdatafree.quantization.placement import only_moved
 
 BINS = 64
 # Number of inputs that the page shows, and their largest side in pixels.
@@ -69,11 +72,16 @@ class KernelSummary:
         histogram: Histogram of its integers, with bins around qmin .. qmax.
         zero_point: The integer that stands for 0.0; None if channels have different ones.
         scales: Smallest and largest scale.
+        lows, highs: float32 (output channels,), the smallest and the largest weight of each output channel.
+        bytes: Bytes of the kernel in the file; as many as weights in a simulation.
     """
 
     histogram: Histogram
     zero_point: int | None
     scales: tuple[float, float]
+    lows: np.ndarray
+    highs: np.ndarray
+    bytes: int
 
     @property
     def size(self) -> int:
@@ -96,26 +104,38 @@ class Evidence:
         values: Tensor -> its values in float.
         kernels: Layer -> its integers.
         inputs: Model input that takes images -> uint8 (n, height, width, 1 or 3), scaled so that the extremes are 0 and 255.
+        damages: Tensor -> what its own rounding costs the results, as `measuring.own_damage` has it.
     """
 
     values: Mapping[str, Values] = field(default_factory=dict)
     kernels: Mapping[str, KernelSummary] = field(default_factory=dict)
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    damages: Mapping[str, float] = field(default_factory=dict)
 
 
-def gather(built: Built, statistics: Mapping[str, Statistics], inputs: Sequence[np.ndarray]) -> Evidence:
+def gather(
+    built: Built, statistics: Mapping[str, Statistics], inputs: Sequence[np.ndarray], reference: Graph | None
+) -> Evidence:
     """Collects the evidence of a compression.
 
     Args:
         statistics: Tensor -> its float statistics over `inputs`; empty for a float file.
+        reference: The float network with the tensors of `built`; None for a float file.
     """
     values = {tensor: _values(statistics[tensor], grid) for tensor, grid in built.grids.items() if tensor in statistics}
-    return Evidence(values, summarize_kernels(built), make_thumbnails(built.graph.inputs, inputs))
+    damages = {} if reference is None else damages_of(built, reference, inputs)
+    return Evidence(values, summarize_kernels(built), make_thumbnails(built.graph.inputs, inputs), damages)
+
+
+def damages_of(built: Built, reference: Graph, inputs: Sequence[np.ndarray]) -> dict[str, float]:
+    """Tensor -> what its own rounding costs the results; `reference` is the float network with the same tensors."""
+    moved = frozenset(only_moved(built.graph))
+    return own_damages(reference, built.graph, built.grids, inputs, moved=moved)
 
 
 def summarize_kernels(built: Built) -> dict[str, KernelSummary]:
     """Layer -> its integers in the file."""
-    return {key: _summary(kernel) for key, kernel in built.kernels.items()}
+    return {key: _summary(kernel, packed=key in built.packed) for key, kernel in built.kernels.items()}
 
 
 def _values(statistics: Statistics, grid: Quantizer) -> Values:
@@ -125,16 +145,26 @@ def _values(statistics: Statistics, grid: Quantizer) -> Values:
     return Values(statistics.low, statistics.high, float(clipped), histogram)
 
 
-def _summary(kernel: IntegerKernel) -> KernelSummary:
+def _summary(kernel: IntegerKernel, *, packed: bool) -> KernelSummary:
     integers, grid = kernel.matrix.astype(np.int64), kernel.grid
     lowest, highest = min(grid.qmin, int(integers.min())), max(grid.qmax, int(integers.max()))
     counts = np.bincount((integers - lowest).reshape(-1), minlength=highest - lowest + 1)
     zero_points = np.unique(grid.zero_point)
+    lows, highs = _channel_ends(kernel)
     return KernelSummary(
         Histogram(lowest - 0.5, highest + 0.5, counts),
         int(zero_points[0]) if len(zero_points) == 1 else None,
         (float(np.min(grid.scale)), float(np.max(grid.scale))),
+        lows,
+        highs,
+        bytes=-(-integers.size // 2) if packed else integers.size,
     )
+
+
+def _channel_ends(kernel: IntegerKernel) -> np.ndarray:
+    """float32 (2, output channels): the smallest and the largest weight of each channel."""
+    ends = np.stack([kernel.matrix.min(axis=0), kernel.matrix.max(axis=0)])
+    return kernel.grid.dequantize(ends)
 
 
 def make_thumbnails(names: Sequence[str], inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -44,19 +44,33 @@
   };
   const percent = (part) => part === null ? "–" : `${part > 0 && part < 1e-4 ? "< 0.01" : +(100 * part).toFixed(2)} %`;
   const decibel = (layer) => layer.sqnr === null ? "no difference" : `${layer.sqnr.toFixed(1)} dB`;
+  const cost = (layer) => layer.damage === null ? "not measured" : `${(100 * layer.damage).toPrecision(2)} % of the results`;
 
   // Colours ----------------------------------------------------------------------------------------------------------
+  // "shades": amounts that are neither good nor bad. "kinds": one colour per value.
+  const widths = [...new Set(layers.map((layer) => layer.weight_bits).filter((bits) => bits !== null))].sort((a, b) => a - b);
   const metrics = {
+    damage: { limits: [Math.log(0.3), Math.log(0.003)], of: (l) => l.damage === null ? null : Math.log(Math.max(l.damage, 1e-9)),
+      texts: ["30 % of the results or more", "0.3 % or less"], none: "not measured" },
+    bits: { limits: [0, Math.max(1, widths.length - 1)], of: (l) => l.weight_bits === null ? null : widths.indexOf(l.weight_bits), kinds: widths,
+      none: "no weights" },
     sqnr: { limits: [10, 50], of: (l) => l.sqnr === null ? Infinity : l.sqnr, texts: ["10 dB or less", "50 dB or more"], none: "" },
-    sparsity: { limits: [0, 1], of: (l) => l.sparsity, texts: ["no zeros", "all zeros"], none: "no weights" },
+    sparsity: { limits: [0, 1], of: (l) => l.sparsity, texts: ["no zeros", "all zeros"], none: "no weights", shades: true },
     clipped: { limits: [0.01, 0], of: (l) => l.clipped, texts: ["1 % clipped or more", "none"], none: "not known" },
   };
-  let metric = metrics.sqnr;
+  const main = layers.some((layer) => layer.damage !== null) ? "damage" : "sqnr";
+  let metric = metrics[main];
+  // How bad a layer is, as in the colours that the page opens with.
+  const badness = (layer) => { const value = metrics[main].of(layer); return value === null ? -Infinity : main === "damage" ? value : -value; };
+  for (const option of [...$("metric").options]) {
+    if (option.value === "damage" && main !== "damage" || option.value === "bits" && widths.length < 2) option.remove();
+  }
   const colourOf = (layer, by = metric) => {
     const value = by.of(layer);
     if (value === null || value === undefined) return null;
     const part = Math.min(1, Math.max(0, (value - by.limits[0]) / (by.limits[1] - by.limits[0])));
-    return page.palette[Math.round(part * (page.palette.length - 1))];
+    const colours = by.shades || by.kinds ? page.shades : page.palette;
+    return colours[Math.round((by.kinds ? 0.15 + 0.6 * part : part) * (colours.length - 1))];
   };
   const dark = (colour) => {
     const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
@@ -108,8 +122,12 @@
         ? svg("circle", { class: "shape", r: 8 })
         : kind[1] === "D" ? svg("rect", { class: "shape", x: -7, y: -7, width: 14, height: 14, transform: "rotate(45) scale(.87)" })
           : svg("rect", { class: "shape", x: -7.5, y: -7.5, width: 15, height: 15, rx: kind[1] === "C" || kind[1] === "F" ? 2.5 : 7.5 });
-      mark.append(svg("title", {}, `${layer.name}: ${layer.operation}, ${decibel(layer)}`), shape, svg("text", { y: 3.5 }, kind[1]));
-      mark.setAttribute("aria-label", `${layer.name}, ${layer.operation}, ${decibel(layer)}`);
+      const costs = main === "damage" && layer.damage !== null ? cost(layer) : decibel(layer);
+      mark.append(svg("title", {}, `${layer.name}: ${layer.operation}, ${costs}`), shape, svg("text", { class: "kind", y: 3.5 }, kind[1]));
+      if (widths.length > 1 && layer.weight_bits !== null && layer.weight_bits < widths.at(-1)) {
+        mark.append(svg("text", { class: "width", x: 7, y: -6.5 }, layer.weight_bits));
+      }
+      mark.setAttribute("aria-label", `${layer.name}, ${layer.operation}, ${costs}`);
       mark.addEventListener("click", () => choose(at));
       marks.push(mark);
       drawing.append(mark);
@@ -130,18 +148,28 @@
     layers.forEach((layer, at) => {
       const colour = colourOf(layer), shape = marks[at].querySelector(".shape");
       shape.style.fill = colour || "var(--none)";
-      marks[at].querySelector("text").style.fill = colour ? (dark(colour) ? "#fff" : "#111") : "var(--ink)";
+      marks[at].querySelector(".kind").style.fill = colour ? (dark(colour) ? "#fff" : "#111") : "var(--ink)";
       marks[at].classList.toggle("chosen", at === chosen);
       marks[at].setAttribute("tabindex", at === chosen ? 0 : -1);
     });
     for (const [from, to, line] of edges) line.classList.toggle("near", from === chosen || to === chosen);
-    const legend = [el("span", `${metric.texts[0]} `)];
-    page.palette.forEach((colour) => { const box = el("i"); box.style.background = colour; legend.push(box); });
-    legend.push(el("span", ` ${metric.texts[1]}`));
-    if (metric.none && layers.some((layer) => colourOf(layer) === null)) {
-      const box = el("i"); box.style.background = "var(--none)"; box.style.marginLeft = "12px";
-      legend.push(box, el("span", ` ${metric.none}`));
+    const legend = [], box = (colour, parent = legend) => { const found = el("i"); found.style.background = colour; parent.push(found); };
+    if (metric.kinds) {
+      for (const bits of metric.kinds) {
+        box(colourOf(layers.find((layer) => layer.weight_bits === bits)));
+        legend.push(el("span", ` ${bits} bits  `));
+      }
+    } else {
+      legend.push(el("span", `${metric.texts[0]} `));
+      for (const colour of metric.shades ? page.shades : page.palette) box(colour);
+      legend.push(el("span", ` ${metric.texts[1]}`));
     }
+    if (metric.none && layers.some((layer) => colourOf(layer) === null)) {
+      box("var(--none)");
+      legend.at(-1).style.marginLeft = "12px";
+      legend.push(el("span", ` ${metric.none}`));
+    }
+    if (widths.length > 1) legend.push(el("span", `  A small number at a mark: its weights have fewer than ${widths.at(-1)} bits.`));
     $("legend").replaceChildren(...legend);
   }
   {
@@ -153,11 +181,11 @@
   // Table ------------------------------------------------------------------------------------------------------------
   const body = $("table").tBodies[0], rows = [...body.rows];
   rows.forEach((row, at) => {
-    row.querySelector(".chip").style.background = colourOf(layers[at], metrics.sqnr);
+    row.querySelector(".chip").style.background = colourOf(layers[at], metrics[main]) || "var(--none)";
     row.addEventListener("click", () => choose(at, true));
   });
   const keys = { at: (at) => at, name: (at) => layers[at].name, operation: (at) => layers[at].operation };
-  for (const key of ["size", "weight_bits", "activation_bits", "width", "weights", "sparsity", "clipped", "known_by"]) {
+  for (const key of ["damage", "bytes", "multiplications", "weight_bits", "activation_bits", "sparsity"]) {
     keys[key] = (at) => layers[at][key];
   }
   keys.sqnr = (at) => metrics.sqnr.of(layers[at]);
@@ -195,7 +223,7 @@
   const readers = layers.map(() => []);
   layers.forEach((layer, at) => layer.reads.forEach((name) => readers[byName.get(name)].push(at)));
 
-  function choose(at, scroll = false) {
+  function choose(at, scroll = false, follow = true) {
     if (at < 0) return;
     if (rows[chosen]) rows[chosen].classList.remove("chosen");
     chosen = at;
@@ -203,22 +231,25 @@
     row.classList.add("chosen");
     paint();
     $("detail-name").textContent = $("caption-name").textContent = layer.name;
-    $("caption-text").textContent = `${layer.operation}, ${decibel(layer)}`;
+    $("caption-text").textContent = `${layer.operation}, ${layer.damage === null ? decibel(layer) : `costs ${cost(layer)}`}`;
     $("detail-operation").textContent = `${layer.operation}, ${layer.shape}`;
     const links = (positions) => positions.map((other) => {
       const button = el("button", layers[other].name, { type: "button" });
       button.addEventListener("click", () => choose(other));
       return button;
     });
-    const facts = [["SQNR", decibel(layer)],
+    const facts = [["cost", cost(layer)], ["SQNR", decibel(layer)],
       ["values", `${layer.activation_bits} bits from ${number(layer.low)} to ${number(layer.high)}, scale ${number(layer.step)}`]];
     if (layer.seen) facts.push(["in float", `${number(layer.seen[0])} to ${number(layer.seen[1])}; ${percent(layer.clipped)} clipped`]);
     if (layer.weights !== null) {
       const [low, high] = layer.weight_steps;
       const scales = layer.weight_scales === 1 ? `one scale of ${number(low)}` : `${layer.weight_scales} scales, ${number(low)} to ${number(high)}`;
       facts.push(["weights", `${layer.weights.toLocaleString("en")} in ${layer.weight_bits} bits, ${scales}`]);
+      facts.push(["bytes", layer.bytes.toLocaleString("en")]);
       if (layer.sparsity !== null) facts.push(["zeros", percent(layer.sparsity)]);
     }
+    if (layer.multiplications) facts.push(["MACs", `${layer.multiplications.toLocaleString("en")} for one input`]);
+    if (layer.known_by) facts.push(["known by", layer.known_by]);
     for (const note of layer.remarks) facts.push(["note", note]);
     const list = facts.flatMap(([name, text]) => [el("dt", name), el("dd", text)]);
     for (const [name, positions] of [["from", layer.reads.map((other) => byName.get(other))], ["read by", readers[at]]]) {
@@ -229,10 +260,10 @@
     }
     $("detail-facts").replaceChildren(...list);
     $("values-part").hidden = !layer.values;
-    $("kernel-part").hidden = !layer.kernel;
+    $("kernel-part").hidden = $("channels-part").hidden = !layer.kernel;
     if (plots) plots.show(layer, at);
     if (scroll && matchMedia("(max-width: 900px)").matches) $("detail").scrollIntoView();
-    if (!scroll) {
+    if (!scroll && follow) {
       const box = row.closest(".scroll");
       if (!row.hidden) box.scrollTop = Math.max(0, row.offsetTop - box.clientHeight / 2);
     }
@@ -263,9 +294,9 @@
     const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
     function recolour() {
-      const [ink, soft, line, card, bar, grid, warn] = ["--ink", "--soft", "--line", "--card", "--bar", "--grid", "--warn"].map(style);
+      const [ink, soft, line, bar, grid, warn] = ["--ink", "--soft", "--line", "--bar", "--grid", "--warn"].map(style);
       for (const figure of figures) {
-        figure.setv({ background_fill_color: card, border_fill_color: card, outline_line_color: line });
+        figure.setv({ outline_line_color: line });
         for (const axis of [...figure.below, ...figure.left]) {
           if (!axis.properties.axis_label_text_color) continue;
           axis.setv({ axis_label_text_color: soft, major_label_text_color: soft, axis_line_color: line, major_tick_line_color: line,
@@ -273,7 +304,7 @@
         }
         for (const mesh of figure.center) if (mesh.properties.grid_line_color) mesh.setv({ grid_line_color: line });
       }
-      for (const name of ["values_quads", "kernel_quads"]) get(name).glyph.setv({ fill_color: bar, line_color: bar });
+      for (const name of ["values_quads", "kernel_quads", "channels_quads"]) get(name).glyph.setv({ fill_color: bar, line_color: bar });
       get("values_steps").glyph.setv({ line_color: grid });
       get("values_zero").setv({ line_color: ink });
       for (const name of ["values_below", "values_above"]) get(name).setv({ fill_color: warn });
@@ -316,6 +347,12 @@
         + (layer.weight_scales === 1 ? "A weight is its integer times the scale. " : "A weight is its integer times the scale of its output channel. ")
         + (cut === null ? "" : `The tallest bar, at ${integer[counts.indexOf(Math.max(...counts))]}, continues to ${cut.toFixed(0)} %.`);
     }
+    function showChannels({ lows, highs }) {
+      const figure = figures[names.indexOf("channels")], low = Math.min(0, ...lows), high = Math.max(0, ...highs), margin = 0.05 * (high - low || 1);
+      get("channels_bars").data = { channel: lows.map((_, at) => at), low: lows, high: highs };
+      figure.x_range.setv({ start: -1, end: lows.length, reset_start: -1, reset_end: lows.length });
+      figure.y_range.setv({ start: low - margin, end: high + margin, reset_start: low - margin, reset_end: high + margin });
+    }
     // Without zoom, the lines of a fine grid would hide the bars, so they are drawn fainter.
     const names = Object.keys(page.plots), valueRange = figures[names.indexOf("values")].x_range;
     const shade = () => {
@@ -324,14 +361,19 @@
     };
     valueRange.properties.end.change.connect(shade);
     valueRange.properties.start.change.connect(shade);
-    const finite = layers.map((layer) => layer.sqnr).filter((value) => value !== null), highest = Math.max(1, ...finite);
-    const heights = layers.map((layer) => layer.sqnr === null ? 1.05 * highest : layer.sqnr);
-    const colours = () => layers.map((layer) => colourOf(layer, metrics.sqnr));
+    const byCost = main === "damage";
+    const finite = layers.map((layer) => byCost ? 100 * layer.damage : layer.sqnr).filter((value) => value !== null);
+    const highest = Math.max(1, ...finite);
+    const heights = layers.map((layer) => byCost ? 100 * layer.damage : layer.sqnr === null ? 1.05 * highest : layer.sqnr);
+    const colours = () => layers.map((layer) => colourOf(layer, metrics[main]) || style("--none"));
     get("profile_dots").data = { x: layers.map((_, at) => at), y: heights, name: layers.map((l) => l.name), operation: layers.map((l) => l.operation),
-      sqnr: layers.map(decibel), colour: colours() };
-    const joined = layers.flatMap((layer, to) => layer.reads.map((name) => [byName.get(name), to]));
-    get("profile_links").data = { x0: joined.map(([from]) => from), y0: joined.map(([from]) => heights[from]), x1: joined.map(([, to]) => to), y1: joined.map(([, to]) => heights[to]) };
+      sqnr: layers.map(decibel), damage: layers.map(cost), colour: colours() };
+    // A line leads to each cost from 0, and to each SQNR from those of the tensors that the layer reads.
+    const joined = byCost ? heights.map((height, at) => [at, 0, at, height])
+      : layers.flatMap((layer, to) => layer.reads.map((name) => byName.get(name)).map((from) => [from, heights[from], to, heights[to]]));
+    get("profile_links").data = Object.fromEntries(["x0", "y0", "x1", "y1"].map((end, part) => [end, joined.map((line) => line[part])]));
     const lowest = Math.min(0, ...heights), profile = figures[names.indexOf("profile")];
+    profile.left[0].axis_label = byCost ? "cost in % of the results" : "SQNR in dB";
     profile.x_range.setv({ start: -1, end: layers.length, reset_start: -1, reset_end: layers.length });
     profile.y_range.setv({ start: lowest, end: 1.12 * highest, reset_start: lowest, reset_end: 1.12 * highest });
     const picked = get("profile_dots").selected;
@@ -339,7 +381,7 @@
     plots = {
       show(layer, at) {
         if (layer.values) showValues(layer);
-        if (layer.kernel) showKernel(layer);
+        if (layer.kernel) { showKernel(layer); showChannels(layer.channels); }
         if (picked.indices.length !== 1 || picked.indices[0] !== at) picked.indices = [at];
       },
     };
@@ -353,8 +395,8 @@
   new ResizeObserver(() => { if ($("map").clientWidth !== width) { width = $("map").clientWidth; drawMap(); } }).observe($("map"));
   drawMap();
   filter();
-  // The noisiest tensor is chosen first.
-  choose(layers.reduce((worst, layer, at) => metrics.sqnr.of(layer) < metrics.sqnr.of(layers[worst]) ? at : worst, 0));
+  // The worst tensor is chosen first. The table stays at its top.
+  choose(layers.reduce((worst, layer, at) => badness(layer) > badness(layers[worst]) ? at : worst, 0), false, false);
   window.drawPlots = drawPlots;
   root.dataset.ready = "";
 })();

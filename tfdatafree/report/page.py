@@ -7,6 +7,7 @@ escaped here, or reach the page as JSON that the script shows as text.
 import html
 import json
 import math
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from string import Template
@@ -14,37 +15,22 @@ from typing import Any
 
 from tfdatafree.pruning.bearing import stays
 from tfdatafree.recipe.recipe import Recipe
-from tfdatafree.report.evidence import Evidence, Histogram
-from tfdatafree.report.network import assign_lanes
+from tfdatafree.report import table
+from tfdatafree.report.evidence import Evidence
 from tfdatafree.report.pictures import data_uris
-from tfdatafree.report.plots import empty_plots, for_script, library, palette, require_bokeh
-from tfdatafree.report.report import LayerRow, Report
+from tfdatafree.report.plots import empty_plots, for_script, library, palette, require_bokeh, shades
+from tfdatafree.report.report import Report
 from tfdatafree.report.reproduce import RECIPE_FILE, command_text, is_preset, python_text
 from tfdatafree.version import __version__
 
 # Images up to this side are enlarged without smoothing.
 _TINY = 48
-# Columns: key of the script's data, heading, meaning of the heading, CSS classes.
-_COLUMNS = (
-    ("at", "#", "position in the order of execution", "wide"),
-    ("name", "layer", "name of the tensor: the Keras layer that writes it", "text name"),
-    ("sqnr", "SQNR dB", "signal-to-quantization-noise ratio", ""),
-    ("operation", "operation", "Keras layers that the file computes as one operator", "text operation wide"),
-    ("weights", "weights", "number of weights in the kernel", ""),
-    ("weight_bits", "w. bits", "bits of a weight", ""),
-    ("sparsity", "zeros %", "weights that are exactly 0", "wide"),
-    ("activation_bits", "bits", "bits of a value", "wide"),
-    ("clipped", "clipped %", "values outside the range of the integers", "wide"),
-    ("width", "range", "interval that the integers cover", "wide"),
-    (
-        "known_by",
-        "known by",
-        "what tells the range: real data, a bound, a normalization k layers before, or generated inputs",
-        "wide",
-    ),
-    ("size", "values", "number of values in the tensor, for one input", "wide"),
-)
 _GLOSSARY = (
+    ("Cost", "Error of the results before softmax, as a part of their own size, that the rounding of one tensor and its weights "
+     "causes while all others stay in float. The squares of all rows add up to about the square of the whole error. A noisy "
+     "tensor costs nothing if later layers ignore its noise, so look at its cost before its SQNR. It is estimated from the "
+     "gradient on two inputs, and is uncertain by about a third. After recovery, only the rounding of values counts."),
+    ("MACs", "Multiplications and additions of convolutions and dense layers, for one input."),
     ("SQNR", "Signal-to-quantization-noise ratio of a tensor: energy of its float values over the energy of the difference "
      "between integers and float. It includes the noise of all layers before it, and is measured on two of the generated "
      "inputs. At 20 dB the noise is a tenth of the amplitude; at 40 dB it is a hundredth."),
@@ -70,18 +56,21 @@ def report_page(report: Report, recipe: Recipe, evidence: Evidence) -> str:
         MissingPackageError: Bokeh, which draws the plots, is not installed.
     """
     require_bokeh()
-    data: dict[str, Any] = {"layers": [], "palette": palette()}
+    data: dict[str, Any] = {"layers": [], "palette": palette(), "shades": shades()}
     plots = network = ""
     if report.layers:
-        data |= {"layers": list(_layers(report, evidence)), "plots": empty_plots()}
+        data |= {"layers": list(table.script_data(report, evidence)), "plots": empty_plots()}
         # Bokeh is most of the page, so it comes last: the rest can be used before it is loaded.
         plots = f"<script>{library()}</script>\n<script>drawPlots();</script>"
-        network = Template(_asset("network.html")).substitute(heads=_heads(), rows=_rows(report))
+        network = Template(_asset("network.html")).substitute(
+            heads=table.heads(), rows=table.rows(report), csv=_download("layers.csv", "text/csv", table.as_csv(report))
+        )
     return Template(_asset("page.html")).substitute(
         version=__version__,
         title=_escape(f"{report.model}: {report.recipe}"),
         css=_asset("page.css"),
         model=_escape(report.model),
+        failures="".join(f'<p class="failure" role="alert">{_escape(text)}</p>' for text in report.failures),
         lead=_lead(report),
         tiles="\n".join(_tiles(report)),
         facts=_facts(report),
@@ -108,7 +97,8 @@ def _escape(text: object) -> str:
 
 
 def _lead(report: Report) -> str:
-    made = f"Compressed with the recipe <b>{_escape(report.recipe)}</b>, from {_escape(report.generated)}."
+    recovered = "" if report.recovered_by is None else f", and recovered by {_escape(report.recovered_by)}"
+    made = f"Compressed with the recipe <b>{_escape(report.recipe)}</b>, from {_escape(report.generated)}{recovered}."
     if report.simulated:
         return f"{made} It is a simulation only, without a file: {_escape(report.simulated)}."
     integers = "; it computes in integers only" if report.integer_only else ""
@@ -127,9 +117,12 @@ def _tiles(report: Report) -> Iterable[str]:
             yield _size_tile("After gzip", report.float_gzip_bytes, report.gzip_bytes)
         if report.npu_bytes is not None:
             yield _size_tile("Compiled for the NPU", report.float_bytes, report.npu_bytes)
+    before = {output.name: output for output in report.before_recovery}
     for output in report.outputs:
         of = f" of {output.name}" if len(report.outputs) > 1 else ""
         small = f"0: same as float, 2: opposite; on {report.compared_on}"
+        if (former := before.get(output.name)) is not None:
+            small = f"before recovery: {former.output_discrepancy:.4f}; {small}"
         yield _tile(f"Output discrepancy{of}", f"{output.output_discrepancy:.4f}", small)
         if output.response_discrepancy is not None:
             yield _tile(f"Response discrepancy{of}", f"{output.response_discrepancy:.4f}", small)
@@ -179,32 +172,27 @@ def _size(count: int) -> str:
 
 
 def _facts(report: Report) -> str:
-    facts = [("Warning", _escape(text)) for text in report.warnings]
+    facts = [("Warning", _escape(text)) for text in report.warnings if text not in report.failures]
     facts += [("Input range", _escape(line)) for line in report.input_range.splitlines()]
     facts += [] if report.input_fit is None else [("Inputs fit", _escape(str(report.input_fit)))]
     if report.layers:
         kind = "integers only" if report.integer_only else "integers, some in float (below)"
         extra = f"; {report.requantized} requantizations added" if report.requantized else ""
         facts.append(("Operators", f"{kind}{extra}"))
-        facts += [(title, _links(report, marks)) for title, marks in _attention(report) if marks]
+        marks = table.costliest(report)
+        facts.append(("Costs most", _links(report, marks) or "no layer costs the results 1 % or more"))
+        facts.append(("Recovery", _recovery(report)))
     items = "".join(f"<dt>{title}</dt><dd>{text}</dd>" for title, text in facts)
     return f'<dl class="facts">{items}</dl>'
 
 
-def _attention(report: Report) -> list[tuple[str, list[tuple[int, str]]]]:
-    """Rows to look at first: titles, each with (position, text) of its rows."""
-    sqnr = {row.name: row.sqnr_db for row in report.layers}
-    noisy = sorted((row.sqnr_db, at) for at, row in enumerate(report.layers) if math.isfinite(row.sqnr_db))[:4]
-    drops = []
-    for at, row in enumerate(report.layers):
-        before = [sqnr[name] for name in row.reads if math.isfinite(sqnr.get(name, math.inf))]
-        if before and math.isfinite(row.sqnr_db):
-            drops.append((min(before) - row.sqnr_db, at))
-    largest = [(drop, at) for drop, at in sorted(drops, reverse=True)[:4] if drop > 1]
-    return [
-        ("Noisiest", [(at, f"{value:.1f} dB") for value, at in noisy]),
-        ("Largest loss", [(at, f"−{drop:.1f} dB") for drop, at in largest]),
-    ]
+def _recovery(report: Report) -> str:
+    """What recovery did, or how to ask for it."""
+    if report.recovered_by is not None:
+        return _escape(f"{report.recovered_by}: {report.notes.get(report.recovered_by, 'done')}")
+    if "recovery" in report.notes:
+        return _escape(report.notes["recovery"])
+    return "none; <code>--recover=256</code> solves the layers again on generated images, and can win back accuracy"
 
 
 def _links(report: Report, marks: Iterable[tuple[int, str]]) -> str:
@@ -214,92 +202,10 @@ def _links(report: Report, marks: Iterable[tuple[int, str]]) -> str:
     )
 
 
-# Layers -------------------------------------------------------------------------------------------------------------------
-
-
-def _layers(report: Report, evidence: Evidence) -> Iterable[dict[str, Any]]:
-    """The script's data, one entry per row of the report."""
-    lanes = assign_lanes([row.name for row in report.layers], [row.reads for row in report.layers])
-    for row, lane in zip(report.layers, lanes, strict=True):
-        values, kernel = evidence.values.get(row.name), evidence.kernels.get(row.layer or "")
-        sizes = [size for size in row.shape if size is not None]
-        yield {
-            "name": row.name,
-            "operation": row.operation,
-            "reads": row.reads,
-            "lane": lane,
-            "shape": " × ".join(str(size or "?") for size in row.shape) or "one value",
-            "size": math.prod(sizes),
-            "sqnr": row.sqnr_db if math.isfinite(row.sqnr_db) else None,
-            "low": row.low,
-            "high": row.high,
-            "width": row.high - row.low,
-            "step": row.step,
-            "activation_bits": row.activation_bits,
-            "weight_bits": row.weight_bits,
-            "weight_scales": row.weight_scales,
-            "weight_steps": row.weight_steps,
-            "weights": row.weights,
-            "sparsity": row.sparsity,
-            "seen": row.seen,
-            "clipped": row.clipped,
-            "known_by": row.known_by,
-            "values": None if values is None else _histogram(values.histogram),
-            "kernel": None if kernel is None else _histogram(kernel.histogram),
-            "remarks": [
-                text
-                for reasons in (report.kept, report.notes)
-                for name, text in reasons.items()
-                if name in (row.name, row.layer)
-            ],
-        }
-
-
-def _histogram(histogram: Histogram) -> dict[str, Any]:
-    return {"low": histogram.low, "high": histogram.high, "counts": histogram.counts.tolist()}
-
-
-def _heads() -> str:
-    cells = []
-    for key, heading, meaning, classes in _COLUMNS:
-        sort = ' aria-sort="ascending"' if key == "at" else ""
-        cells.append(
-            f'<th scope="col" class="{classes}" data-key="{key}"{sort} title="{meaning}">'
-            f'<button type="button">{heading}</button></th>'
-        )
-    return "".join(cells)
-
-
-def _rows(report: Report) -> str:
-    return "\n".join(_row(at, row) for at, row in enumerate(report.layers))
-
-
-def _row(at: int, row: LayerRow) -> str:
-    name = _escape(row.name)
-    shown = {
-        "at": str(at + 1),
-        "name": f'<button type="button" class="pick" title="{name}">{name}</button>',
-        "sqnr": f'<i class="chip"></i>{_decibel(row.sqnr_db)}',
-        "operation": f'<span title="{_escape(row.operation)}">{_escape(row.operation)}</span>',
-        "size": f"{math.prod(size for size in row.shape if size is not None):,}",
-        "activation_bits": str(row.activation_bits),
-        "width": f"{row.low:.4g} … {row.high:.4g}",
-        "known_by": _escape(row.known_by),
-        "clipped": _percent(row.clipped),
-        "weights": "" if row.weights is None else f"{row.weights:,}",
-        "weight_bits": "" if row.weight_bits is None else f"{row.weight_bits}",
-        "sparsity": _percent(row.sparsity),
-    }
-    cells = "".join(f'<td class="{classes}">{shown[key]}</td>' for key, _, _, classes in _COLUMNS)
-    return f"<tr>{cells}</tr>"
-
-
-def _decibel(value: float) -> str:
-    return f"{value:.1f}" if math.isfinite(value) else "exact"
-
-
-def _percent(part: float | None) -> str:
-    return "" if part is None else f"{100 * part:.2f}"
+def _download(name: str, kind: str, text: str) -> str:
+    """A link that saves `text` as a file. The page holds it, so that it needs no internet."""
+    address = f"data:{kind};charset=utf-8,{urllib.parse.quote(text)}"
+    return f'<a class="download" download="{name}" href="{address}">{name}</a>'
 
 
 # The rest -----------------------------------------------------------------------------------------------------------------
@@ -360,7 +266,9 @@ def _reasons(reasons: Mapping[str, str]) -> str:
 def _again(report: Report, recipe: Recipe) -> str:
     command = command_text(recipe, report.call)
     parts = ["<h3>Python</h3>", _code(python_text(recipe, report.call)), "<h3>Command line</h3>"]
-    if report.call.get("recovered"):
+    if report.command:
+        parts.append(_code(report.command))
+    elif report.call.get("recovered"):
         parts.append(
             '<p class="hint">The command line recovers with other images (--recover); use Python for this model.</p>'
         )
@@ -371,9 +279,12 @@ def _again(report: Report, recipe: Recipe) -> str:
         if not is_preset(recipe):
             parts.append(f'<p class="hint">{RECIPE_FILE} holds the full recipe, which is shown below.</p>')
     record = json.dumps(recipe.to_dict(), indent=2)
+    link = _download(RECIPE_FILE, "application/json", record)
+    parts.append(f"<p>Save the full recipe: {link}</p>")
     parts.append(f"<details><summary>The full recipe</summary>{_code(record)}</details>")
     parts.append(
-        '<p class="hint">The same seed and recipe give the same bytes with the same versions and number of cores.</p>'
+        '<p class="hint">The bytes are only equal with the same seed and recipe, the same versions and the same number of '
+        "cores. Other versions may sum in another order, and change single integers.</p>"
     )
     if report.made_with:
         parts.append(f'<p class="hint">Made with {_escape(report.made_with)}.</p>')

@@ -35,11 +35,19 @@ def palette() -> list[str]:
     return list(RdYlBu11)[::-1]
 
 
+def shades() -> list[str]:
+    """Colours from light to dark of one hue, for amounts that are neither good nor bad."""
+    from bokeh.palettes import Blues9
+
+    return list(Blues9)[::-1]
+
+
 def empty_plots() -> dict[str, Any]:
-    """{"values", "kernel", "profile"}: plots as Bokeh's JSON. The page's script gives them data and colours."""
+    """{"values", "kernel", "channels", "profile"}: plots as Bokeh's JSON. The page's script gives them data and colours."""
     from bokeh.embed import json_item
 
-    return {"values": json_item(_values()), "kernel": json_item(_kernel()), "profile": json_item(_profile())}
+    plots = {"values": _values(), "kernel": _kernel(), "channels": _channels(), "profile": _profile()}
+    return {name: json_item(plot) for name, plot in plots.items()}
 
 
 def for_script(value: Any) -> str:
@@ -63,11 +71,15 @@ def _figure(height: int, x_label: str, y_label: str, tools: Sequence[Any], **opt
         active_inspect="auto",
         min_border_right=16,
         output_backend="canvas",
+        background_fill_color=None,  # the page's own shows
+        border_fill_color=None,
         **options,
     )
     plot.toolbar.logo = None
+    plot.toolbar.stylesheets = [".bk-divider { background-color: var(--line); }"]  # Bokeh's own is white in the dark
     plot.border_line_color = None
     plot.xgrid.visible = False
+    plot.axis.minor_tick_line_color = None
     plot.y_range.start = 0
     return plot
 
@@ -89,7 +101,7 @@ def _histogram(name: str, x_label: str, y_label: str, tooltips: list[tuple[str, 
     from bokeh.models import ColumnDataSource, HoverTool, Range1d
 
     bars = ColumnDataSource({column: [] for column in columns}, name=f"{name}_bars")
-    hover = HoverTool(tooltips=tooltips, mode="vline")
+    hover = HoverTool(visible=False, tooltips=tooltips, mode="vline")
     ranges = {"x_range": Range1d(0, 1), "y_range": Range1d(0, 1)}
     plot = _figure(230, x_label, y_label, _zoom_tools(hover), **ranges)
     quads = plot.quad(
@@ -118,15 +130,31 @@ def _kernel() -> Any:
     return _histogram("kernel", "integer in the file", "% of weights", tooltips, columns)
 
 
+def _channels() -> Any:
+    from bokeh.models import ColumnDataSource, HoverTool, Range1d
+
+    bars = ColumnDataSource({name: [] for name in ("channel", "low", "high")}, name="channels_bars")
+    hover = HoverTool(
+        visible=False, tooltips=[("channel", "@channel"), ("least", "@low{0.0000}"), ("largest", "@high{0.0000}")]
+    )
+    ranges = {"x_range": Range1d(0, 1), "y_range": Range1d(0, 1)}
+    plot = _figure(190, "output channel", "weight", _zoom_tools(hover), **ranges)
+    hover.renderers = [plot.vbar("channel", 0.8, "high", "low", source=bars, line_width=0, name="channels_quads")]
+    return plot
+
+
 def _profile() -> Any:
     from bokeh.models import ColumnDataSource, HoverTool, Range1d, TapTool
 
     dots = ColumnDataSource(
-        {name: [] for name in ("x", "y", "name", "operation", "sqnr", "colour")}, name="profile_dots"
+        {name: [] for name in ("x", "y", "name", "operation", "sqnr", "damage", "colour")}, name="profile_dots"
     )
     links = ColumnDataSource({name: [] for name in ("x0", "y0", "x1", "y1")}, name="profile_links")
-    hover = HoverTool(tooltips=[("layer", "@name"), ("operation", "@operation"), ("SQNR", "@sqnr")])
-    tools = [*_zoom_tools(hover), TapTool()]
+    hover = HoverTool(
+        visible=False,
+        tooltips=[("layer", "@name"), ("operation", "@operation"), ("SQNR", "@sqnr"), ("cost", "@damage")],
+    )
+    tools = [*_zoom_tools(hover), TapTool(visible=False)]
     plot = _figure(
         250, "tensor, from input to output", "SQNR in dB", tools, x_range=Range1d(0, 1), y_range=Range1d(0, 1)
     )

@@ -1,10 +1,13 @@
 """The report: what compression did to each layer, as text for people and as plain values for programs."""
 
+import dataclasses
 import html
+import importlib.util
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tfdatafree.errors import MissingPackageError
 from tfdatafree.model.network import Mismatch, Pruning
 from tfdatafree.numerics.fidelity import LEAST_AGREEMENT, LEAST_SQNR_DB
 from tfdatafree.pruning.bearing import stays, verdict
@@ -39,6 +42,11 @@ class LayerRow:
         clipped: Fraction of its values on these inputs that the integers clip.
         known_by: What tells its range. "data": real inputs. "bound": a function or the input range bounds it. "norm": a
             normalization tells its mean and deviation; "norm+2": two layers before. "generated": generated inputs alone.
+        damage: Error of the results before softmax, relative to them, from the rounding of this tensor and its kernel alone.
+            The squares of all rows add up to about the square of the whole error. After recovery the kernel does not count,
+            because kernels then mend each other's errors. None if it was not measured.
+        bytes: Bytes of the kernel in the file; None without a kernel.
+        multiplications: Multiplications of convolutions and dense layers for one input.
     """
 
     name: str
@@ -59,6 +67,9 @@ class LayerRow:
     seen: tuple[float, float] | None = None
     clipped: float | None = None
     known_by: str = ""
+    damage: float | None = None
+    bytes: int | None = None
+    multiplications: int = 0
 
     @property
     def step(self) -> float:
@@ -91,12 +102,14 @@ class Report:
         on_target: How much of the file its target computes; None for the target "generic".
         outputs: Comparison of each output with the user's float model.
         compared: Number of generated (or representative) inputs of this comparison.
+        before_recovery: The same comparison before weights were recovered; () if none were.
         input_fit: How far generated inputs miss the statistics of BatchNorms; None for real inputs and without BatchNorms.
         input_warning: What is wrong with the input range, in a line per input; empty: nothing that could be seen.
         uneven: What is wrong with tensors that hold branches, or channels, of very different ranges; one sentence each.
         decoding: Output of the model that the file gives out in branches -> NumPy expression that joins them. `y` holds the
             file's outputs, dequantized, by name.
         call: Arguments of `compress` besides the recipe that decided the result, as plain values.
+        command: The command line that asked for it, if one did.
         made_with: Versions and number of cores. Others may sum in another order, and change single integers.
     """
 
@@ -122,22 +135,41 @@ class Report:
     on_target: TargetCheck | None = None
     outputs: tuple[OutputComparison, ...] = ()
     compared: int = 0
+    before_recovery: tuple[OutputComparison, ...] = ()
     input_fit: Mismatch | None = None
     input_warning: str = ""
     uneven: tuple[str, ...] = ()
     decoding: dict[str, str] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
     made_with: str = ""
 
     def to_dict(self) -> dict:
         """Values for JSON. An infinite SQNR, without any noise, is None."""
         values = asdict(self)
-        parts = [part for output in values["outputs"] for part in output["parts"]]
+        outputs = [*values["outputs"], *values["before_recovery"]]
+        parts = [part for output in outputs for part in output["parts"]]
         fidelity = [] if self.pruning is None or self.pruning.fidelity is None else [values["pruning"]["fidelity"]]
-        for row in (*values["layers"], *values["outputs"], *parts, *fidelity):
+        for row in (*values["layers"], *outputs, *parts, *fidelity):
             row["sqnr_db"] = row["sqnr_db"] if math.isfinite(row["sqnr_db"]) else None
         values["layers"] = list(values["layers"])
         return values
+
+    def to_frame(self) -> Any:
+        """`layers` as a pandas.DataFrame, one row per tensor of the file.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        if importlib.util.find_spec("pandas") is None:
+            raise MissingPackageError(
+                "Report.to_frame() makes a pandas.DataFrame, and pandas is not installed: pip install pandas; or use "
+                "to_dict()['layers'], which does not need it."
+            )
+        import pandas
+
+        columns = [field.name for field in dataclasses.fields(LayerRow)]
+        return pandas.DataFrame([asdict(row) for row in self.layers], columns=columns)
 
     def __str__(self) -> str:
         failures = self.failures
@@ -156,6 +188,7 @@ class Report:
             *([] if self.input_fit is None else [f"  inputs fit  {self.input_fit}"]),
             f"  made from   {self.generated}",
             f"  time        {self.seconds:.1f} s",
+            *([] if self.recovered_by is None else [f"  recovered   by {self.recovered_by}; {self._gain()}"]),
             *(f"  output      {line}" for line in self.fidelity()),
         ]
         if self.policy is not None:
@@ -191,6 +224,13 @@ class Report:
     def failures(self) -> list[str]:
         """What makes the result useless: a pruning that was too much, outputs unlike the float model's. Empty: nothing."""
         return [*filter(None, [self.unborne]), *self.unlike]
+
+    @property
+    def recovered_by(self) -> str | None:
+        """Name of the method that recovered weights; None if none were recovered."""
+        return next(
+            (how for how in ("distillation", "feature regression") if how in self.notes and self.before_recovery), None
+        )
 
     @property
     def unlike(self) -> list[str]:
@@ -264,6 +304,11 @@ class Report:
 
     def _packed(self, zeros: float) -> str:
         return f"{self.gzip_bytes:,} bytes with gzip; {100 * zeros:.1f} % of the kernels' weights are zero"
+
+    def _gain(self) -> str:
+        """What recovery changed at each output."""
+        pairs = zip(self.before_recovery, self.outputs, strict=True)
+        return "discrepancy " + ", ".join(f"{a.output_discrepancy:.4f} -> {b.output_discrepancy:.4f}" for a, b in pairs)
 
     def _operators(self) -> str:
         if not self.layers:
