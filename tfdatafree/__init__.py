@@ -48,6 +48,7 @@ __all__ = [
     "Prune",
     "Quantize",
     "Recipe",
+    "Reconstructed",
     "Recover",
     "Recovered",
     "Report",
@@ -71,6 +72,7 @@ __all__ = [
     "output_discrepancy",
     "prune",
     "quantize",
+    "reconstruct",
     "response_discrepancy",
     "verify",
 ]
@@ -100,6 +102,7 @@ if not _is_command_line():
     from tfdatafree.preconditioning.absorb_bias import absorb_bias
     from tfdatafree.preconditioning.equalize import equalize
     from tfdatafree.recovery.distillation.distill import Distilled, distill
+    from tfdatafree.recovery.reconstruction.reconstruct import Reconstructed, reconstruct
     from tfdatafree.recovery.regression import Recovered, feature_regression
     from tfdatafree.report.report import Report
     from tfdatafree.stages import export_tflite, prune, quantize

@@ -46,14 +46,22 @@ from tfdatafree.quantization.integer_kernel import kernel_grids
 from tfdatafree.recipe.file import find_recipe
 from tfdatafree.recipe.recipe import Recipe, with_split_outputs
 from tfdatafree.recovery.distillation.recover import distilling
-from tfdatafree.recovery.recover import IMAGES_STAGE, LAYERS_STAGE, TRAINING_STAGE, recover
+from tfdatafree.recovery.reconstruction.recover import reconstructing
+from tfdatafree.recovery.recover import IMAGES_STAGE, LAYERS_STAGE, TRAINING_STAGES, recover
 from tfdatafree.report.assemble import COMPARED_OUTPUTS, make_report
 from tfdatafree.report.evidence import gather
 from tfdatafree.targets.target import Target
 from tfdatafree.task import Task, make_task
 
 # The seconds that the last steps take on a small classifier.
-_SECONDS = {FILE_STEP: 20, FLOAT_FILE_STEP: 5, IMAGES_STAGE: 400, LAYERS_STAGE: 600, TRAINING_STAGE: 3000}
+_SECONDS = {
+    FILE_STEP: 20,
+    FLOAT_FILE_STEP: 5,
+    IMAGES_STAGE: 400,
+    LAYERS_STAGE: 600,
+    TRAINING_STAGES["distill"]: 3000,
+    TRAINING_STAGES["reconstruct"]: 1500,
+}
 
 
 def compress(
@@ -136,7 +144,9 @@ def compress(
             built = write_integers(decision, bits, inputs, progress)
             compressed = _assemble(task, network, inputs, built, decision, bits, observed)
         if task.recipe.recover is not None:
-            compressed = recover(compressed, task, network.input_ranges, progress, distilling(task))
+            compressed = recover(
+                compressed, task, network.input_ranges, progress, distilling(task) or reconstructing(task)
+            )
     finally:
         progress.close()
     report = dataclasses.replace(compressed.report, seconds=time.perf_counter() - started)
@@ -150,8 +160,9 @@ def _expected_seconds(recipe: Recipe) -> dict[str, float]:
     """The steps of `recipe`, and the seconds that each usually takes."""
     steps = {FLOAT_FILE_STEP if recipe.quantize is None else FILE_STEP}
     if recipe.recover is not None:
+        method = recipe.recover.method
         steps |= {IMAGES_STAGE, LAYERS_STAGE}
-        steps |= {TRAINING_STAGE} if recipe.recover.method == "distill" else set()
+        steps |= {TRAINING_STAGES[method]} if method in TRAINING_STAGES else set()
     return expected_seconds(recipe) | {step: seconds for step, seconds in _SECONDS.items() if step in steps}
 
 

@@ -258,7 +258,7 @@ def test_the_command_line_names_methods(flag, wanted, tmp_path, monkeypatch):
 
 
 def test_wrong_recipes_are_told():
-    with pytest.raises(ValueError, match="method is 'train'; choose one of 'solve', 'distill'"):
+    with pytest.raises(ValueError, match="method is 'train'; choose one of 'solve', 'distill', 'reconstruct'"):
         Recover(method="train")
     with pytest.raises(ValueError, match="distillation is 'akt'; did you mean 'akd'"):
         Recover(distillation="akt")

@@ -23,7 +23,7 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import find_layout, kernel_of
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recipe.distillation import get_method
-from tfdatafree.recovery.distillation.activation_grids import ActivationGrids, trained_grids
+from tfdatafree.recovery.activation_grids import ActivationGrids, trained_grids
 from tfdatafree.recovery.distillation.generator_network import build_generator, draw_noise
 from tfdatafree.recovery.distillation.layerwise import LayerwiseLoss
 from tfdatafree.recovery.distillation.losses import (

@@ -24,7 +24,7 @@ from tfdatafree.cli.command import (
 from tfdatafree.recipe.check import require_name
 from tfdatafree.recipe.distillation import METHODS
 from tfdatafree.recipe.prune import PRUNE_METHODS, Prune, PruneMethod
-from tfdatafree.recipe.recipe import FEWEST_IMAGES, PRESETS, Recipe, Recover, Search, with_split_outputs
+from tfdatafree.recipe.recipe import FEWEST_IMAGES, PRESETS, Recipe, Recover, RecoverMethod, Search, with_split_outputs
 from tfdatafree.report.plots import require_bokeh
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import NAMES_WITH_PARTS, TARGETS, get_target
@@ -58,8 +58,8 @@ def _define(options: Flags) -> None:
         "recover",
         None,
         "Solve the layers of the integer network again on this many generated images, e.g. 256. It can win back accuracy at "
-        "4 bits, and takes far longer. Or distill: then also train the whole network, for many minutes; or a method of it: "
-        f"{', '.join(METHODS)}.",
+        "4 bits, and takes far longer. Or reconstruct: then also learn the roundings and scales of each block, for minutes. Or "
+        f"distill: then also train the whole network, for many minutes; or a method of it: {', '.join(METHODS)}.",
         meta="N|METHOD",
     )
     options.add(
@@ -142,15 +142,16 @@ def _search(size: str | None) -> Search | None:
 def _recovering(recipe: Recipe, images: str | None) -> Recipe:
     """`recipe` with the images, or the method, that --recover stands for; its other options of recovery stay."""
     options = recipe.recover or Recover()
-    if images == "distill":
-        return dataclasses.replace(recipe, recover=dataclasses.replace(options, method="distill"))
+    if images in ("distill", "reconstruct"):
+        method = cast(RecoverMethod, images)
+        return dataclasses.replace(recipe, recover=dataclasses.replace(options, method=method))
     if images in METHODS:
         recover = dataclasses.replace(options, method="distill", distillation=images)
         return dataclasses.replace(recipe, recover=recover)
     try:
         count = number("recover", images, int, "256")
     except ValueError as error:
-        raise ValueError(f"{error} Or give distill, or one of {', '.join(METHODS)}.") from None
+        raise ValueError(f"{error} Or give distill, reconstruct, or one of {', '.join(METHODS)}.") from None
     if count is None:
         return recipe
     if count < FEWEST_IMAGES:

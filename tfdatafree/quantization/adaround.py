@@ -14,13 +14,18 @@ import numpy as np
 import tensorflow as tf
 
 from tfdatafree.numerics.affine import Quantizer
+from tfdatafree.quantization.soft_rounding import (
+    STRETCH,
+    WARM_UP,
+    power_at,
+    rectified_sigmoid,
+    rounds_up,
+    start_of,
+)
 
 STEPS = 300
 RATE = 0.02
 STRENGTH = 0.1
-_WARM_UP = 0.2  # part of the steps without the second term
-_HIGHEST_POWER, _LOWEST_POWER = 20.0, 2.0
-_STRETCH, _OFFSET = 1.2, -0.1
 # Every input's variance is increased by this fraction of the mean variance, because there are few samples.
 DAMPING = 0.1
 
@@ -60,18 +65,16 @@ def _learn(fraction: tf.Tensor, covariance: tf.Tensor, steps: tf.Tensor) -> tf.T
         fraction: W / S - floor(W / S), (groups, inputs, columns).
         covariance: (groups, inputs, inputs), with a mean variance of 1.
     """
-    inside = tf.clip_by_value((fraction - _OFFSET) / _STRETCH, 1e-3, 1 - 1e-3)
-    start = tf.math.log(inside / (1 - inside))  # h(start) == fraction: the float layer
+    start = start_of(fraction)  # the float layer
     total = tf.cast(steps, tf.float32)
 
     def step(at, v, first, second):
         now = tf.cast(at, tf.float32)
-        progress = tf.clip_by_value((now / total - _WARM_UP) / (1 - _WARM_UP), 0.0, 1.0)
-        power = _HIGHEST_POWER + (_LOWEST_POWER - _HIGHEST_POWER) * progress
-        weight = tf.where(now >= _WARM_UP * total, STRENGTH, 0.0)
+        power = power_at(now, total)
+        weight = tf.where(now >= WARM_UP * total, STRENGTH, 0.0)
         sigmoid = tf.sigmoid(v)
-        h = _STRETCH * sigmoid + _OFFSET
-        slope = tf.where((h > 0) & (h < 1), _STRETCH * sigmoid * (1 - sigmoid), 0.0)
+        h = rectified_sigmoid(v)
+        slope = tf.where((h > 0) & (h < 1), STRETCH * sigmoid * (1 - sigmoid), 0.0)
         h = tf.clip_by_value(h, 0.0, 1.0)
         side = 2 * h - 1
         regular = -2 * weight * power * tf.sign(side) * tf.pow(tf.abs(side) + 1e-12, power - 1)
@@ -83,4 +86,4 @@ def _learn(fraction: tf.Tensor, covariance: tf.Tensor, steps: tf.Tensor) -> tf.T
 
     empty = tf.zeros_like(start)
     _, v, _, _ = tf.while_loop(lambda at, *_: at < steps, step, (tf.constant(0), start, empty, empty))
-    return tf.cast(v >= 0, tf.float32)  # h(0) = 1 / 2
+    return rounds_up(v)

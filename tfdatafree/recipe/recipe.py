@@ -26,6 +26,7 @@ from tfdatafree.recipe.rules import Rule
 Caps = Literal["keep", "limit", "channel", "drop"]
 CAPS: tuple[Caps, ...] = get_args(Caps)
 Effort = Literal["fast", "auto", "best"]
+RecoverMethod = Literal["solve", "distill", "reconstruct"]
 # `Recover` holds a quarter of its images out, so that one is not enough.
 FEWEST_IMAGES = 2
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
@@ -81,24 +82,25 @@ class Recover:
     """Recovery of a part of what quantization took.
 
     Each layer of the integer network is solved for the outputs of the float layer on generated images (`generate_images`,
-    then `feature_regression`). Then the whole network may be trained (`distill`). It is worth trying at 4 bits, and needs a model
-    with BatchNorms.
+    then `feature_regression`). Then the whole network may be trained (`distill`), or blocks of layers learn their roundings and
+    their scales (`reconstruct`). It is worth trying at 4 bits, and needs a model with BatchNorms.
 
     Attributes:
         images: Number of generated images, which are as varied as the training data by BatchNorm statistics. A quarter of
             them is held out to judge the result.
         image_size: Height and width of the images; None: the model's own. Smaller images take less time and memory.
         steps: Training steps after the layers are solved. Steps take most of the time. 0: none; with "distill", as many as
-            `distillation` has.
+            `distillation` has; with "reconstruct", 1000 for each block.
         method: "solve": layers are solved, and then trained for their features where there are steps. "distill": layers are
-            solved, and then the network is distilled end to end, which takes many minutes.
+            solved, and then the network is distilled end to end, which takes many minutes. "reconstruct": layers are solved,
+            and then each block learns how its weights are rounded, and the scales of its activations, which takes minutes.
         distillation: Name of the published method in `METHODS` that "distill" follows.
     """
 
     images: int = 256
     image_size: int | None = None
     steps: int = 0
-    method: Literal["solve", "distill"] = "solve"
+    method: RecoverMethod = "solve"
     distillation: str = "matched"
 
     def __post_init__(self):
@@ -107,7 +109,7 @@ class Recover:
             if name == "image_size" and value is None:
                 continue
             require_whole(name, value, least)
-        require_choice(self, "method", ("solve", "distill"))
+        require_choice(self, "method", get_args(RecoverMethod))
         require_name("distillation", self.distillation, METHODS)
 
 

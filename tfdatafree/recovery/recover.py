@@ -18,7 +18,9 @@ from tfdatafree.progress import Progress
 from tfdatafree.recovery.regression import feature_regression
 from tfdatafree.task import Task
 
-IMAGES_STAGE, LAYERS_STAGE, TRAINING_STAGE = "match images", "solve layers", "distill"
+IMAGES_STAGE, LAYERS_STAGE = "match images", "solve layers"
+# Method of `Recover` -> the stage that trains.
+TRAINING_STAGES = {"distill": "distill", "reconstruct": "reconstruct blocks"}
 # Images that are optimised together: fewer than all, so that they may differ as those of a training set do.
 _BATCH_SIZE = 32
 
@@ -66,7 +68,7 @@ def recover(
         return _with_note(compressed, "; ".join(recovered.kept.values()))
     result = recovered.compressed
     if train is not None:
-        with progress.stage(TRAINING_STAGE):
+        with progress.stage(TRAINING_STAGES[options.method]):
             result = train(result, model, images)
     before, after = compressed.report, result.report
     policy = after.policy

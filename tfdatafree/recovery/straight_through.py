@@ -7,6 +7,9 @@
 so that y are the very values that the integer file computes with, and both x and s can be trained.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -30,6 +33,16 @@ def straight_through_trained(x: tf.Tensor, scale: tf.Tensor, grid: Quantizer) ->
     rank = len(x.shape)
     low, high = (along(q - grid.zero_point, grid, rank) for q in (grid.qmin, grid.qmax))
     axes = [axis for axis in range(rank) if grid.channel_axis is None or axis != grid.channel_axis % rank]
+    return round_between(x, tf.reshape(scale, shape_along(grid, rank)), low, high, axes)
+
+
+def round_between(x: tf.Tensor, size: tf.Tensor, low: Any, high: Any, axes: Sequence[int]) -> tf.Tensor:
+    """`x` as `size` times whole numbers between `low` and `high`, which broadcast with it.
+
+    Args:
+        axes: Axes along which all values have one size: all, or all but one.
+    """
+    rank = len(x.shape)
 
     @tf.custom_gradient
     def rounded(x, size):
@@ -46,7 +59,7 @@ def straight_through_trained(x: tf.Tensor, scale: tf.Tensor, grid: Quantizer) ->
 
         return y, gradient
 
-    return rounded(x, tf.reshape(scale, shape_along(grid, rank)))
+    return rounded(x, size)
 
 
 def along(values: float | np.ndarray, grid: Quantizer, rank: int) -> np.ndarray:

@@ -115,7 +115,7 @@ class Change:
     """What was done to the weights of a network that was written before.
 
     Attributes:
-        how: Name of the method: "feature regression" or "distillation".
+        how: Name of the method: "feature regression", "distillation" or "reconstruction".
         note: What came of it, in a line.
         seconds: How long it took.
     """

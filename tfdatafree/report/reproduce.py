@@ -9,7 +9,11 @@ from tfdatafree.recipe.recipe import PRESETS, Recipe
 
 RECIPE_FILE = "recipe.json"
 # What a report calls a recovery -> its function, and what that takes after the teacher.
-_RECOVERIES = {"feature regression": ("feature_regression", ", images"), "distillation": ("distill", "")}
+_RECOVERIES = {
+    "feature regression": ("feature_regression", ", images"),
+    "distillation": ("distill", ""),
+    "reconstruction": ("reconstruct", ", images"),
+}
 
 
 def python_text(recipe: Recipe, call: Mapping[str, Any]) -> str:

@@ -18,11 +18,11 @@ import tensorflow as tf
 from tfdatafree.errors import UnsupportedModelError
 from tfdatafree.recipe.distillation import InvertedImages
 from tfdatafree.recovery.distillation.losses import label_loss, symmetric_divergence
-from tfdatafree.recovery.distillation.outputs import OutputPair
 from tfdatafree.recovery.distillation.pool import Pool
 from tfdatafree.recovery.distillation.statistics_losses import euclidean_distance
 from tfdatafree.recovery.distillation.student import Student
 from tfdatafree.recovery.distillation.teacher import Teacher
+from tfdatafree.recovery.outputs import OutputPair
 
 _BETAS = (0.5, 0.99)
 _TEMPERATURE = 3.0

@@ -29,20 +29,20 @@ from tfdatafree.model.network import InputRange
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.progress import Progress
 from tfdatafree.recipe.distillation import Distillation, ImageGenerator, InvertedImages, MatchedImages, get_method
-from tfdatafree.recovery.distillation.activation_grids import trained_grids
+from tfdatafree.recovery.activation_grids import trained_grids
 from tfdatafree.recovery.distillation.deep_inversion import Inverter
 from tfdatafree.recovery.distillation.generator_losses import require_possible
 from tfdatafree.recovery.distillation.generator_network import build_generator, require_pictures
 from tfdatafree.recovery.distillation.held_out import HeldOut
 from tfdatafree.recovery.distillation.images import Place, inverted_images, matched_images
 from tfdatafree.recovery.distillation.loop import Checkpoint, Course, run
-from tfdatafree.recovery.distillation.outputs import OutputPair, output_pairs
 from tfdatafree.recovery.distillation.pool import Batches, Pool
 from tfdatafree.recovery.distillation.relation import require_related
 from tfdatafree.recovery.distillation.student import Student
 from tfdatafree.recovery.distillation.student_loss import StudentLoss, last_maps
 from tfdatafree.recovery.distillation.teacher import Teacher
 from tfdatafree.recovery.distillation.trainer import Adversary, Trainer
+from tfdatafree.recovery.outputs import OutputPair, output_pairs
 from tfdatafree.recovery.parameters import Bounds, feature_sizes, trained_parameters
 from tfdatafree.recovery.problem import Problem, pose
 from tfdatafree.recovery.write_back import write_back

@@ -20,8 +20,8 @@ from tfdatafree.canonical.fold_batchnorm import fold
 from tfdatafree.model.batchnorm import is_batchnorm, output_moments
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.kernels import find_layout, input_channels, kernel_of, output_last
-from tfdatafree.recovery.distillation.outputs import without_quantizers
 from tfdatafree.recovery.distillation.student import Student
+from tfdatafree.recovery.outputs import without_quantizers
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tfdatafree.model.graph import Graph, Layer, Node
 from tfdatafree.model.quantizer_layer import Quantization
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.range import Range
-from tfdatafree.recovery.distillation.activation_grids import ActivationGrids
+from tfdatafree.recovery.activation_grids import ActivationGrids
 from tfdatafree.recovery.parameters import Parameter, Place
 from tfdatafree.recovery.straight_through import straight_through, straight_through_trained
 

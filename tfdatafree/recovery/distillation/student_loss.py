@@ -15,9 +15,9 @@ from tfdatafree.recovery.distillation.losses import (
     relation_distance,
     relative_error,
 )
-from tfdatafree.recovery.distillation.outputs import OutputPair
 from tfdatafree.recovery.distillation.student import Student
 from tfdatafree.recovery.distillation.teacher import Teacher
+from tfdatafree.recovery.outputs import OutputPair
 
 
 class StudentLoss:
