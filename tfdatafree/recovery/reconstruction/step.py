@@ -68,9 +68,7 @@ class Step:
     def __init__(self, parts: Parts):
         self._parts, self.traces = parts, 0
         self._graph = differentiable(parts.block.student)
-        # TensorFlow would take the steps of all shapes for one function that is traced too often, if they were no functions of
-        # their own.
-        self._compiled = tf.function(lambda *arrays: self._step(*arrays), autograph=False)
+        self._compiled = tf.function(self._step, autograph=False)
 
     def __call__(
         self,
