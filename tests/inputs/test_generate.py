@@ -119,6 +119,16 @@ def test_the_whole_set_matches_where_batches_need_not():
         return np.mean([list(matcher.divergence([found.images[at : at + 4]], 4).values()) for at in (0, 4, 8)])
 
     assert alone(together) > 2 * alone(each), "batches are free to differ"
+    images = generated("plain", 4, batch_size=4, steps=40, statistics="image")
+    alike = generated("plain", 4, batch_size=4, steps=40)
+    assert alone_by_image(images) < 0.7 * alone_by_image(alike), "each image by itself comes near"
+
+
+def alone_by_image(found) -> float:
+    """Mean divergence of single images."""
+    graph = separate(Graph.from_keras(build("plain"))).graph
+    matcher = matched.Matcher(graph, matched.Matching(steps=1, learning_rate=0.1), shapes=[(8, 8, 3)], ranges=[RANGE])
+    return np.mean([list(matcher.divergence([image[None]], 1).values()) for image in found.images])
 
 
 @pytest.mark.slow
@@ -262,7 +272,7 @@ def test_without_batchnorm_the_fallback_is_named():
         ({"n": 0}, "n is 0"),
         ({"steps": 0}, "steps is 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"statistics": "all"}, "statistics is 'all'; choose 'batch' or 'set'"),
+        ({"statistics": "all"}, "statistics is 'all'; choose 'batch', 'set' or 'image'"),
         ({"start": "photos"}, "start is 'photos'; choose"),
         ({"l2": -1.0}, "l2 is -1.0"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,7 +12,7 @@ from tfdatafree.diagnosis.quantizer_damage import Effect, ResultForm, measure_da
 from tfdatafree.export.simulate import insert_quantizers
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.measuring import variants
-from tfdatafree.measuring.damage import single_layer_damages
+from tfdatafree.measuring.damage import single_layer_damages, single_layer_divergences
 from tfdatafree.model.decisions import decision_tensors
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.kernels import layout_of
@@ -52,6 +53,26 @@ def test_each_layer_does_the_damage_that_it_does_by_itself(name):
     assert found.keys() == set(layers)
     for key in layers:
         assert found[key] == pytest.approx(one_by_one(teacher, student, key, inputs), rel=1e-3, abs=1e-9)
+
+
+@every_kind
+def test_divergences_are_those_of_the_softmax_by_the_definition(name, monkeypatch):
+    teacher, student, layers, inputs = graphs(name)
+    whole = single_layer_divergences(teacher, student, layers, inputs)
+    for key in layers:
+        mixed = teacher.copy()
+        mixed.layers[key] = student.layers[key]
+        wanted = 0.0
+        for tensor in decision_tensors(teacher) or teacher.outputs:
+            p, q = (
+                tf.nn.softmax(dataclasses.replace(graph, outputs=[tensor]).predict(list(map(tf.constant, inputs)))[0])
+                for graph in (teacher, mixed)
+            )
+            wanted += float(tf.reduce_mean(keras.losses.kl_divergence(p, q) + keras.losses.kl_divergence(q, p))) / 2
+        assert whole[key] == pytest.approx(wanted, rel=1e-2, abs=1e-6)
+    monkeypatch.setattr(variants, "_WALK_BYTES", 1)
+    in_parts = single_layer_divergences(teacher, student, layers, inputs)
+    assert in_parts == pytest.approx(whole, rel=1e-3, abs=1e-9)
 
 
 def test_few_examples_at_once_find_the_same(monkeypatch):

@@ -48,7 +48,7 @@ def generate_images(
     start: "Literal['procedural', 'noise'] | np.ndarray | GeneratedImages" = "procedural",
     steps: int = 100,
     learning_rate: float = 0.03,
-    statistics: Literal["batch", "set"] = "batch",
+    statistics: Literal["batch", "set", "image"] = "batch",
     total_variation: float = 0.0,
     l2: float = 0.0,
     targets: np.ndarray | None = None,
@@ -72,9 +72,10 @@ def generate_images(
             steps than "noise". Or an array (n, *shape) of values within the range, or the result of an earlier call.
         steps: Steps of Adam for each image.
         learning_rate: Length of the first step as a part of the input range; it decays to 0 as a cosine.
-        statistics: "batch": each batch has the stored statistics, as in ZeroQ and FRanDI. "set": all images together have
-            them, so that batches differ as real ones do. The two are the same unless `n` is larger than the batch size, so
-            give `batch_size`, too, e.g. 32.
+        statistics: "batch": each batch has the stored statistics, as in FRanDI. "set": all images together have them, so that
+            batches differ as real ones do. The two are the same unless `n` is larger than the batch size, so give `batch_size`,
+            too, e.g. 32. "image": each image alone has them, as in ZeroQ (Cai et al. 2020); images are then more alike than real
+            ones.
         total_variation, l2: Weights of these priors (Yin et al. 2020), which make images smooth, and grey.
         targets: Class labels, int (n,), that the model shall assign to the images; or outputs, float (n, ...), that it shall
             give for them.
@@ -97,8 +98,8 @@ def generate_images(
     if not isinstance(n, (int, np.integer)) or n < 1:
         raise ValueError(f"n is {short(n)}; ask for at least 1 image.")
     seed = require_seed(seed)
-    if statistics not in ("batch", "set"):
-        raise ValueError(f"statistics is {statistics!r}; choose 'batch' or 'set'.")
+    if statistics not in ("batch", "set", "image"):
+        raise ValueError(f"statistics is {statistics!r}; choose 'batch', 'set' or 'image'.")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1, or None.")
     options = Matching(
@@ -109,6 +110,7 @@ def generate_images(
         target_weight=target_weight,
         swing=swing,
         whole_set=statistics == "set",
+        by_image=statistics == "image",
     )
     graph = _read(model, image_size, unsafe_load)
     found = find_input_ranges(graph, None if input_range is None else check_input_range(input_range), seed)

@@ -51,6 +51,7 @@ class Matching:
     target_weight: float = 0.0
     swing: bool = False
     whole_set: bool = False
+    by_image: bool = False
 
     def __post_init__(self):
         require_whole("steps", self.steps, 1)
@@ -199,8 +200,10 @@ class Matcher:
         images, first, second = live
         with tf.GradientTape() as tape:
             tape.watch(images)
-            moments, outputs = self._run(images, (step, at))
+            moments, outputs = self._run(images, (step, at), by_image=self.options.by_image)
             loss = self._stored.loss(moments if count == 1 else (moments + others) / count)
+            if self.options.by_image:
+                moments = tf.reduce_mean(moments, axis=1)
             loss += self._priors(images)
             if self.options.target_weight and self.targets is not None:
                 loss += self.options.target_weight * self._distance(outputs, target)
@@ -221,14 +224,14 @@ class Matcher:
     def _observed(self, images):
         return self._run(images, None)[0]
 
-    def _run(self, images, swing_seed) -> tuple[tf.Tensor, list]:
-        """(moments at all BatchNorms (2, channels), outputs)."""
+    def _run(self, images, swing_seed, *, by_image: bool = False) -> tuple[tf.Tensor, list]:
+        """(moments at all BatchNorms (2, channels), or of each image (2, n, channels); outputs)."""
         moments_of: dict[str, list] = {key: [] for key in self._stored.keys}
 
         def call(node: Node, live: Mapping[str, Any]) -> tuple:
             if node.layer in moments_of:
                 x = live[node.inputs[0]]
-                moments_of[node.layer].append(self._stored.observe(node.layer, x))
+                moments_of[node.layer].append(self._stored.observe(node.layer, x, by_image=by_image))
                 return (self._stored.normalize(node.layer, x),)
             if self.options.swing and swing_seed is not None:
                 live = _swung(self._graph, node, live, (swing_seed[0], swing_seed[1] + self.seed))

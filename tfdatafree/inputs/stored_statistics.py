@@ -36,10 +36,15 @@ class StoredStatistics:
         self._epsilon, self._variance = (array.astype(np.float32) for array in (epsilon, variance))
         self._weights = np.repeat(1 / np.array(sizes), sizes).astype(np.float32)
 
-    def observe(self, key: str, x: tf.Tensor) -> tf.Tensor:
-        """(mean - m*, variance + (mean - m*)^2) of x, (2, channels): these can be averaged over batches and calls."""
+    def observe(self, key: str, x: tf.Tensor, *, by_image: bool = False) -> tf.Tensor:
+        """(mean - m*, variance + (mean - m*)^2) of x, (2, channels): these can be averaged over batches and calls.
+
+        Args:
+            by_image: Of each image alone, (2, n, channels).
+        """
         axis = self._layers[key].operation.axis % len(x.shape)
-        mean, variance = tf.nn.moments(x, [other for other in range(len(x.shape)) if other != axis])
+        kept = {0, axis} if by_image else {axis}
+        mean, variance = tf.nn.moments(x, [other for other in range(len(x.shape)) if other not in kept])
         offset = mean - self._layers[key].required_weight("moving_mean").astype(np.float32)
         return tf.stack([offset, variance + tf.square(offset)])
 
@@ -51,7 +56,7 @@ class StoredStatistics:
         return x * g + t
 
     def divergence(self, moments: tf.Tensor) -> tf.Tensor:
-        """KL divergence per channel, (channels,)."""
+        """KL divergence per channel, (..., channels) of moments (2, ..., channels)."""
         offset, square = moments[0], moments[1]
         variance = tf.maximum(square - tf.square(offset), 0.0)
         stored = self._variance + self._epsilon
@@ -59,7 +64,8 @@ class StoredStatistics:
         return (ratio - 1 - tf.math.log(ratio) + tf.square(offset) / stored) / 2
 
     def loss(self, moments: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(self.divergence(moments) * self._weights)
+        """The divergences, mean over the channels of each BatchNorm, summed over these; mean over images where there are some."""
+        return tf.reduce_mean(tf.reduce_sum(self.divergence(moments) * self._weights, axis=-1))
 
     def differences(self, moments: tf.Tensor) -> tf.Tensor:
         """(mean - m*, variance - v*), (2, channels)."""

@@ -64,10 +64,13 @@ class Search:
         size: Largest size of the file, above 0 and at most 1, as a part of the bytes that it takes with 8 bits everywhere.
             The search takes the bits that harm the network's outputs least, judged by the harm of single layers.
         images: Number of generated inputs on which the harm of each layer is measured.
+        harm: "error": squared error of the results, relative to their size. "divergence": symmetric KL divergence of their
+            softmax, as in ZeroQ (Cai et al. 2020).
     """
 
     size: float
     images: int = 16
+    harm: Literal["error", "divergence"] = "error"
 
     def __post_init__(self):
         if not (is_number(self.size) and 0 < self.size <= 1):
@@ -75,6 +78,7 @@ class Search:
                 f"size is {self.size!r}; give a part of the int8 file's bytes, above 0 and at most 1, e.g. 0.6."
             )
         require_whole("images", self.images, 1)
+        require_choice(self, "harm", ("error", "divergence"))
 
 
 @dataclass(frozen=True, kw_only=True)
