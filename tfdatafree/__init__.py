@@ -18,6 +18,7 @@ from tfdatafree.recipe.distillation import (
     InvertedImages,
     MatchedImages,
     Method,
+    Thresholds,
 )
 from tfdatafree.recipe.prune import Prune
 from tfdatafree.recipe.quantize import Quantize
@@ -56,6 +57,7 @@ __all__ = [
     "Search",
     "Target",
     "TfdatafreeError",
+    "Thresholds",
     "UnsupportedModelError",
     "__version__",
     "absorb_bias",

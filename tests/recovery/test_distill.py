@@ -24,6 +24,7 @@ from tfdatafree import (
     Quantize,
     Recipe,
     Recover,
+    Thresholds,
     UnsupportedModelError,
     compress,
     distill,
@@ -37,6 +38,7 @@ from tfdatafree.model.kernels import kernel_of
 from tfdatafree.recovery import recover
 from tfdatafree.recovery.distillation import images, loop
 from tfdatafree.recovery.distillation import recover as by_recipe
+from tfdatafree.recovery.distillation.held_out import HeldOut
 from tfdatafree.recovery.distillation.student_loss import StudentLoss
 from tfdatafree.recovery.distillation.trainer import Trainer
 from tfdatafree.report.reproduce import python_text
@@ -53,6 +55,7 @@ PRUNED_W4 = Recipe(
 # Enough steps for some integers to move, and few that are taken without tracing.
 LONG = Distillation(compare=Comparison(features=1.0), steps=60, batch_size=8, learning_rate=0.5)
 OWN = dataclasses.replace(LONG, steps=4)
+PRUNING = dataclasses.replace(OWN, thresholds=Thresholds(sparsity=0.75))
 GENERATOR = ImageGenerator(
     latent=8, width=8, conditional=True, warm_up=1, student_steps=2, labels=1.0, statistics=0.1, adversary=1.0
 )
@@ -130,10 +133,8 @@ def test_zeros_stay_and_the_file_holds_the_integers_of_the_new_grids():
     found, wanted = written.predict(IMAGES[:8]), np.asarray(written.model(IMAGES[:8], training=False))
     assert np.abs(found - wanted).max() <= 2 * max(grid.scale for grid in new_grids.values())
     note = written.report.notes["distillation"]
-    assert (
-        note
-        == f"step {result.best_step}: Output Discrepancy {result.before:.4g} -> {min(result.judged[:, 1]):.4g} on held-out images"
-    )
+    found = dict(result.judged)[result.best_step]
+    assert note == f"step {result.best_step}: discrepancy {result.before:.4g} -> {found:.4g} on held-out inputs"
     assert "distill(compressed, teacher)" in python_text(written.recipe, written.report.call)
 
 
@@ -150,12 +151,12 @@ def test_the_same_seed_gives_the_same_bytes_another_seed_others_and_models_stay(
     assert not np.array_equal(other.loss, again.loss)
 
 
-@pytest.mark.parametrize("kind", ["pool", "generator"])
+@pytest.mark.parametrize("kind", ["pool", "generator", "thresholds"])
 def test_a_killed_run_continues_to_the_same_bytes(kind, tmp_path, monkeypatch):
-    # Of the second no file is written: what a file holds does not depend on where images come from.
+    # Only of the first a file is written: what a file holds does not depend on where images come from.
     trainee, teacher = (student(), build("branch_add")) if kind == "pool" else (pruned("plain"), build("plain"))
-    options = OWN if kind == "pool" else GENERATED
-    given = {"images": IMAGES} if kind == "pool" else {"input_range": (-1, 1)}
+    options = {"pool": OWN, "generator": GENERATED, "thresholds": PRUNING}[kind]
+    given = {"input_range": (-1, 1)} if kind == "generator" else {"images": IMAGES}
     whole = distill(trainee, teacher, options, **given, verbose=0)
     path, original = tmp_path / "run.npz", Trainer.step
 
@@ -177,7 +178,7 @@ def test_a_killed_run_continues_to_the_same_bytes(kind, tmp_path, monkeypatch):
     np.testing.assert_array_equal(continued.judged, whole.judged)
     for ours, theirs in zip(continued.model.get_weights(), whole.model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert kind == "generator" or continued.compressed.tflite == whole.compressed.tflite
+    assert kind != "pool" or continued.compressed.tflite == whole.compressed.tflite
     with pytest.raises(ValueError, match="was made from another model or with other options"):
         distill(trainee, teacher, dataclasses.replace(options, batch_size=7), **given, path=path, verbose=0)
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".npz"] * len(list(tmp_path.iterdir()))
@@ -188,7 +189,8 @@ def test_each_step_is_traced_once_and_the_loss_falls(monkeypatch):
     monkeypatch.setattr(StudentLoss, "__call__", lambda *args: traces.append(1) or original(*args))
     start = pruned("plain")
     with traced():
-        result = distill(start, build("plain"), LONG, images=IMAGES, verbose=0)
+        images = quickly_matched(build("plain"), 32, input_range=(-1, 1), verbose=0)
+        result = distill(start, build("plain"), LONG, images=images, verbose=0)
     assert len(traces) == 1 and len(result.loss) <= 60
     assert result.loss[-10:].mean() < 0.8 * result.loss[:5].mean() and result.after < 0.9 * result.before
     assert result.compressed is None
@@ -203,12 +205,63 @@ def test_where_nothing_is_better_steps_become_smaller_and_the_student_is_returne
         Trainer, "step", lambda trainer, number, rate: rates.append(rate) or original(trainer, number, rate)
     )
     monkeypatch.setattr(
-        "tfdatafree.recovery.distillation.held_out.HeldOut.of", lambda self, student: lambda: float(next(values))
+        "tfdatafree.recovery.distillation.held_out.HeldOut.of",
+        lambda self, student: lambda: [np.full(8, next(values), float)],
     )
     result = distill(student(), build("branch_add"), dataclasses.replace(OWN, steps=8), images=IMAGES, verbose=0)
     assert max(rates[2:4]) < max(rates[:2]) / 2 and max(rates[4:]) < max(rates[2:4]) / 2
     assert result.best_step == 0 and result.after == result.before == 1.0
     assert result.compressed is student()
+
+
+@pytest.mark.parametrize("name", ["branch_add", "depthwise"])
+def test_thresholds_make_as_many_zeros_as_asked_and_the_judge_waits_for_them(name):
+    teacher = build(name)
+    result = distill(fresh(name), teacher, PRUNING, images=IMAGES, input_range=(-1, 1), verbose=0)
+    kernels = [
+        layer.kernel for layer in result.model.layers if type(layer) in (keras.layers.Conv2D, keras.layers.Dense)
+    ]
+    zeros = np.concatenate([np.ravel(kernel) == 0 for kernel in kernels])
+    assert 0 <= zeros.sum() - 0.75 * zeros.size < 1
+    assert result.best_step > 0.6 * PRUNING.steps and result.before == 0 < result.after
+    for layer in result.model.layers:
+        assert not isinstance(layer, keras.layers.DepthwiseConv2D) or np.all(layer.kernel)
+
+
+def test_learned_thresholds_rise_with_their_weight_decay():
+    found = []
+    for strength in (1e-8, 1e3):
+        options = dataclasses.replace(OWN, thresholds=Thresholds(strength=strength), steps=12, learning_rate=4.0)
+        result = distill(fresh("plain"), build("plain"), options, images=IMAGES, verbose=0)
+        found.append(np.mean([np.mean(np.asarray(w) == 0) for w in result.model.get_weights() if w.ndim == 4]))
+    assert found[1] > found[0] + 0.02
+
+
+def test_mixed_precision_changes_a_step_a_little_and_nothing_outside():
+    losses = [
+        distill(
+            student(), build("branch_add"), dataclasses.replace(OWN, mixed_precision=mixed), images=IMAGES, verbose=0
+        )
+        for mixed in (False, True)
+    ]
+    exact, rough = (result.loss for result in losses)
+    assert rough.dtype == np.float32 and 0 < np.abs(rough[0] - exact[0]) < 0.02 * exact[0]
+    assert losses[0].before == losses[1].before, "the judge computes in float32"
+    assert keras.config.dtype_policy().name == "float32" == keras.layers.Dense(1).dtype_policy.name
+    assert all(layer.dtype_policy.name == "float32" for layer in build("branch_add").layers)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_made_up_images_are_judged_by_procedural_ones_and_real_ones_by_a_quarter(made, monkeypatch):
+    judges, original = [], HeldOut.__init__
+    monkeypatch.setattr(HeldOut, "__init__", lambda self, *args: judges.append(args[1]) or original(self, *args))
+    images = IMAGES if not made else quickly_matched(build("branch_add"), 16, input_range=(-1, 1), verbose=0)
+    options = dataclasses.replace(OWN, held_out=24, steps=1)
+    distill(student(), build("branch_add"), options, images=images, verbose=0)
+    ((first, *others),) = judges
+    assert len(first[0]) == (4 if made else 8) and [len(kind[0]) for kind in others] == ([24] if made else [])
+    if not made:
+        assert all(any(np.array_equal(one, other) for other in IMAGES) for one in first[0])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tfdatafree import (
     MatchedImages,
     Quantize,
     Recipe,
+    Thresholds,
 )
 from tfdatafree.inputs.stored_statistics import StoredStatistics
 from tfdatafree.model.graph import Graph
@@ -25,6 +26,7 @@ from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.recipe.distillation import get_method
 from tfdatafree.recovery.activation_grids import ActivationGrids, trained_grids
 from tfdatafree.recovery.distillation.generator_network import build_generator, draw_noise
+from tfdatafree.recovery.distillation.held_out import is_better
 from tfdatafree.recovery.distillation.layerwise import LayerwiseLoss
 from tfdatafree.recovery.distillation.losses import (
     divergence,
@@ -229,6 +231,28 @@ def apply(layer, x: np.ndarray) -> np.ndarray:
     return y if bias is None else y + bias
 
 
+# Judge ------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_student_is_better_only_where_the_same_inputs_say_so():
+    random = np.random.default_rng(2)
+    hard = random.uniform(0, 2, 256)  # how hard an input is: for all students alike
+    assert is_better([hard - 0.01 - 0.01 * random.random(256)], [hard]), "a gain on every input, far below their spread"
+    assert not is_better([hard], [hard])
+    chance = [is_better([hard + 0.1 * random.normal(size=256)], [hard]) for _ in range(200)]
+    assert 0.1 < np.mean(chance) < 0.22, "one standard error: 16 %"
+    assert not is_better([np.full(9, np.inf)], [hard[:9]]) and is_better([hard[:9]], [np.full(9, np.inf)])
+    assert is_better([np.array([0.1])], [np.array([0.2])])
+
+
+def test_a_gain_on_one_kind_of_inputs_makes_up_for_no_loss_on_another():
+    hard = np.random.default_rng(2).uniform(0, 2, 64)
+    shift = 0.01 * np.random.default_rng(3).normal(size=64)
+    gains, loses, stays = hard - 0.2, hard + 0.1 + shift, hard + shift
+    assert is_better([gains, stays], [hard, hard])
+    assert not is_better([gains, loses], [hard, hard]) and not is_better([loses, gains], [hard, hard])
+
+
 # Images -----------------------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +297,9 @@ def test_batches_show_every_image_once_before_any_again():
         (lambda: ImageGenerator(labels=1.0), "labels is 1.0, but the generator is given no classes"),
         (lambda: InvertedImages(total_variation=-1), "total_variation is -1; give a number of at least 0"),
         (lambda: MatchedImages(images=1), "images is 1; give a whole number of at least 8"),
+        (lambda: Thresholds(), "neither of sparsity and strength came; give one"),
+        (lambda: Thresholds(sparsity=1.0), "sparsity is 1.0; give the part of zeros, above 0 and below 1"),
+        (lambda: Distillation(thresholds=0.5), "thresholds is 0.5; give Thresholds"),
         (lambda: get_method("gdqf"), "method is 'gdqf'; did you mean 'gdfq'"),
     ],
 )

@@ -44,8 +44,13 @@ def output_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
         a, b: Arrays (samples, ...); a sample's norm runs over all other axes.
     Source: Sobolev et al., FRanDI, eq. 3.
     """
+    return float(np.mean(direction_distances(a, b)))
+
+
+def direction_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|| a/||a||_2 - b/||b||_2 ||_2 of each sample, (samples,); their mean is the Output Discrepancy."""
     a, b = _pair(a, b)
-    return float(np.mean(np.linalg.norm(_directions(a) - _directions(b), axis=1)))
+    return np.linalg.norm(_directions(a) - _directions(b), axis=1)
 
 
 def response_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
@@ -68,10 +73,15 @@ def response_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
     Args:
         a, b: Arrays (samples, ..., classes), at least two samples; a sample's norm runs over all other axes.
     """
+    return float(np.mean(response_distances(a, b)))
+
+
+def response_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """D_i of each sample, (samples,); their mean is the response discrepancy."""
     a, b = _pair(a, b)
     if a.ndim < 1 or len(a) < 2:
         raise ValueError(f"the arrays have shape {a.shape}; responses are differences between at least 2 samples.")
-    return output_discrepancy(_responses(a), _responses(b))
+    return direction_distances(_responses(a), _responses(b))
 
 
 def normal_divergence(

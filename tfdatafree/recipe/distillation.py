@@ -170,6 +170,33 @@ class Comparison:
             raise ValueError(f"all weights of the comparison are 0; give one of {', '.join(names)}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Zeros that training finds, for a student that is not pruned yet. Give one of the two.
+
+    Depthwise kernels, and zeros that a student has, stay as they are. As the student cannot stay as good as it was, the best is
+    taken of those that training gives after the thresholds have settled, with 60 % of the steps.
+
+    Attributes:
+        sparsity: Part of all kernels' weights that is zero at the end: the smallest of all layers together. It rises in the first
+            60 % of the steps (Zhu and Gupta 2017).
+        strength: Weight decay of soft thresholds, one for each layer, which are trained with the weights (Kusupati et al. 2020;
+            Horton et al. 2021: 1.55e-5). How many zeros come out is not known before.
+    """
+
+    sparsity: float | None = None
+    strength: float | None = None
+
+    def __post_init__(self):
+        if (self.sparsity is None) == (self.strength is None):
+            came = "neither" if self.sparsity is None else "both"
+            raise ValueError(f"{came} of sparsity and strength came; give one: sparsity=0.9, or strength=1.55e-5.")
+        if self.sparsity is not None and not (is_number(self.sparsity) and 0 < self.sparsity < 1):
+            raise ValueError(f"sparsity is {short(self.sparsity)}; give the part of zeros, above 0 and below 1.")
+        if self.strength is not None:
+            _require_above_zero(self, "strength")
+
+
 ImageSource = MatchedImages | InvertedImages | ImageGenerator
 
 
@@ -191,7 +218,10 @@ class Distillation:
         batchnorm: What the student's BatchNorms do, if there are any. "inference": they compute with their stored statistics.
             "training": they compute with those of the batch, and store their moving averages.
         views: Mirror half of the images at random, and move all by up to an eighth of their size.
-        held_out: Images that judge the student, where none of those that train it are held out.
+        held_out: Procedural inputs that judge the student beside matched ones, where the images that train it are made up.
+        thresholds: Zeros that training finds; None: the student keeps the zeros that it has, and gets no others.
+        mixed_precision: Multiply kernels in bfloat16 in training, which is faster on some GPUs. Weights, losses and the judge
+            stay in float32, and so does everything outside this training.
     """
 
     images: ImageSource = MatchedImages()
@@ -204,7 +234,9 @@ class Distillation:
     scales: float = 0.1
     batchnorm: Literal["inference", "training"] = "inference"
     views: bool = False
-    held_out: int = 64
+    held_out: int = 256
+    thresholds: Thresholds | None = None
+    mixed_precision: bool = False
 
     def __post_init__(self):
         if not isinstance(self.images, ImageSource):
@@ -218,6 +250,11 @@ class Distillation:
         require_choice(self, "optimizer", ("adam", "sgd"))
         require_choice(self, "batchnorm", ("inference", "training"))
         require_choice(self, "views", (True, False))
+        require_choice(self, "mixed_precision", (True, False))
+        if self.thresholds is not None and not isinstance(self.thresholds, Thresholds):
+            raise ValueError(f"thresholds is {short(self.thresholds)}; give Thresholds(sparsity=0.9), or None.")
+        if self.thresholds is not None:
+            require_whole("steps with thresholds", self.steps, 2)
         _require_above_zero(self, "learning_rate")
         _require_weights(self, "weight_decay", "scales")
         if self.compare.labels and not self._has_labels:

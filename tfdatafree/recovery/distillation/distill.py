@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ from tfdatafree.compressed import Compressed
 from tfdatafree.inputs.checkpoint import digest_of, require_npz
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.input_range import check_input_range, find_input_ranges
-from tfdatafree.inputs.make import ranges_by_input
+from tfdatafree.inputs.make import affordable, make_inputs, ranges_by_input
 from tfdatafree.limits import require_memory, require_seed
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.load import load
@@ -33,7 +34,7 @@ from tfdatafree.recovery.activation_grids import trained_grids
 from tfdatafree.recovery.distillation.deep_inversion import Inverter
 from tfdatafree.recovery.distillation.generator_losses import require_possible
 from tfdatafree.recovery.distillation.generator_network import build_generator, require_pictures
-from tfdatafree.recovery.distillation.held_out import HeldOut
+from tfdatafree.recovery.distillation.held_out import HeldOut, discrepancy, is_better
 from tfdatafree.recovery.distillation.images import Place, inverted_images, matched_images
 from tfdatafree.recovery.distillation.loop import Checkpoint, Course, run
 from tfdatafree.recovery.distillation.pool import Batches, Pool
@@ -41,10 +42,11 @@ from tfdatafree.recovery.distillation.relation import require_related
 from tfdatafree.recovery.distillation.student import Student
 from tfdatafree.recovery.distillation.student_loss import StudentLoss, last_maps
 from tfdatafree.recovery.distillation.teacher import Teacher
+from tfdatafree.recovery.distillation.thresholds import first_settled
 from tfdatafree.recovery.distillation.trainer import Adversary, Trainer
 from tfdatafree.recovery.outputs import OutputPair, output_pairs
 from tfdatafree.recovery.parameters import Bounds, feature_sizes, trained_parameters
-from tfdatafree.recovery.problem import Problem, pose
+from tfdatafree.recovery.problem import Judge, Problem, pose
 from tfdatafree.recovery.write_back import write_back
 from tfdatafree.report.assemble import Change
 
@@ -62,9 +64,10 @@ class Distilled:
         compressed: If the student was the result of a quantizing `compress`: that result with the new weights, and with new
             scales of weights and activations. None for any other student, if `grids` were given, or if no file could be written;
             `kept` then says why.
-        before, after: Output Discrepancy to the teacher on the held-out images; after <= before.
+        before, after: Discrepancy from the teacher on held-out inputs (`response_discrepancy`); after <= before, but for a
+            student that got zeros (`thresholds`).
         loss: Loss of each step of the student.
-        judged: (checks, 2): step, and Output Discrepancy on the held-out images. Step 0 is the student before training.
+        judged: (checks, 2): step, and discrepancy on the held-out inputs. Step 0 is the student before training.
         best_step: The step whose student was taken; 0: none was better than the start.
         images: Some of the images that it was trained on, (n, ...) per input name; at most 64.
         kept: Layer -> why it was not trained, or not compared.
@@ -82,6 +85,10 @@ class Distilled:
 
 
 _SHOWN = 64
+# Matched images that judge, where none of them train.
+_JUDGING = 64
+# The judging inputs' seed is away from those of the images that train.
+_JUDGES = 2**20
 
 
 def distill(
@@ -102,27 +109,28 @@ def distill(
     """Trains the whole student end to end, so that it gives the teacher's results. Neither model is changed.
 
     Weights outside masks stay zero. Weights and activations on grids are rounded in each step, and gradients pass straight
-    through; the scales of the grids are trained, too. The student of the check with the least Output Discrepancy on held-out
-    images is taken. Labels are never read.
+    through; the scales of the grids are trained, too. The student is judged by its responses to held-out inputs: matched and
+    procedural ones, or a quarter of real `images`. The best is taken, and one counts as better only where its gain is larger
+    than its standard error. Labels are never read.
 
     Args:
         student: A compressed form of the teacher, as for `feature_regression`; best one that `feature_regression` has solved.
         teacher: The float model.
         method: Name of a published method in `METHODS`, with its settings for two cores; or a Distillation.
-        images: Real values (n, *shape) to train on in place of those that the method makes, as for `feature_regression`. A
-            quarter is held out.
+        images: Values (n, *shape) to train on in place of those that the method makes, as for `feature_regression`. A quarter
+            of real ones (arrays) is held out.
         masks, grids: As for `feature_regression`.
         input_range: As for `compress`. None: that of a quantized `Compressed`, else as `compress` finds it.
         steps, batch_size: In place of those of the method.
         path: An .npz file for the unfinished run. An interrupted run continues from it, and gives the same bytes as an
             uninterrupted one. Images are kept beside it, in a file that ends in .images.npz.
         seed: The same seed gives the same bytes.
-        verbose: 0 hides the progress bar, which shows the loss and the Output Discrepancy.
+        verbose: 0 hides the progress bar, which shows the loss and the discrepancy.
 
     Returns:
         A Distilled: `.model`, and of a `Compressed` `.compressed`, which holds the integer file.
 
-    Guarantees that the Output Discrepancy on the held-out images is not larger than before.
+    Guarantees that the discrepancy on the held-out inputs is not larger than before, but for `thresholds`.
 
     Raises:
         ValueError: An option is wrong; the student is no compressed form of this teacher; a batch would take too much memory;
@@ -147,24 +155,28 @@ def distill(
         largest = max(largest, options.images.group)
     _require_memory(student_graph, teacher_graph, largest)
     ranges = _ranges(student, teacher_graph, input_range, seed)
+    made = images is None or isinstance(images, GeneratedImages)
     makes_own = images is None and not isinstance(options.images, MatchedImages)
     if images is None and isinstance(options.images, MatchedImages):
         images = matched_images(teacher, teacher_graph, ranges, options.images, place, "images")
     elif images is None:
-        few = MatchedImages(images=max(8, options.held_out))
-        images = matched_images(teacher, teacher_graph, ranges, few, place, "held_out")
+        images = matched_images(teacher, teacher_graph, ranges, MatchedImages(images=_JUDGING), place, "held_out")
     problem = pose(student, teacher, images, masks=masks, grids=grids, seed=seed)
     parts = _Parts.of(student, problem, options)
     if makes_own:
-        source, judges = _own_source(parts, ranges, place), problem.inputs
+        source = _own_source(parts, ranges, place)
     else:
-        pool = Pool(problem.images.student)
-        source = Batches(pool, options.batch_size, views=options.views, seed=seed)
-        judges = problem.images.held_out_student
-    held_out = HeldOut(problem.teacher, judges, options.batch_size)
+        source = Batches(Pool(problem.images.student), options.batch_size, views=options.views, seed=seed)
+    kinds = [problem.inputs if makes_own else problem.images.held_out_student]
+    if made:
+        n = affordable(problem.student, options.held_out)
+        kinds.append(make_inputs(problem.student, n, ranges, seed=seed + _JUDGES))
+    held_out = HeldOut(problem.teacher, kinds, options.batch_size)
     rate = options.learning_rate
-    if options.optimizer == "adam":
-        rate *= min(1.0, held_out.of_graph(problem.student))  # a student that is nearly right has a short way to go
+    if options.optimizer == "adam" and options.thresholds is None:
+        rate *= min(
+            1.0, Judge(problem).discrepancy(problem.student)
+        )  # a student that is nearly right has a short way to go
     trainer = Trainer(parts.student, parts.teacher, parts.loss, source, options, seed=seed)
     course = _run(trainer, held_out, parts, place, rate)
     return _finish(student, parts, held_out, course, _shown(source, problem, seed), started)
@@ -208,7 +220,8 @@ class _Parts:
 
     @classmethod
     def of(cls, given: object, problem: Problem, options: Distillation) -> "_Parts":
-        features, teacher = list(problem.pairs.values()), Teacher(problem.teacher)
+        features = list(problem.pairs.values())
+        teacher = Teacher(problem.teacher, mixed_precision=options.mixed_precision)
         sizes = feature_sizes(problem.student, problem.teacher, features, problem.images.held_out_teacher)
         bounds = Bounds(problem.masks, problem.grids, lambda key: key not in problem.fixed)
         student = Student(
@@ -218,6 +231,8 @@ class _Parts:
             scales=options.scales if problem.file_grids else 0.0,
             relative=options.optimizer == "adam",
             batch_statistics=options.batchnorm == "training",
+            thresholds=options.thresholds,
+            mixed_precision=options.mixed_precision,
         )
         outputs = output_pairs(problem.student, problem.teacher)
         loss = StudentLoss(options.compare, student, teacher, features, outputs)
@@ -251,7 +266,7 @@ def _run(trainer: Trainer, held_out: HeldOut, parts: _Parts, place: Place, rate:
     warm_up = trainer.source.options.warm_up if isinstance(trainer.source, Adversary) else 0
     pool = trainer.source.pool.arrays if isinstance(trainer.source, Batches) else []
     identity = digest_of(
-        (options, place.seed), [*held_out.inputs, *pool], [parts.problem.student, parts.problem.teacher]
+        (options, place.seed), [*chain(*held_out.kinds), *pool], [parts.problem.student, parts.problem.teacher]
     )
     checkpoint, judge = Checkpoint(place.checkpoint, identity), held_out.of(parts.student)
     course = checkpoint.read(trainer, rate)
@@ -264,6 +279,7 @@ def _run(trainer: Trainer, held_out: HeldOut, parts: _Parts, place: Place, rate:
             course,
             warm_up=warm_up,
             steps=options.steps,
+            settled=0 if options.thresholds is None else first_settled(options.steps),
             on_step=progress.step,
         )
     finally:
@@ -291,10 +307,10 @@ def _finish(
     """The best student, written back; the one that was given where that one is better."""
     problem, before = parts.problem, course.judged[0][1]
     after, kept = before, dict(problem.reasons)
-    model = given.model if isinstance(given, Compressed) else given
+    unchanged = model = given.model if isinstance(given, Compressed) else given
     compressed = given if problem.file_grids and isinstance(given, Compressed) else None
     if course.best_step:
-        note = f"step {course.best_step}: Output Discrepancy {before:.4g} -> {course.least:.4g} on held-out images"
+        note = f"step {course.best_step}: discrepancy {before:.4g} -> {course.least:.4g} on held-out inputs"
         change = Change("distillation", note, time.perf_counter() - started)
         written = write_back(
             given,
@@ -306,8 +322,9 @@ def _finish(
         )
         kept |= written.reasons
         found = held_out.of_graph(separate(Graph.from_keras(written.model)).graph)
-        if not written.reasons and found < before:
-            model, compressed, after = written.model, written.compressed, found
+        pruned = parts.options.thresholds is not None
+        if not written.reasons and (pruned or is_better(found, held_out.of_graph(problem.student))):
+            model, compressed, after = written.model, written.compressed, discrepancy(found)
     return Distilled(
         model=model,
         compressed=compressed,
@@ -315,7 +332,7 @@ def _finish(
         after=after,
         loss=np.array(course.loss, np.float32),
         judged=np.array(course.judged),
-        best_step=course.best_step if after < before else 0,
+        best_step=course.best_step if model is not unchanged else 0,
         images=images,
         kept=kept,
     )

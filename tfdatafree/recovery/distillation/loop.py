@@ -19,6 +19,7 @@ import numpy as np
 from tfdatafree.files import write_atomically
 from tfdatafree.inputs.checkpoint import read_checkpoint
 from tfdatafree.inputs.generated_images import npz_bytes
+from tfdatafree.recovery.distillation.held_out import Distances, discrepancy, is_better
 from tfdatafree.recovery.distillation.trainer import Trainer, assign
 
 # Number of times that the held-out images judge the student.
@@ -36,9 +37,10 @@ class Course:
     Attributes:
         done: Steps taken, those of the generator's warm-up first.
         loss: Loss of each step of the student.
-        judged: (step of the student, Output Discrepancy) of each check; step 0 is the student before training.
+        judged: (step of the student, discrepancy) of each check; step 0 is the student before training.
         best: Values of the student's variables at the best check.
         best_step: Its step.
+        best_distances: Its distances for the held-out inputs.
         start: The step at which training began, or began again.
         rate: Length of the longest step since then.
     """
@@ -48,13 +50,14 @@ class Course:
     judged: list[tuple[int, float]] = field(default_factory=list)
     best: list[np.ndarray] = field(default_factory=list)
     best_step: int = 0
+    best_distances: Distances = field(default_factory=list)
     start: int = 0
     rate: float = 1.0
 
     @property
     def least(self) -> float:
-        """Output Discrepancy of the best check."""
-        return min(value for _, value in self.judged)
+        """Discrepancy of the best check."""
+        return discrepancy(self.best_distances)
 
 
 class Checkpoint:
@@ -81,6 +84,7 @@ class Checkpoint:
             judged,
             best,
             int(arrays["best_step"]),
+            [arrays[f"distances_{at}"] for at in range(int(arrays["kinds"]))],
             int(arrays["start"]),
             float(arrays["rate"]),
         )
@@ -95,31 +99,36 @@ class Checkpoint:
             "loss": np.array(course.loss, np.float64),
             "judged": np.array(course.judged, np.float64).reshape(-1, 2),
             "best_step": np.array(course.best_step),
+            "kinds": np.array(len(course.best_distances)),
             "start": np.array(course.start),
             "rate": np.array(course.rate),
         }
         arrays |= {f"variable_{at}": np.asarray(variable) for at, variable in enumerate(trainer.variables)}
+        arrays |= {f"distances_{at}": value for at, value in enumerate(course.best_distances)}
         arrays |= {f"best_{at}": value for at, value in enumerate(course.best)}
         write_atomically(self._path, npz_bytes(arrays))
 
 
 def run(
     trainer: Trainer,
-    judge: Callable[[], float],
+    judge: Callable[[], Distances],
     checkpoint: Checkpoint,
     course: Course,
     *,
     warm_up: int,
     steps: int,
+    settled: int = 0,
     on_step: Callable[[str], None],
 ) -> None:
     """Trains the student, and leaves it as it was at the best check.
 
     Args:
-        judge: The present student's Output Discrepancy on held-out images.
+        judge: The present student's distances for the held-out inputs.
         course: What `checkpoint` held; moves on.
         warm_up: Steps of the generator alone.
         steps: Steps of the student.
+        settled: The step from which students are judged. Before it their zeros are still to come; the first one after it is the
+            best, whatever came before.
         on_step: Called after each step with a line about it.
     """
     if not course.judged:
@@ -137,8 +146,8 @@ def run(
             course.done += 1
             on_step(f"distill, loss {course.loss[-1]:.4f}, discrepancy {course.judged[-1][1]:.4f}")
             saves = (step + 1) % interval == 0 or step + 1 == steps
-            if saves:
-                _check(trainer, judge, course, step + 1)
+            if saves and step + 1 > settled:
+                _check(trainer, judge, course, step + 1, is_first=course.best_step < settled)
                 if step + 1 - max(course.best_step, course.start) >= _PATIENCE * (steps - course.start):
                     course.rate, course.start = course.rate / _SLOWER, step + 1
                     trainer.restart(course.best)
@@ -147,11 +156,12 @@ def run(
     assign(trainer.student.variables, course.best)
 
 
-def _check(trainer: Trainer, judge: Callable[[], float], course: Course, step: int) -> None:
-    value = judge()
-    if not course.judged or value < course.least:
+def _check(trainer: Trainer, judge: Callable[[], Distances], course: Course, step: int, is_first: bool = True) -> None:
+    distances = judge()
+    if is_first or is_better(distances, course.best_distances):
         course.best, course.best_step = [variable.numpy() for variable in trainer.student.variables], step
-    course.judged.append((step, value))
+        course.best_distances = distances
+    course.judged.append((step, discrepancy(distances)))
 
 
 def _rate(course: Course, step: int, steps: int) -> float:

@@ -1,6 +1,7 @@
 """The differentiable form of a compressed network: masks and straight-through grids of weights and activations.
 
     weight      w = w0 + size * u           then times its mask, then on its grid           u: what is trained, 0 at the start
+                                      or set to zero below a threshold (`thresholds.py`)
     scale       s = s0 * exp(size * v)      of a kernel's or an activation's grid           v: what is trained, 0 at the start
 
 `size` is the size of what moves (`recovery/parameters.py`), so that one learning rate serves channels of any scale. Scales stay
@@ -17,10 +18,14 @@ import tensorflow as tf
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.differentiable import differentiable
 from tfdatafree.model.graph import Graph, Layer, Node
+from tfdatafree.model.kernels import find_layout
+from tfdatafree.model.mixed_precision import in_float32, mixed
 from tfdatafree.model.quantizer_layer import Quantization
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.numerics.range import Range
+from tfdatafree.recipe.distillation import Thresholds
 from tfdatafree.recovery.activation_grids import ActivationGrids
+from tfdatafree.recovery.distillation.thresholds import KernelThresholds
 from tfdatafree.recovery.parameters import Parameter, Place
 from tfdatafree.recovery.straight_through import straight_through, straight_through_trained
 
@@ -39,6 +44,8 @@ class Student:
         scales: Size of a scale's steps; 0 keeps the scales.
         relative: Whether steps are relative to the size of what moves.
         batch_statistics: Whether BatchNorms compute with statistics of the batch in training.
+        thresholds: Zeros that training finds.
+        mixed_precision: Whether kernels are multiplied in bfloat16 in training.
     """
 
     def __init__(
@@ -50,9 +57,12 @@ class Student:
         scales: float,
         relative: bool = True,
         batch_statistics: bool = False,
+        thresholds: Thresholds | None = None,
+        mixed_precision: bool = False,
     ):
         self.graph, self._parameters, self._activations = graph, parameters, activations
         self._with_tensors = differentiable(graph.with_tensors())
+        self._in_training = mixed(self._with_tensors) if mixed_precision else self._with_tensors
         # Steps on the weights as they are: u is the weight itself.
         self._starts = {place: p.values if relative else np.zeros_like(p.values) for place, p in parameters.items()}
         self._sizes = {place: p.size if relative else np.float32(1) for place, p in parameters.items()}
@@ -61,6 +71,8 @@ class Student:
         kernels = {place: p.grid for place, p in parameters.items() if p.grid is not None} if scales else {}
         self._kernel_scales = {place: _zeros(np.shape(grid.scale)) for place, grid in kernels.items()}
         self._activation_scales = {group: _zeros(()) for group in (activations.grid_of if scales else ())}
+        pruned = {place: p.values for place, p in parameters.items() if self._is_pruned(place)} if thresholds else {}
+        self._thresholds = KernelThresholds(thresholds, pruned) if thresholds is not None and pruned else None
         normalized = [key for key, layer in graph.layers.items() if is_batchnorm(layer)] if batch_statistics else []
         self._statistics = {
             (key, name): tf.Variable(graph.layers[key].required_weight(name), trainable=False)
@@ -71,20 +83,33 @@ class Student:
     @property
     def trained(self) -> list[tf.Variable]:
         """The variables that an optimizer moves."""
-        return [*self._weights.values(), *self._kernel_scales.values(), *self._activation_scales.values()]
+        thresholds = [] if self._thresholds is None else self._thresholds.trained
+        return [*self._weights.values(), *self._kernel_scales.values(), *self._activation_scales.values(), *thresholds]
 
     @property
     def variables(self) -> list[tf.Variable]:
         """All variables, in an order that is always the same."""
-        return [*self.trained, *self._statistics.values()]
+        thresholds = [] if self._thresholds is None else self._thresholds.variables
+        return [*self.trained, *self._statistics.values(), *thresholds]
+
+    def settle(self, step: int, steps: int) -> None:
+        """Sets the zeros that are due before this step of all."""
+        if self._thresholds is not None:
+            self._thresholds.settle({place: self._dense(place) for place in self._weights}, step, steps)
+
+    def penalty(self) -> tf.Tensor:
+        """What the student's thresholds add to its loss."""
+        return tf.constant(0.0) if self._thresholds is None else self._thresholds.penalty()
 
     def values_of(self, inputs: Sequence[Any], tensors: Sequence[str], *, training: bool = False) -> dict[str, Any]:
         """The values of the named tensors, differentiable in `trained` and in the inputs.
 
         Args:
-            training: BatchNorms compute with statistics of the batch, where `batch_statistics` is set.
+            training: BatchNorms compute with statistics of the batch, where `batch_statistics` is set, and kernels are
+                multiplied in bfloat16, where `mixed_precision` is.
         """
-        graph = dataclasses.replace(self._with_tensors.copy(), layers=self._layers())
+        base = self._in_training if training else self._with_tensors
+        graph = dataclasses.replace(base.copy(), layers=self._layers(base))
         graph = graph.up_to(sorted(set(tensors)))
 
         def call(node: Node, live: Mapping[str, Any]) -> tuple:
@@ -94,7 +119,7 @@ class Student:
                 return (_on_grid(live[tensor], grid, self._activation_scale(tensor)),)
             if training and (node.layer, _STATISTICS[0]) in self._statistics:
                 return (self._normalized(node.layer, layer, live[node.inputs[0]]),)
-            return graph.call(node, live)
+            return in_float32(graph.call(node, live)) if base is not self._with_tensors else graph.call(node, live)
 
         live = dict(zip(graph.inputs, inputs, strict=True))
         for _, live in graph.walk(inputs, call):
@@ -143,8 +168,8 @@ class Student:
 
     # Parts ------------------------------------------------------------------------------------------------------------
 
-    def _layers(self) -> dict[str, Layer]:
-        layers = dict(self._with_tensors.layers)
+    def _layers(self, graph: Graph) -> dict[str, Layer]:
+        layers = dict(graph.layers)
         for key, layer in layers.items():
             values = list(layer.weights)
             for at, variable in enumerate(layer.operation.weights if layer.weights else ()):
@@ -160,6 +185,10 @@ class Student:
         return latent if grid is None else _on_grid(latent, grid, self._kernel_scale(place, grid))
 
     def _latent(self, place: Place) -> tf.Tensor:
+        dense = self._dense(place)
+        return dense if self._thresholds is None else self._thresholds.apply(place, dense)
+
+    def _dense(self, place: Place) -> tf.Tensor:
         return (self._starts[place] + self._sizes[place] * self._weights[place]) * self._mask(place)
 
     def _mask(self, place: Place) -> np.ndarray:
@@ -191,6 +220,11 @@ class Student:
 
     def _is_kernel(self, place: Place) -> bool:
         return "kernel" in self.graph.layers[place[0]].operation.weights[place[1]].name
+
+    def _is_pruned(self, place: Place) -> bool:
+        """Whether thresholds set zeros there: depthwise kernels hold few weights, and need each of them."""
+        layout = find_layout(self.graph.layers[place[0]])
+        return self._is_kernel(place) and layout is not None and layout.kind != "depthwise"
 
     def _normalized(self, key: str, layer: Layer, x: tf.Tensor) -> tf.Tensor:
         """What the BatchNorm computes in training; its moving averages move."""

@@ -11,6 +11,7 @@ from tfdatafree.inputs.stored_statistics import StoredStatistics
 from tfdatafree.model.batchnorm import is_batchnorm
 from tfdatafree.model.differentiable import differentiable
 from tfdatafree.model.graph import Graph, Node
+from tfdatafree.model.mixed_precision import in_float32, mixed
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,21 @@ class Seen:
 
 
 class Teacher:
-    """A separated graph with its BatchNorms, which compute with their stored statistics. It never changes."""
+    """A separated graph with its BatchNorms, which compute with their stored statistics. It never changes.
 
-    def __init__(self, graph: Graph):
+    Args:
+        mixed_precision: Multiply kernels in bfloat16 where no statistics are asked for.
+    """
+
+    def __init__(self, graph: Graph, *, mixed_precision: bool = False):
         self.graph = graph
         normalized = any(is_batchnorm(graph.layer_of(node)) for node in graph.nodes)
         self._stored = StoredStatistics(graph) if normalized else None
         self._with_tensors = differentiable(graph.with_tensors())
         # The same values in fewer operations. Folded layers write the tensors that their BatchNorms wrote.
         self._folded = differentiable(fold(graph).graph.with_tensors())
+        if mixed_precision:
+            self._folded = mixed(self._folded)
         if self._stored is not None:  # their statistics are read as arrays
             self._with_tensors.layers |= {key: graph.layers[key] for key in self._stored.keys}
 
@@ -67,7 +74,7 @@ class Teacher:
                 x = live[node.inputs[0]]
                 moments_of[node.layer].append(stored.observe(node.layer, x))
                 return (stored.normalize(node.layer, x),)
-            return graph.call(node, live)
+            return in_float32(graph.call(node, live))
 
         live = dict(zip(graph.inputs, inputs, strict=True))
         for _, live in graph.walk(inputs, call):

@@ -96,6 +96,7 @@ class Trainer:
             rate: Length of the student's step.
         """
         self._optimizer.learning_rate.assign(rate)
+        self.student.settle(number, self._options.steps)
         if isinstance(self.source, Batches):
             batch = self.source.at(number)
             return float(self._on_images(batch.inputs, batch.labels))
@@ -128,7 +129,7 @@ class Trainer:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             values = self.student.values_of(inputs, self._loss.student_tensors, training=True)
-            loss = self._loss(values, seen.values, labels)
+            loss = self._loss(values, seen.values, labels) + self.student.penalty()
         gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
         self._optimizer.apply(_finite(gradients), variables)
         return loss
