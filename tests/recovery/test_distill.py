@@ -181,6 +181,9 @@ def test_a_killed_run_continues_to_the_same_bytes(kind, tmp_path, monkeypatch):
     assert kind != "pool" or continued.compressed.tflite == whole.compressed.tflite
     with pytest.raises(ValueError, match="was made from another model or with other options"):
         distill(trainee, teacher, dataclasses.replace(options, batch_size=7), **given, path=path, verbose=0)
+    if kind == "thresholds":
+        with pytest.raises(ValueError, match="was made from another model or with other options"):
+            distill(other_weights("plain"), other_weights("plain"), options, **given, path=path, verbose=0)
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".npz"] * len(list(tmp_path.iterdir()))
 
 
@@ -361,3 +364,7 @@ def test_a_batch_too_large_for_the_memory_is_refused(monkeypatch):
         ValueError, match="a step on 8 images would take .* GB of memory, .*; give a smaller batch_size"
     ):
         distill(student(), build("branch_add"), OWN, images=IMAGES, verbose=0)
+    monkeypatch.setenv("TFDATAFREE_MEMORY_GB", "1")
+    many = dataclasses.replace(OWN, held_out=10**7)
+    with pytest.raises(ValueError, match="judging by 10000000 inputs would take .* GB .*; give .* a smaller held_out"):
+        distill(student(), build("branch_add"), many, images=IMAGES, verbose=0)

@@ -85,8 +85,8 @@ class Distilled:
 
 
 _SHOWN = 64
-# Matched images that judge, where none of them train.
-_JUDGING = 64
+# Matched images that judge, where none of them train. They need not be as near to the statistics as those that train.
+_JUDGING = MatchedImages(images=64, steps=50)
 # The judging inputs' seed is away from those of the images that train.
 _JUDGES = 2**20
 
@@ -153,14 +153,14 @@ def distill(
     largest = options.batch_size
     if images is None and isinstance(options.images, InvertedImages):
         largest = max(largest, options.images.group)
-    _require_memory(student_graph, teacher_graph, largest)
+    _require_memory(student_graph, teacher_graph, largest, options.held_out)
     ranges = _ranges(student, teacher_graph, input_range, seed)
     made = images is None or isinstance(images, GeneratedImages)
     makes_own = images is None and not isinstance(options.images, MatchedImages)
     if images is None and isinstance(options.images, MatchedImages):
         images = matched_images(teacher, teacher_graph, ranges, options.images, place, "images")
     elif images is None:
-        images = matched_images(teacher, teacher_graph, ranges, MatchedImages(images=_JUDGING), place, "held_out")
+        images = matched_images(teacher, teacher_graph, ranges, _JUDGING, place, "held_out")
     problem = pose(student, teacher, images, masks=masks, grids=grids, seed=seed)
     parts = _Parts.of(student, problem, options)
     if makes_own:
@@ -190,7 +190,7 @@ def _with_own(options: Distillation, steps: int | None, batch_size: int | None) 
     )
 
 
-def _require_memory(student: Graph, teacher: Graph, batch_size: int) -> None:
+def _require_memory(student: Graph, teacher: Graph, batch_size: int, held_out: int) -> None:
     elements = sum(
         math.prod(size or 1 for size in spec.shape[1:]) for graph in (student, teacher) for spec in graph.specs.values()
     )
@@ -198,6 +198,10 @@ def _require_memory(student: Graph, teacher: Graph, batch_size: int) -> None:
         f"a step on {batch_size} images",
         _COPIES * _FLOAT_BYTES * elements * batch_size,
         "give a smaller batch_size (or group, for Deep Inversion)",
+    )
+    inputs = sum(math.prod(teacher.specs[tensor].example_shape) for tensor in teacher.inputs)
+    require_memory(
+        f"judging by {held_out} inputs", _FLOAT_BYTES * inputs * held_out, "give a Distillation with a smaller held_out"
     )
 
 
