@@ -1,13 +1,13 @@
 """Data-free methods of compression, ours and published ones, each as one function of a model: the tools compare these.
 
-Every method rounds the same tensors to the same kind of grid: all weights and all activations, one asymmetric grid per tensor.
-Methods that train start from what `ours` made, not from nearest rounding as their papers do: some hundred steps would not leave
-that start. So a figure says what a method adds, and what it takes away.
-    ours, lwdf, dfq, ar   recipes of reproduce_lwdf_table1.py
+Every method rounds all weights and all activations: one grid per output channel of a kernel, one per activation tensor.
+    ours, dfq, aciq       recipes of reproduce_frandi_tables.py; ours is its "rounded", and dfq has one grid per kernel
+    ar                    ours with learned rounding (AdaRound, Nagel et al. 2020), on generated layer inputs
     zq                    ZeroQ (Cai et al. 2020): ranges from images that have the stored statistics each by itself
     solved                ours, then every layer solved by least squares (feature_regression with no steps)
-    matched, akd, di, gdfq, zaq, ours+akd, ours+di    distill() with the settings of METHODS for two cores
-Pruning starts from `obs`; `solved` and the methods that train follow it.
+    matched, akd, di, gdfq, zaq, ours+akd, ours+di    ours, then distill() with the settings of METHODS for two cores
+Methods that train start from ours, not from nearest rounding as their papers do: some hundred steps would not leave that start.
+So a figure says what a method adds, and what it takes away. Pruning starts from `obs` in place of ours.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import reproduce_lwdf_table1
+import reproduce_frandi_tables
 
 DISTILLED = {
     "matched": "matched",
@@ -27,7 +27,7 @@ DISTILLED = {
     "ours+akd": "ours+akd",
     "ours+di": "ours+deep_inversion",
 }
-QUANTIZING = ("ours", "lwdf", "dfq", "ar", "zq", "solved", *DISTILLED)
+QUANTIZING = ("ours", "dfq", "aciq", "ar", "zq", "solved", *DISTILLED)
 PRUNING = ("obs", "solved", *DISTILLED)
 # Channels of a generator's widest convolution: half of what METHODS says, a quarter of its multiplications.
 _WIDTH = 32
@@ -61,17 +61,17 @@ class Task:
 
     def quantized(self, method: str, bits: int):
         """The Keras model that simulates what the method makes, weights and activations at `bits`."""
-        import tfdatafree
-
-        if method == "zq":
-            images = self._images("image")
-            grids = reproduce_lwdf_table1.recipes(bits)["min_max"].quantize
-            nearest = dataclasses.replace(grids, range_source="images", bias_correction=False, equalized_rounding=False)
-            recipe = tfdatafree.Recipe(level_activations=False, quantize=nearest)
-            return self._compressed(recipe, representative_data=images.images).model
-        start = "ours" if method in ("solved", *DISTILLED) else method
-        compressed = self._compressed(reproduce_lwdf_table1.recipes(bits)[start])
-        return compressed.model if start == method else self._recovered(method, compressed)
+        found = reproduce_frandi_tables.recipes(bits, bits)
+        learned = dataclasses.replace(found["rounded"].quantize, rounding="adaround")
+        found |= {
+            "ours": found["rounded"],
+            "ar": dataclasses.replace(found["rounded"], quantize=learned),
+            "zq": found["zeroq"],
+        }
+        trains = method in ("solved", *DISTILLED)
+        given = {"representative_data": self._images("image").images} if method == "zq" else {}
+        compressed = self._compressed(found["ours" if trains else method], **given)
+        return self._recovered(method, compressed) if trains else compressed.model
 
     def pruned(self, method: str, sparsity: float):
         """The float model with this part of zeros that the method makes."""
