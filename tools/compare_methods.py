@@ -136,7 +136,7 @@ def plot(rows: Sequence[dict], folder: Path) -> list[Path]:
                 axis.axhline(100 * of_network[0]["float"], color="grey", linestyle=":", label="float")
             axis.set(title=network, xlabel=text, ylabel="top-1, %", xticks=range(len(levels)))
             axis.set_xticklabels([f"{level:g}" for level in levels])
-            axis.legend(fontsize=6, loc="lower left")
+            axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         written.append(_written(figure, folder / f"{kind}.png"))
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5))
     for axis, name, text in zip(axes, ("seconds", "memory_mb"), ("processor time, s", "peak memory, MB"), strict=True):
@@ -148,6 +148,8 @@ def plot(rows: Sequence[dict], folder: Path) -> list[Path]:
         axis.set_xticklabels(methods, rotation=60, fontsize=8)
         axis.legend(fontsize=8)
     axes[0].set_yscale("log")
+    for format_of in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
+        format_of(lambda value, _: f"{value:g}")
     return [*written, _written(figure, folder / "costs.png")]
 
 

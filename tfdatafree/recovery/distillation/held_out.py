@@ -8,8 +8,9 @@ so that one student replaces another where the same inputs say so, and not by ch
 in the differences.
 
 Where the images that train are made up, two kinds judge: matched ones and procedural ones. Each alone takes for a gain what a
-student learns of the peculiarities of one kind. On a ResNet-20 with 4 bits, where no check of two runs agreed more with the float
-network on real images than the start did, matched images alone preferred up to 8 checks of a run, and procedural ones 1.
+student learns of the peculiarities of one kind. On a ResNet-20 with 4 bits, two runs made nothing clearly better on real images.
+There 256 matched images alone preferred 7 of 20 checks of one, and 256 procedural ones 1 of 22 of the other. 64 matched and 256
+procedural ones together preferred none.
 """
 
 from collections.abc import Callable, Sequence
