@@ -237,7 +237,10 @@ def test_the_policy_is_in_the_record(tmp_path):
     policy = searched(0.65).report.policy
     assert record["report"]["policy"]["layers"] == policy.layers
     assert {rule["pattern"] for rule in record["replay"]["rules"]} == {k for k, b in policy.layers.items() if b == 4}
-    assert record["recipe"]["policy"] == {"size": 0.65, "images": 4} and record["replay"]["quantize"]["int4"] is True
+    assert (
+        record["recipe"]["policy"] == {"size": 0.65, "images": 4, "harm": "error"}
+        and record["replay"]["quantize"]["int4"] is True
+    )
     line = next(line for line in str(searched(0.65).report).splitlines() if line.startswith("  bits"))
     count = list(policy.layers.values()).count(4)
     assert f"{count} layers in 4" in searched(0.65).report._repr_html_()
