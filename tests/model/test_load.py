@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import sys
 import zipfile
 
 import h5py
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from tfdatafree.errors import LoadError, UnsupportedModelError
+from tfdatafree.model.file_kind import is_newer
 from tfdatafree.model.keras2_files import OLD_KEY
 from tfdatafree.model.load import load, require_tensorflow_backend
 
@@ -93,12 +95,15 @@ def test_neutral_entries_that_keras_3_does_not_know_are_dropped(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_unknown_entry_that_changes_the_function_is_not_dropped(tmp_path):
+def test_an_unknown_entry_that_changes_the_function_is_not_dropped(tmp_path, monkeypatch):
     small_cnn().save(path := tmp_path / "old.h5")
     with_config_change(
         path, lambda layer: layer["class_name"] == "DepthwiseConv2D" and layer["config"].update(groups=2)
     )
     with pytest.raises(LoadError, match="Neither Keras 3 nor tf_keras"):
+        load(path)
+    monkeypatch.setitem(sys.modules, "tf_keras", None)
+    with pytest.raises(LoadError, match="Keras 2 file that needs the package tf_keras: pip install tf_keras$"):
         load(path)
 
 
@@ -158,7 +163,13 @@ def test_bad_paths_give_one_clear_line(tmp_path):
         file("empty.h5", b""): "is empty",
         file("text.keras", b"hello, I am a text file"): "not a Keras file",
         file("lite.h5", b"\x1c\x00\x00\x00TFL3" + bytes(99)): "not a Keras file",
-        file("model.tflite", b"\x1c\x00\x00\x00TFL3" + bytes(99)): r"ends in '\.tflite'",
+        file("model.tflite", b"\x1c\x00\x00\x00TFL3" + bytes(99)): "converted file.*Keras model that it was made of",
+        file("model.bin", b"something else"): r"ends in '\.bin': pass",
+        file("model.onnx", b"\x08\x08"): "ONNX file.*build the same network in Keras.*set_weights",
+        file("model.pt", zipped): r"PyTorch file.*set_weights.*\(height, width, in, out\)",
+        file("model.pth", zipped): "PyTorch file",
+        file("model.safetensors", b"\x08\x08"): "weights without their network.*build the same network",
+        file("frozen.pb", b"\x08\x08"): "TensorFlow graph.*rebuild the network",
         file("half.keras", zipped[: len(zipped) // 2]): "truncated or damaged",
         file("flipped.keras", bytes(flipped)): "truncated or damaged",
         file("half.h5", hdf5[: len(hdf5) // 2]): "truncated or damaged",
@@ -176,6 +187,41 @@ def test_bad_paths_give_one_clear_line(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(LoadError, match="Cannot load a int"):
         load(3)
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_a_file_of_a_newer_keras_says_so_where_it_cannot_be_read(ending, tmp_path):
+    def of_keras(version, path):
+        """Writes a file as if by Keras `version`, with an option that no other one knows."""
+        small_cnn().save(path)
+        if ending == ".h5":
+            with_config_change(path, lambda layer: layer["config"].update(of_the_future=2))
+            with h5py.File(path, "r+") as file:
+                file.attrs["keras_version"] = version
+            return
+        parts = {name: zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist()}
+        config = json.loads(parts["config.json"])
+        for layer in config["config"]["layers"]:
+            layer["config"]["of_the_future"] = 2
+        changed = {"config.json": json.dumps(config), "metadata.json": json.dumps({"keras_version": version})}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in {**parts, **changed}.items():
+                archive.writestr(name, content)
+
+    of_keras("3.999.1", path := tmp_path / f"newer{ending}")
+    with pytest.raises(
+        LoadError, match=rf"saved by Keras 3\.999\.1; you have {keras.__version__}.*pip install -U keras"
+    ):
+        load(path)
+    of_keras("3.0.0", path := tmp_path / f"older{ending}")
+    with pytest.raises(LoadError, match="of_the_future"):
+        load(path)
+
+
+def test_versions_are_compared_as_numbers():
+    assert is_newer("3.15.1", "3.9.0") and is_newer("4.0.0", "3.15.1") and is_newer("3.16.0.dev2027", "3.15.1")
+    for version in ("3.15.9", "3.9", "2.15.0", "", "unknown", "3.x", "9" * 5000):
+        assert not is_newer(version, "3.15.1"), version
 
 
 # Models that cannot be compressed
@@ -539,6 +585,9 @@ def test_opening_a_tfmot_file_does_not_change_the_environment(k2, tfmot, tmp_pat
             monkeypatch.setenv("TF_USE_LEGACY_KERAS", before)
         load(path)
         assert os.environ.get("TF_USE_LEGACY_KERAS") == before
+    monkeypatch.setitem(sys.modules, "tensorflow_model_optimization", None)
+    with pytest.raises(LoadError, match="needs the package tensorflow-model-optimization: pip install tensorflow-"):
+        load(path)
 
 
 @pytest.mark.slow

@@ -4,10 +4,16 @@ The images are scikit-learn's handwritten digits, read from its installation; on
 `tools/train_demo.py` made them.
 """
 
+import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
+
+from tfdatafree.errors import MissingPackageError
+
+if TYPE_CHECKING:  # without a model, this needs no Keras
+    import keras
 
 MODEL_PATH = Path(__file__).with_name("digits.keras")
 
@@ -15,7 +21,7 @@ _HELD_OUT = 360  # of 1797 images
 _SPLIT_SEED = 20210
 
 
-def load_demo() -> tuple[keras.Model, np.ndarray, np.ndarray]:
+def load_demo() -> "tuple[keras.Model, np.ndarray, np.ndarray]":
     """Returns the demo network with images and labels that it was not trained on.
 
     Returns:
@@ -24,21 +30,30 @@ def load_demo() -> tuple[keras.Model, np.ndarray, np.ndarray]:
         labels: (360,) int64.
 
     Raises:
-        ImportError: scikit-learn is not installed.
+        MissingPackageError: scikit-learn is not installed.
     """
+    import keras
+
     _, (images, labels) = split_digits()
     return keras.models.load_model(MODEL_PATH, compile=False), images, labels
 
 
 def split_digits() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Returns ((training images, labels), (held-out images, labels)), always the same split; see `load_demo`."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise ImportError("The demo reads its images from scikit-learn: pip install scikit-learn") from None
+    require_sklearn()
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     images = (digits.images[..., np.newaxis] / 16).astype(np.float32)  # 16 is the brightest pixel of the set
     labels = digits.target.astype(np.int64)
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
     held_out, training = order[:_HELD_OUT], order[_HELD_OUT:]
     return (images[training], labels[training]), (images[held_out], labels[held_out])
+
+
+def require_sklearn() -> None:
+    """Raises MissingPackageError if scikit-learn is not installed."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise MissingPackageError(
+            "the demo reads its images from scikit-learn, which is not installed: pip install scikit-learn"
+        )

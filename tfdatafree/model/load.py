@@ -17,7 +17,8 @@ from absl import logging
 
 from tfdatafree.errors import LoadError, UnsupportedModelError
 from tfdatafree.files import temporary_folder
-from tfdatafree.limits import memory_limit, require_bool, require_regular
+from tfdatafree.limits import memory_limit, require_bool
+from tfdatafree.model.file_kind import is_newer, keras_file_kind
 from tfdatafree.model.keras2_files import (
     has_written_shapes,
     load_keras2_archive,
@@ -50,8 +51,6 @@ from tfdatafree.model.untrusted import (
 
 InputShape = tuple[int | None, ...]
 
-_ZIP_MAGIC = b"PK\x03\x04"
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _OWN_PACKAGES = ("keras", "tf_keras", "builtins", "tensorflow_model_optimization")
 
 
@@ -114,32 +113,7 @@ def is_tf_keras(thing: Any) -> bool:
 
 
 def _load_file(path: str, unsafe: bool) -> Any:
-    if not os.path.exists(path):
-        raise LoadError(f"'{path}' does not exist.")
-    if os.path.isdir(path):
-        if os.path.exists(os.path.join(path, "saved_model.pb")):
-            raise LoadError(
-                f"'{path}' is a SavedModel, from which Keras 3 cannot rebuild layers: "
-                "load it with the Keras version that wrote it, and save it with model.save('model.keras')."
-            )
-        raise LoadError(f"'{path}' is a directory and not a model: pass a .keras or .h5 file.")
-    require_regular(path)
-    extension = os.path.splitext(path)[1].lower()
-    try:
-        with open(path, "rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise LoadError(f"'{path}' cannot be read: {first_line(error)}") from error
-    if not head:
-        raise LoadError(f"'{path}' is empty.")
-    kind = ".keras" if head.startswith(_ZIP_MAGIC) else ".h5" if head == _HDF5_MAGIC else None
-    if extension not in (".keras", ".h5", ".hdf5"):
-        known = f"rename it to {kind}, whose data it holds" if kind else "pass a .keras, .h5 or .hdf5 file"
-        raise LoadError(f"'{path}' ends in '{extension}': {known}.")
-    if kind is None:
-        raise LoadError(f"'{path}' is not a Keras file: it holds neither a zip archive (.keras) nor HDF5 (.h5).")
-    if (kind == ".keras") != (extension == ".keras"):
-        raise LoadError(f"'{path}' holds the data of a {kind} file: rename it so that it ends in {kind}.")
+    kind = keras_file_kind(path)
     return _load_zip(path, unsafe) if kind == ".keras" else _load_hdf5(path, unsafe)
 
 
@@ -150,7 +124,7 @@ def _load_zip(path: str, unsafe: bool) -> keras.Model:
             damaged = archive.testzip()
             config = read_part(archive, "config.json")
             metadata = read_part(archive, "metadata.json")
-            version = metadata.get("keras_version", "") if isinstance(metadata, dict) else ""
+            version = str(metadata.get("keras_version", "") if isinstance(metadata, dict) else "")
             values = 0 if damaged else archive_values(archive)
     except LoadError:
         raise
@@ -161,7 +135,7 @@ def _load_zip(path: str, unsafe: bool) -> keras.Model:
     if damaged:
         raise LoadError(f"'{path}' is truncated or damaged: its part {damaged} does not match its checksum.")
     require_sound_config(config, path, unsafe=unsafe)
-    if str(version).startswith("2."):
+    if version.startswith("2."):
         refuse_hard_sigmoid(config)
     try:
         with limited_weights(path, values):
@@ -169,8 +143,8 @@ def _load_zip(path: str, unsafe: bool) -> keras.Model:
     except LoadError:
         raise
     except Exception as error:
-        _explain(path, config, error, unsafe)
-        if str(version).startswith("2."):
+        _explain(path, config, version, error, unsafe)
+        if version.startswith("2."):
             logging.info("Keras 3 cannot load '%s' (%s); trying tf_keras.", path, first_line(error))
             with limited_weights(path, values):
                 return load_keras2_archive(path, config, unsafe)
@@ -200,7 +174,7 @@ def _load_hdf5(path: str, unsafe: bool) -> Any:
     except LoadError:
         raise
     except Exception as error:
-        _explain(path, config, error, unsafe)
+        _explain(path, config, version, error, unsafe)
         if not version.startswith("2."):
             raise LoadError(f"'{path}' cannot be loaded: {first_line(error)}") from error
         logging.info("Keras 3 cannot load '%s' (%s); trying tf_keras.", path, first_line(error))
@@ -225,8 +199,8 @@ def _read_hdf5(path: str, config: dict, values: int, unsafe: bool) -> keras.Mode
         return keras.models.load_model(rewritten, compile=False, safe_mode=not unsafe)
 
 
-def _explain(path: str, config: dict, error: Exception, unsafe: bool) -> None:
-    """Raises an UnsupportedModelError that says why Keras refused `config`, if the reason is known."""
+def _explain(path: str, config: dict, version: str, error: Exception, unsafe: bool) -> None:
+    """Raises an error that says why Keras refused `config`, which Keras `version` wrote, if the reason is known."""
     lambdas = [thing for thing in serialized_objects(config) if thing["class_name"] in ("Lambda", "__lambda__")]
     if lambdas and not unsafe and "safe_mode" in str(error):
         raise UnsupportedModelError(
@@ -236,6 +210,11 @@ def _explain(path: str, config: dict, error: Exception, unsafe: bool) -> None:
         raise UnsupportedModelError(
             f"'{path}' needs the custom class '{custom}', which Keras does not know here: import the module that "
             "registers it (keras.saving.register_keras_serializable), load the model and pass the model object."
+        ) from error
+    if is_newer(version, keras.__version__):
+        raise LoadError(
+            f"'{path}' was saved by Keras {version[:20]}; you have {keras.__version__}, which cannot read it: "
+            f"pip install -U keras, or save the model with Keras {keras.__version__} or older."
         ) from error
 
 

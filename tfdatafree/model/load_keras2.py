@@ -84,7 +84,10 @@ def load_keras2_file(path: str, config: dict, unsafe: bool, *, name: str | None 
                 scopes.enter_context(tfmot.quantization.keras.quantize_scope())
             return tf_keras.models.load_model(path, compile=False, safe_mode=not unsafe)
     except ImportError as error:
-        raise LoadError(f"'{shown}' is a Keras 2 file that needs the package {error.name}: pip install it.") from error
+        package = str(error.name).replace(_TFMOT, "tensorflow-model-optimization")
+        raise LoadError(
+            f"'{shown}' is a Keras 2 file that needs the package {package}: pip install {package}"
+        ) from error
     except Exception as error:
         raise LoadError(f"Neither Keras 3 nor tf_keras can load '{shown}': {first_line(error)}") from error
     finally:
