@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import importlib.metadata
 import inspect
 import re
 import runpy
@@ -168,6 +169,31 @@ def test_tables_of_the_readme_are_taken_from_there():
         hooks["with_readme"]("<!-- README: D -->", readme)
     with pytest.raises(LookupError, match="has 2 tables, not 3"):
         hooks["with_readme"]("<!-- README: B, table 3 -->", readme)
+
+
+def test_versions_are_those_that_pip_demands():
+    hooks = runpy.run_path(str(ROOT / "tools" / "docs" / "hooks.py"))
+    setup = (ROOT / "setup.py").read_text()
+    table = hooks["versions"](setup)
+    bounds = dict(
+        re.findall(r'"([\w-]+)>=([\d.]+)"', setup.partition("install_requires")[2].partition("extras_require")[0])
+    )
+    assert {"tensorflow", "keras", "numpy"} <= set(bounds)
+    for name, oldest in bounds.items():
+        assert f"| {name} | {oldest} | {importlib.metadata.version(name)} |" in table
+    python = re.search(r'python_requires=">=([\d.]+)"', setup)[1]
+    assert f"| Python | {python} | " in table and "<!-- versions -->" in PAGES["docs/install.md"].read_text()
+    needs = (
+        f"Python {python} or later, TensorFlow {bounds['tensorflow']} or later, and Keras {bounds['keras']} or later"
+    )
+    assert needs in PAGES["README.md"].read_text()
+
+
+def test_nothing_is_installed_by_name_before_it_is_published():
+    texts = [path.read_text() for path in [*PAGES.values(), *sorted((ROOT / "tfdatafree").rglob("*.py"))]]
+    by_name = re.compile(r"pip install (?:-\w+ )*[\"']?tfdatafree(?!\[[\w,]+\] @ git|[\w-]| @ git)")
+    assert [found for text in texts for found in by_name.findall(text)] == []
+    assert by_name.search("pip install 'tfdatafree[npu]'") and by_name.search("pip install tfdatafree && x")
 
 
 # The checks notice ------------------------------------------------------------------------------------------------------

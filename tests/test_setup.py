@@ -1,7 +1,15 @@
 """What pip installs: all of the package, and nothing that is not there."""
 
 import ast
+import json
+import re
+import runpy
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tfdatafree"
@@ -30,3 +38,45 @@ def test_every_file_of_the_package_is_installed():
     others = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert others == installed, "package_data in setup.py names the files that are not Python"
     assert PACKAGE / "py.typed" in installed
+
+
+def test_every_package_has_a_lower_bound():
+    required = re.search(r"install_requires=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.DOTALL)[1]
+    packages = re.findall(r'"(.+?)"', required)
+    assert packages and all(re.fullmatch(r"[\w-]+>=[\d.]+", package) for package in packages)
+
+
+def test_the_demo_network_is_a_file_of_the_oldest_keras():
+    oldest = re.search(r'"keras>=([\d.]+)"', (ROOT / "setup.py").read_text())[1]
+    with zipfile.ZipFile(PACKAGE / "demo" / "digits.keras") as archive:
+        assert json.loads(archive.read("metadata.json"))["keras_version"].startswith(f"{oldest}.")
+
+
+@pytest.mark.slow
+def test_what_only_some_need_is_not_imported(tmp_path):
+    """Nor is it needed: without it, a network is compressed and its report printed."""
+    program = f"""
+import importlib.abc, sys
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("sklearn", "bokeh", "PIL", "tensorflow_model_optimization", "yaml", "matplotlib"):
+            raise ImportError(f"{{name}} is not there", name=name)
+sys.meta_path.insert(0, Missing())
+import tfdatafree
+compressed = tfdatafree.compress({str(PACKAGE / "demo" / "digits.keras")!r}, verbose=0)
+assert str(compressed.report) and compressed.tflite
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_wheel_that_lacks_a_file_is_noticed(tmp_path):
+    sources = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    whole, lacking = tmp_path / "whole.whl", tmp_path / "lacking.whl"
+    for wheel, held in ((whole, sources), (lacking, [path for path in sources if path.name != "py.typed"])):
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("tfdatafree-0.dist-info/METADATA", "")
+            for path in held:
+                archive.writestr(path.relative_to(ROOT).as_posix(), "")
+    differences = runpy.run_path(str(ROOT / "tools" / "check_wheel.py"))["differences"]
+    assert differences(whole) == [] and differences(lacking) == ["lacks tfdatafree/py.typed"]

@@ -256,7 +256,7 @@ def markdown(rows: list[dict], found: list[dict], leads: Sequence[dict] = ()) ->
 
 
 def plot(rows: list[dict], found: list[dict], path: str | Path) -> None:
-    """Writes a PNG: top-1 against each metric, one panel per image set. Needs matplotlib (pip install tfdatafree[report])."""
+    """Writes a PNG: top-1 against each metric, one panel per image set. Needs matplotlib (pip install matplotlib)."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -114,7 +114,7 @@ def markdown(rows: list[dict], sparsities: list[float]) -> str:
 
 
 def plot(rows: list[dict], path: str) -> None:
-    """Draws top-1 against sparsity, one panel per model. Needs matplotlib (pip install tfdatafree[plots])."""
+    """Draws top-1 against sparsity, one panel per model. Needs matplotlib (pip install matplotlib)."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -42,6 +42,7 @@ def measure(files: dict[str, bytes], *, npu: bool = False, rounds: int = 0) -> l
     """Returns one row per file of {name: bytes}; the first is the reference of the latency ratios."""
     from tfdatafree.runtimes.latency import latencies
     from tfdatafree.targets.vela import compile_for_npu
+    from tfdatafree.tflite.flatbuffer import File
     from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros, macs
 
     rows = []
@@ -51,7 +52,7 @@ def measure(files: dict[str, bytes], *, npu: bool = False, rounds: int = 0) -> l
             bytes=len(content),
             gzip_bytes=gzip_bytes([content]),
             zeros=kernel_zeros(content),
-            macs=macs(content),
+            macs=macs(File.parse(content)),
         )
         if npu:
             compiled = compile_for_npu(content)

@@ -67,7 +67,7 @@ LAYERS = [
     (L.GroupNormalization, {"groups": -1, "center": False}),
     (L.GroupNormalization, {"groups": 1, "scale": False}),
     (L.RMSNormalization, {}),
-    (L.RMSNormalization, {"axis": (2, 3)}),
+    (L.RMSNormalization, {"axis": [2, 3]}),
     (L.UnitNormalization, {}),
     (L.UnitNormalization, {"axis": (1, 2)}),
     (L.Lambda, STANDARDIZE),

@@ -13,7 +13,7 @@ from tfdatafree.export.emit import quantize_file
 from tfdatafree.export.plan import Spec
 from tfdatafree.numerics.range import Range
 from tfdatafree.tflite.flatbuffer import File
-from tfdatafree.tflite.trial import death_of
+from tfdatafree.tflite.trial import death_of, failure_of
 
 pytestmark = pytest.mark.slow
 
@@ -76,3 +76,9 @@ def test_an_operation_that_integer_operators_compute_badly_stays_in_float(monkey
     assert any("would compute 'act' with" in reason for reason in kept.values())
     monkeypatch.setattr(tolerance, "_POOR_DB", -200.0)
     assert not any("would compute" in r for r in compress(model, input_range=(-1, 1), verbose=0).report.kept.values())
+
+
+def test_modules_in_the_users_folder_are_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    assert failure_of(integer_file(0, 1)) is None

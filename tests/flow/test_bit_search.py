@@ -248,7 +248,7 @@ def test_the_policy_is_in_the_record(tmp_path):
 
 
 def test_the_page_shows_the_bits():
-    pytest.importorskip("bokeh", reason="the report page is drawn with Bokeh: pip install 'tfdatafree[report]'")
+    pytest.importorskip("bokeh", reason="the report page is drawn with Bokeh: pip install 'bokeh>=3.4'")
     result = searched(0.65)
     page = report_page(result.report, result.recipe, result.evidence)
     narrow = list(result.report.policy.layers.values()).count(4)

@@ -87,6 +87,7 @@ CALLS = {
     "Slice": lambda x: ops.slice(x, (0, 1, 1, 0), (x.shape[0], 2, 2, 3)),
     "Split": lambda x: ops.split(x, 2, 1),
 }  # fmt: skip
+OTHER_SHAPES = {"RepeatVector": (3,), "Attention": (6, 3)}
 BATCH = 2
 """What is sliced has a static batch."""
 
@@ -102,7 +103,7 @@ def function_of(name: str):
 @functools.cache
 def example(name: str) -> tuple[Graph, Layer]:
     """A graph whose last operation is the one called `name`, and that operation."""
-    shape = {"1D": (6, 3), "3D": (4, 4, 4, 3)}.get(name[-2:], (3,) if name == "RepeatVector" else SHAPE)
+    shape = {"1D": (6, 3), "3D": (4, 4, 4, 3)}.get(name[-2:], OTHER_SHAPES.get(name, SHAPE))
     x = keras.Input(batch_shape=(BATCH, *shape))
     if name in JOINED:
         y = keras.Input(batch_shape=(BATCH, *shape))

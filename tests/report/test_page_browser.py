@@ -11,7 +11,7 @@ from tfdatafree import compress
 from tfdatafree.demo import load_demo
 from tfdatafree.report.page import report_page
 
-pytest.importorskip("bokeh", reason="the report page is drawn with Bokeh: pip install 'tfdatafree[report]'")
+pytest.importorskip("bokeh", reason="the report page is drawn with Bokeh: pip install 'bokeh>=3.4'")
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

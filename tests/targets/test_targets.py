@@ -383,7 +383,7 @@ def test_without_the_compiler_the_profile_speaks_and_says_how_to_get_it(awkward_
     monkeypatch.setattr(vela.importlib.util, "find_spec", lambda name: None)
     summary = inspect_target(tmp_path / "awkward.tflite", "ethos-u55")
     assert summary.compiled is None and summary.check.by == "its profile"
-    assert 'pip install "tfdatafree[npu]"' in str(summary)
+    assert "pip install ethos-u-vela" in str(summary)
     report = compressed(build("plain"), target="ethos-u55").report
     assert report.npu_bytes is None and report.on_target.share == 1
 

@@ -46,9 +46,7 @@ def require_readable(path: str | os.PathLike) -> None:
     if path.is_dir():
         image_paths(path)
         if importlib.util.find_spec("PIL") is None:
-            raise MissingPackageError(
-                "Pillow, which reads images, is not installed; run: pip install 'tfdatafree[images]' (or: pip install pillow)."
-            )
+            raise MissingPackageError("Pillow, which reads images, is not installed; run: pip install pillow.")
     elif path.suffix.lower() not in ARRAY_ENDINGS:
         raise LoadError(f"'{path}' is neither a folder of images nor a file that ends in .npz or .npy.")
 

@@ -15,7 +15,7 @@ def require_bokeh() -> None:
     """Raises MissingPackageError if Bokeh is not installed."""
     if importlib.util.find_spec("bokeh") is None:
         raise MissingPackageError(
-            "the report page is drawn with Bokeh, which is not installed: pip install 'tfdatafree[report]'; "
+            "the report page is drawn with Bokeh, which is not installed: pip install 'bokeh>=3.4'; "
             "or save the report as .json, which does not need it."
         )
 
@@ -77,7 +77,8 @@ def _figure(height: int, x_label: str, y_label: str, tools: Sequence[Any], **opt
     )
     plot.toolbar.logo = None
     plot.toolbar.stylesheets = [".bk-divider { background-color: var(--line); }"]  # Bokeh's own is white in the dark
-    plot.border_line_color = None
+    if "border_line_color" in plot.properties():  # Bokeh draws such a line since 3.8
+        plot.border_line_color = None
     plot.xgrid.visible = False
     plot.axis.minor_tick_line_color = None
     plot.y_range.start = 0

@@ -104,7 +104,7 @@ def compile_for_chip(content: bytes, compiler: VendorCompiler, *, seconds: float
         (folder / "model.tflite").write_bytes(content)
         for inner in ("out", "temporary", "mediatek"):
             (folder / inner).mkdir()
-        command = [sys.executable, "-P", str(_PROGRAM), "model.tflite", "out", compiler.vendor, compiler.chip]
+        command = [sys.executable, str(_PROGRAM), "model.tflite", "out", compiler.vendor, compiler.chip]
         said = _run(command, folder, compiler.chip, seconds)
         told, compiled = folder / "out" / "outcome.json", folder / "out" / "compiled.tflite"
         outcome = json.loads(told.read_text()) if told.exists() else {"failures": []}

@@ -1,6 +1,6 @@
 """Compiles a file for one chip by LiteRT's ahead-of-time API. `targets.aot` runs it in a process of its own:
 
-    python -P aot_program.py MODEL.tflite FOLDER VENDOR CHIP
+    python aot_program.py MODEL.tflite FOLDER VENDOR CHIP
 
 FOLDER gets `compiled.tflite`, if the vendor's compiler makes one, and `outcome.json`: {"seconds": ..., "failures": [...]}.
 """
@@ -27,4 +27,6 @@ def main(model: str, folder: str, vendor: str, chip: str) -> None:
 
 
 if __name__ == "__main__":
+    # The folder of this program, which Python puts first, has modules of this package that others could take for theirs.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
     main(*sys.argv[1:])

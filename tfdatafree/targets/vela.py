@@ -1,7 +1,7 @@
 """Compiles a file with Vela, Arm's compiler for the Ethos-U, and reads its figures: sizes, memory, time.
 
 Vela codes the weights without loss. Memory and time are its estimates for its default system of each accelerator, which the
-result names. It needs the extra `npu` (pip install "tfdatafree[npu]"), and runs in a process and a folder of its own.
+result names. It needs the package ethos-u-vela, and runs in a process and a folder of its own.
 """
 
 import csv
@@ -24,7 +24,7 @@ _ACCELERATOR = "ethos-u55-128"
 _SECONDS = 600
 _KIB = 1024
 _REASON = re.compile(r"operator: (\S+), ofm: '(.*)'\nReason: (.*)")
-HOW_TO_GET_VELA = 'Vela is not installed; run: pip install "tfdatafree[npu]" (or: pip install ethos-u-vela).'
+HOW_TO_GET_VELA = "Vela is not installed; run: pip install ethos-u-vela."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,9 +66,9 @@ def kernel_zeros(content: bytes) -> float:
     return 1 - sum(np.count_nonzero(array) for array in constants) / total if total else 0.0
 
 
-def macs(content: bytes) -> int:
+def macs(file: File) -> int:
     """Multiplications of one inference in convolutions and dense layers, padding counted as input."""
-    file, total = File.parse(content), 0
+    total = 0
     for operator in file.operators:
         name = file.operator_name(operator)
         rules = OPERATORS.get(name)

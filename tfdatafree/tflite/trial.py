@@ -9,6 +9,7 @@ from pathlib import Path
 # Runs a file on the lowest, the highest and random integers, without and with XNNPACK; or once, as `Runner` does.
 _CHILD = """
 import sys
+sys.path[:] = filter(None, sys.path)  # no module of the user's current folder is imported
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -56,8 +57,7 @@ def _run(content: bytes, *, once: bool, seconds: float | None = None, most_bytes
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.tflite"
         path.write_bytes(content)
-        # -P: no module of the user's current folder is imported.
-        command = [sys.executable, "-P", "-c", _CHILD, str(path), "once" if once else "thoroughly", str(most_bytes)]
+        command = [sys.executable, "-c", _CHILD, str(path), "once" if once else "thoroughly", str(most_bytes)]
         try:
             child = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds)
         except subprocess.TimeoutExpired:

@@ -2,12 +2,15 @@
 
 - `<!-- README: Measured -->` in a page becomes that section of the README. `<!-- README: Presets, table 1 -->` becomes the first
   table of that section.
+- `<!-- versions -->` becomes the table of oldest and newest versions: the bounds of setup.py, and what is installed.
 - command_line.md is the output of each command's --help.
 """
 
+import ast
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +30,7 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
     from mkdocs.exceptions import PluginError
 
     try:
+        markdown = markdown.replace("<!-- versions -->", versions((ROOT / "setup.py").read_text(encoding="utf-8")))
         return with_readme(markdown, (ROOT / "README.md").read_text(encoding="utf-8"))
     except LookupError as error:
         raise PluginError(f"{page.file.src_uri}: {error.args[0]}") from error
@@ -48,6 +52,19 @@ def with_readme(markdown: str, readme: str) -> str:
         return tables[int(table) - 1]
 
     return _MARKER.sub(part, markdown)
+
+
+def versions(setup: str) -> str:
+    """The table of what the package needs: oldest version by the bounds in `setup`, and the newest that is installed here."""
+    options = {node.arg: node.value for node in ast.walk(ast.parse(setup)) if isinstance(node, ast.keyword)}
+    pythons = [
+        text.rpartition(" ")[2] for text in ast.literal_eval(options["classifiers"]) if re.search(r":: 3\.\d+$", text)
+    ]
+    rows = [("Python", ast.literal_eval(options["python_requires"]).removeprefix(">="), pythons[-1])]
+    for requirement in ast.literal_eval(options["install_requires"]):
+        name, oldest = requirement.split(">=")
+        rows.append((name, oldest, metadata.version(name)))
+    return "\n".join(["| | oldest | newest tested |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def sections(readme: str) -> dict[str, str]:
