@@ -1,6 +1,7 @@
 """The progress bar: what it shows, and that its stages are those of the work."""
 
 import dataclasses
+import re
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -131,3 +132,36 @@ def test_stages_and_their_times_are_logged_for_those_who_ask(tmp_path, monkeypat
     logged = [record.getMessage() for record in caplog.records if record.filename == "progress.py"]
     assert [line.split(":")[0] for line in logged] == list(COMPRESS._expected_seconds(Recipe()))
     assert logging.get_verbosity() == before
+
+
+# Lines
+
+
+def test_lines_tell_each_stage_as_it_begins_and_the_time_left_of_a_long_one(shown, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tfdatafree.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    progress = Progress({"load": 1, "prune": 9}, verbose=2)
+    with progress.stage("load"):
+        assert shown().endswith(" s  load\n")
+    with progress.stage("prune"):
+        for at in range(200):
+            now[0] = float(at)
+            report_layer(f"layer {at}", at / 200)
+    progress.close()
+    told = [line.partition(" s  ")[2] for line in shown().splitlines()]
+    assert told[:2] == ["load", "prune"]
+    left = [re.fullmatch(r"prune: (\d+) % done, about (\d+) (s|min) left of it", line) for line in told[2:]]
+    assert 3 <= len(left) <= 8 and all(left), "each comes after twice the time of the one before"
+    for found in left:
+        part, seconds = int(found[1]) / 100, int(found[2]) * (60 if found[3] == "min" else 1)
+        assert seconds == pytest.approx((1 - part) * 200, abs=31)
+
+
+def test_short_stages_and_silence_tell_no_time(shown):
+    for verbose, lines in ((2, 1), (0, 0)):
+        before = shown().count("\n")
+        progress = Progress({"load": 1}, verbose)
+        with progress.stage("load"):
+            for at in range(100):
+                report_layer(f"layer {at}", at / 100)
+        assert shown().count("\n") - before == lines

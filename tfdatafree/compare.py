@@ -16,8 +16,9 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.compressed import Compressed
 from tfdatafree.errors import LoadError, printable
 from tfdatafree.inputs.generated_images import GeneratedImages
+from tfdatafree.inputs.given_range import check_input_range
 from tfdatafree.inputs.input_files import arrays_by_input
-from tfdatafree.inputs.input_range import check_input_range, find_input_range, given_by_input
+from tfdatafree.inputs.input_range import find_input_range, given_by_input
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.limits import require_inputs_fit, require_seed
 from tfdatafree.model.graph import Graph

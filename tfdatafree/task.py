@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfdatafree.inputs.input_range import check_input_range
+from tfdatafree.inputs.given_range import check_input_range
 from tfdatafree.limits import require_bool, require_seed
 from tfdatafree.model.network import GivenRange
 from tfdatafree.recipe.file import find_recipe

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers as L
+from progress_bar import without_progress
 
 import tfdatafree
 from tfdatafree.cli import _COMMANDS, main
@@ -43,16 +44,21 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
-def refusal(capsys, folder: Path, *arguments: str) -> str:
-    """The one line on stderr with which `arguments` are refused; nothing else may have happened."""
+def refusal(capsys, folder: Path, *arguments: str, code: int | None = None) -> str:
+    """The one line on stderr with which `arguments` are refused; nothing else may have happened.
+
+    Args:
+        code: The exit code; None for that of a file that is no good or of a wrong option.
+    """
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     capsys.readouterr()
-    assert main(arguments) == 1
+    assert main(arguments) in ((1, 2) if code is None else (code,))
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert re.fullmatch(r"error: .+\n", printed.err), printed.err
+    line = without_progress(printed.err)
+    assert re.fullmatch(r"error: .+\n", line), printed.err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    return printed.err
+    return line
 
 
 def save_model(path: Path, *layers, weights=None) -> None:
@@ -106,12 +112,91 @@ def test_version(capsys):
 # Refusals
 
 
+@pytest.mark.slow
+def test_what_is_wrong_at_sight_is_refused_without_tensorflow(made, folder):
+    """One process that cannot import TensorFlow or Keras refuses each with the right exit code."""
+    (folder / "graph.onnx").write_bytes(b"anything")
+    (folder / "net.pt").write_bytes(b"PK\3\4 anything")
+    (folder / "saved").mkdir()
+    (folder / "saved" / "saved_model.pb").write_bytes(b"anything")
+    (folder / "notes.json").write_text("{}")
+    file = str(made / "digits.tflite")
+    wrong_files = [
+        (command, name, *rest)
+        for command, *rest in (("compress", "-o", "o.tflite"), ("diagnose",))
+        for name in ("graph.onnx", "net.pt", "saved", "notes.json", file)
+    ]
+    wrong_files += [
+        ("compare", str(folder / "net.pt"), file),
+        ("verify", MODEL),
+        ("verify", file, "--against=" + str(folder / "graph.onnx")),
+        ("bench", MODEL),
+        ("inspect", MODEL),
+    ]
+    wrong_usage = [
+        ("compress", MODEL, "-o", "o.tflite", option)
+        for option in (
+            "--input_range=1,-1",
+            "--input_range=a:3,1",
+            "--pattern=2:3",
+            "--sparsity=2",
+            "--seed=" + "9" * 30,
+        )
+    ]
+    wrong_usage += [
+        (),
+        ("compres",),
+        ("compress", MODEL),
+        ("compress", MODEL, "--no_such_flag"),
+        ("compress", MODEL, "-o", "o.tflite", "--input_range", "0", "255"),
+        ("compare", file, file, "--n=0"),
+        ("verify", file, "--n=0"),
+        ("verify", file, "--runtime=none"),
+        ("completion", "tcsh"),
+    ]
+    calls = {(*arguments,): code for code, group in ((1, wrong_files), (2, wrong_usage)) for arguments in group}
+    program = f"""
+import importlib.abc, sys
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        assert name not in ("tensorflow", "keras"), name
+sys.meta_path.insert(0, Slow())
+sys.argv = ["tfdatafree"]
+from tfdatafree.cli import main
+for arguments, code in {list(calls.items())!r}:
+    got = main(arguments)
+    assert got == code, (arguments, got)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == len(calls)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("--input_range", "0", "255"), "--input_range=0,255"),
+        (("--input_range", "-1", "1"), "--input_range=-1,1"),
+        (("--input_range", "0,", "255"), "--input_range=0,255"),
+        (("--input_range=image:0", "255"), "--input_range=image:0,255"),
+        (("--input_shape", "8", "8", "1"), "--input_shape=8,8,1"),
+    ],
+)
+def test_numbers_apart_get_the_text_to_write(arguments, hint, folder, capsys):
+    for order in ((MODEL, *arguments), (*arguments, MODEL)):
+        assert refusal(capsys, folder, "compress", "-o", "out.tflite", *order, code=2).endswith(f": {hint}\n")
+    assert "got 2: " in refusal(capsys, folder, "compress", MODEL, "255", "-o", "out.tflite", code=2)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ((), "no command; usage: tfdatafree compress"),
         (("compres",), "command is 'compres'; did you mean 'compress'"),
-        (("xyz",), "command is 'xyz'; choose one of compress, inspect, compare, verify, bench, diagnose, demo"),
+        (
+            ("xyz",),
+            "command is 'xyz'; choose one of compress, inspect, compare, verify, bench, diagnose, demo, completion",
+        ),
         (("--recipe=int8", "compress"), "'--recipe=int8' comes before any command"),
         (("compress", "-o", "out.tflite"), "compress needs MODEL, got none"),
         (("compress", MODEL, "more", "-o", "out.tflite"), "compress needs MODEL, got 2.*more"),
@@ -193,6 +278,8 @@ def test_version(capsys):
         (("compare", MODEL, "missing.tflite"), "'missing.tflite' does not exist"),
         (("compare", MODEL, "short.tflite"), "'short.tflite' is truncated or damaged"),
         (("compare", MODEL, MODEL, "--n=0"), "n is 0"),
+        (("compress", MODEL, "-o", "out.tflite", "--pattern=2:3"), "pattern is '2:3'.*m = 2, 4, 8"),
+        (("completion", "csh"), "shell is 'csh'; .*bash, zsh, fish"),
         (("compare", MODEL, MODEL, "--n=1,2"), "n is '1,2'; give one number, e.g. --n=32"),
         (
             ("compress", MODEL, "-o", "out.tflite", "--recover=many"),
@@ -250,7 +337,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(folder, capsys
 
     monkeypatch.setattr(os, "replace", interrupted)
     assert main(["compress", MODEL, "-o", "out.tflite"]) == 130
-    assert capsys.readouterr().err == "error: interrupted.\n"
+    assert without_progress(capsys.readouterr().err) == "error: interrupted.\n"
     assert list(folder.iterdir()) == []
 
 
@@ -298,7 +385,7 @@ def test_native_noise_is_hidden_and_our_own_lines_are_not(capfd, monkeypatch):
 
     monkeypatch.setattr(COMPRESS, "compress", noisy)
     assert main(["compress", MODEL, "-o", "out.tflite"]) == 1
-    assert capfd.readouterr().err == "a line of Python\nerror: a refusal\n"
+    assert without_progress(capfd.readouterr().err) == "a line of Python\nerror: a refusal\n"
     os.write(2, b"still there\n")
     assert capfd.readouterr().err == "still there\n"
 
@@ -311,7 +398,7 @@ def test_demo_is_quiet_and_gives_the_same_bytes(folder, capsys):
     (folder / "demo.tflite").write_text("an older one")
     assert main(["demo"]) == 0
     printed = capsys.readouterr()
-    assert printed.err == ""
+    assert without_progress(printed.err) == ""
     float_accuracy, accuracy = (float(text) for text in re.findall(r"accuracy +([\d.]+) %", printed.out))
     assert float_accuracy > 95 and accuracy > float_accuracy - 3
     assert main(["compress", MODEL, "-o", "again.tflite", "--quiet"]) == 0
@@ -327,7 +414,9 @@ def test_compress_writes_what_was_asked_for_and_says_so(made, capsys):
     printed = capsys.readouterr()
     assert "integer only" in printed.out and "[0, 1], given" in printed.out
     assert printed.out.endswith("wrote out.tflite\n")
-    assert printed.err == ""
+    assert without_progress(printed.err) == ""
+    stages = re.findall(r"^ *[\d.]+ s  (.+)$", printed.err, re.MULTILINE)
+    assert stages[0] == "load" and stages[-1] == "export and verify", "what is done is told as it begins"
 
 
 @pytest.mark.slow
@@ -376,9 +465,14 @@ def test_inspect_tells_what_the_interpreter_tells(made, capsys):
     assert summary.bytes == path.stat().st_size > sum(tensor.bytes for tensor in constants)
     assert summary.integer_share == 1
     assert main(["inspect", str(path)]) == 0
+    short = capsys.readouterr().out
+    assert all(name in short for name in summary.operators) and "(100 %)" in short
+    assert f"{summary.macs:,}" in short and f"{summary.arena:,}" in short
+    assert not any(f" {tensor.name}\n" in short for tensor in constants), "tensors are listed on demand"
+    assert main(["inspect", str(path), "--tensors"]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in (*summary.operators, *(tensor.name for tensor in summary.tensors)))
-    assert "(100 %)" in printed
+    assert printed.startswith(short.rstrip())
+    assert all(f" {tensor.name}\n" in printed for tensor in summary.tensors)
 
 
 @pytest.mark.slow
@@ -409,8 +503,8 @@ def test_bench_times_several_files(made, capsys):
     assert main(["bench", path, path, "--rounds=2", "--threads=2", "--profile"]) == 0
     printed = capsys.readouterr().out
     assert printed.count(path) == 4 and "2 threads" in printed and "CONV_2D" in printed
-    assert main(["bench"]) == 1 and "bench needs FILE ..., got none" in capsys.readouterr().err
-    assert main(["bench", path, "--phone", "--rounds=0"]) == 1 and "rounds=0" in capsys.readouterr().err
+    assert main(["bench"]) == 2 and "bench needs FILE ..., got none" in capsys.readouterr().err
+    assert main(["bench", path, "--phone", "--rounds=0"]) == 2 and "rounds=0" in capsys.readouterr().err
 
 
 def compared(capsys, *arguments: str) -> dict[str, str]:
@@ -462,7 +556,7 @@ def test_what_a_network_bears_is_found_and_what_it_does_not_bear_is_the_first_li
 @pytest.mark.slow
 def test_size_searches_bits_and_says_which_size_can_be_had(folder, capsys):
     command = ["compress", MODEL, "-o", "small.tflite", "--input_range=0,1"]
-    assert main([*command, "--size=0.1"]) == 1
+    assert main([*command, "--size=0.1"]) == 2
     least = re.search(r"choose at least (0\.\d+)\.", capsys.readouterr().err).group(1)
     assert not (folder / "small.tflite").exists()
     assert main([*command, f"--size={least}"]) == 0

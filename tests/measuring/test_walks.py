@@ -9,7 +9,8 @@ from tiny_models import SHAPE, each, every_kind, every_model, folded, fresh, ima
 
 from tfdatafree.canonical.separate import separate
 from tfdatafree.inputs.given import MOST_INPUTS, take_inputs
-from tfdatafree.inputs.input_range import COMMON_RANGES, check_input_range, find_input_ranges, given_by_input
+from tfdatafree.inputs.given_range import check_input_range
+from tfdatafree.inputs.input_range import COMMON_RANGES, find_input_ranges, given_by_input
 from tfdatafree.inputs.make import make_inputs
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.measuring.tensor_statistics import SAMPLES, Statistics, collect

@@ -49,9 +49,9 @@ def test_supports_by_second_moments_keep_the_pattern_and_lose_less():
     assert (mask != mask_of(np.abs(matrix), pattern)).any(), "correlated inputs call for other weights than the largest"
 
 
-@pytest.mark.parametrize("text", ["4:4", "0:4", "2/4", "1x1", "0x4", "", "x", 4])
+@pytest.mark.parametrize("text", ["4:4", "0:4", "2:3", "3:6", "2/4", "1x1", "0x4", "", "x", 4])
 def test_wrong_patterns_are_refused(text):
-    with pytest.raises(ValueError, match=r"write 'n:m' .*'2:4'.*'4x1'"):
+    with pytest.raises(ValueError, match=r"write 'n:m' .*m = 2, 4, 8.*'2:4'.*'4x1'"):
         parse_pattern(text)
 
 

@@ -1,10 +1,12 @@
-"""The progress bar as a terminal shows it."""
+"""The progress bar as a terminal shows it, and the lines that a file gets in its place."""
 
 import re
 
 from tfdatafree.progress import _WIDTH
 
 FRAME = re.compile(rf"(?P<text>.{{{_WIDTH}}}) (?P<bar>\S*) +(?P<percent>\d+) % [\d:]+ passed, (\?|[\d:]+) left\s*")
+
+LINE = re.compile(r"importing TensorFlow \.\.\.| *[\d.]+ s  \w.*")
 
 
 def frames(text: str) -> list[re.Match]:
@@ -16,3 +18,8 @@ def frames(text: str) -> list[re.Match]:
 
 def percents(text: str) -> list[int]:
     return [int(frame["percent"]) for frame in frames(text)]
+
+
+def without_progress(text: str) -> str:
+    """What stands in a file besides lines about progress."""
+    return "".join(line for line in text.splitlines(keepends=True) if not LINE.fullmatch(line.rstrip("\n")))

@@ -1,6 +1,6 @@
-"""The command line: `tfdatafree compress | inspect | compare | verify | bench | diagnose | demo`. Only this package prints.
+"""The command line, `tfdatafree COMMAND ...`. Only this package prints. Each command has a module of its own.
 
-Each command has a module of its own.
+Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong, 3 the result fails --strict, 130 interrupted.
 """
 
 import contextlib
@@ -8,18 +8,19 @@ import io
 import logging
 import os
 import sys
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
 from tfdatafree.cli.bench import COMMAND as BENCH
-from tfdatafree.cli.command import AND_MORE, NAME, Command, Flags
+from tfdatafree.cli.command import AND_MORE, NAME, Command, Flags, in_parts
 from tfdatafree.cli.compare import COMMAND as COMPARE
+from tfdatafree.cli.completion import completion
 from tfdatafree.cli.compress import COMMAND as COMPRESS
 from tfdatafree.cli.demo import COMMAND as DEMO
 from tfdatafree.cli.diagnose import COMMAND as DIAGNOSE
 from tfdatafree.cli.inspect_file import COMMAND as INSPECT
+from tfdatafree.cli.layout import columns
 from tfdatafree.cli.messages import quiet, talkative
 from tfdatafree.cli.verify import COMMAND as VERIFY
 from tfdatafree.errors import TfdatafreeError, printable
@@ -28,6 +29,7 @@ from tfdatafree.version import __version__
 
 _MOST_LETTERS = 600  # of an error
 _MOST_REASON = 300  # letters of a foreign error's first line
+_WRONG_USAGE = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _COMMANDS = {
     "compress": COMPRESS,
@@ -38,6 +40,7 @@ _COMMANDS = {
     "diagnose": DIAGNOSE,
     "demo": DEMO,
 }
+_COMMANDS["completion"] = completion(_COMMANDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except flags.Error as error:
-        return _fail(f"{str(error).rstrip('.')}; see --help.")
+        return _fail(f"{str(error).rstrip('.')}; see --help.", _WRONG_USAGE)
     except (TfdatafreeError, OSError) as error:
         if debug:
             raise
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         # A ValueError of this package is about an option. All else is a bug, or more than the memory holds.
         if isinstance(error, ValueError) and _is_ours(error):
-            return _fail(_text(error))
+            return _fail(_text(error), _WRONG_USAGE)
         if isinstance(error, MemoryError):
             return _fail(f"the memory is full ({_text(error)}); take a smaller model, or fewer or smaller inputs.")
         reason = (_text(error).splitlines() or [""])[0]
@@ -101,6 +104,8 @@ def _run(name: str, arguments: list[str], debug: bool) -> int:
         return 0
     least = len([argument for argument in command.arguments if argument != AND_MORE])
     if len(given) < least or (len(given) > least and AND_MORE not in command.arguments):
+        if hint := in_parts(values, given):
+            raise ValueError(hint)
         wanted = " ".join(command.arguments) or "no arguments"
         got = f"{len(given)}: {' '.join(given)}" if given else "none"
         raise ValueError(f"{name} needs {wanted}, got {got}; see {NAME} {name} --help.")
@@ -119,7 +124,7 @@ def _help() -> str:
             f"usage: {NAME} COMMAND [flags]",
             "",
             "commands:",
-            *_columns(rows),
+            *columns(rows),
             "",
             f"A first try:          {NAME} demo",
             f"Flags of a command:   {NAME} COMMAND --help",
@@ -138,19 +143,9 @@ def _command_help(name: str, command: Command, options: Flags) -> str:
             f"example: {command.example}",
             "",
             "flags:",
-            *_columns(options.lines),
+            *columns(options.lines),
         ]
     )
-
-
-def _columns(rows: Iterable[tuple[str, str]], width: int = 100) -> Iterator[str]:
-    """Lines of two columns; the second column is wrapped."""
-    rows = list(rows)
-    left = max(len(name) for name, _ in rows) + 4
-    for name, text in rows:
-        first, *others = textwrap.wrap(text, width - left)
-        yield f"  {name:<{left - 2}}{first}"
-        yield from (" " * left + line for line in others)
 
 
 def _require_tensorflow_backend() -> None:

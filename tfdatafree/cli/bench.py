@@ -3,6 +3,7 @@
 from absl import flags
 
 from tfdatafree.cli.command import AND_MORE, Command, Flags, require_file
+from tfdatafree.cli.layout import fitted
 from tfdatafree.errors import printable
 
 
@@ -19,7 +20,7 @@ def _run(values: flags.FlagValues, *files: str) -> None:
     from tfdatafree.bench import bench
 
     result = bench(files, rounds=values.rounds, threads=values.threads, profile=values.profile, phone=values.phone)
-    print(printable(str(result)))
+    print(fitted(printable(str(result))))
 
 
 COMMAND = Command(

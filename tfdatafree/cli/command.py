@@ -5,6 +5,7 @@ A command imports what needs TensorFlow only when it runs, so that `--help` and 
 
 import os
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from typing import Any
 from absl import flags
 
 from tfdatafree.errors import LoadError
+from tfdatafree.inputs.given_range import check_input_range
 from tfdatafree.inputs.input_files import require_readable
-from tfdatafree.limits import require_regular, short
+from tfdatafree.limits import require_regular, require_seed, short
+from tfdatafree.model.file_kind import keras_file_kind
 from tfdatafree.recipe.check import require_name
 from tfdatafree.recipe.file import ENDINGS as RECIPE_ENDINGS
 from tfdatafree.recipe.file import is_recipe_file, read_recipe, recipe_text
@@ -100,6 +103,7 @@ def add_inputs(options: Flags) -> None:
 
 def model_arguments(values: flags.FlagValues) -> dict[str, Any]:
     """Arguments of `compress` and `diagnose` about the model and its inputs."""
+    require_seed(values.seed)
     return {
         "input_range": given_range(values.input_range),
         "input_shape": numbers("input_shape", values.input_shape, int, "224,224,3"),
@@ -125,7 +129,8 @@ def given_range(texts: Sequence[str]) -> Any:
                 "--input_range=image:0,255 --input_range=depth:0,10."
             )
         named[name] = numbers("input_range", ends, float, f"{name}:-1,1" if colon else "-1,1")
-    return named.get("", named) or None
+    given = named.get("", named) or None
+    return None if given is None else check_input_range(given)
 
 
 def require_inputs(values: flags.FlagValues, model: str) -> None:
@@ -158,6 +163,11 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------
+
+
+def require_model(path: str) -> None:
+    """Raises at once what `load` would raise after TensorFlow's import: the file is missing, or of another kind."""
+    keras_file_kind(path)
 
 
 def require_file(path: str) -> None:
@@ -201,6 +211,18 @@ def require_distinct(paths: Sequence[Path]) -> None:
             raise ValueError(f"'{paths[at]}' is the name of two outputs; give each output a name of its own.")
 
 
+def import_tensorflow(*, quiet: bool = False) -> None:
+    """Says that TensorFlow is being imported, which takes seconds, and imports it."""
+    if "tensorflow" not in sys.modules and not quiet:
+        print("importing TensorFlow ...", file=sys.stderr, flush=True)
+    import tensorflow  # noqa: F401
+
+
+def shown_progress(*, quiet: bool = False) -> int:
+    """The argument `verbose` of functions: a bar on a terminal, lines into a file or a pipe, nothing if `quiet`."""
+    return 0 if quiet else 1 if sys.stderr is not None and sys.stderr.isatty() else 2
+
+
 def number(name: str, text: str | None, kind: Callable, example: str) -> Any:
     """The value of the flag `name` that takes one number; None where it was not given."""
     if text is None:
@@ -209,6 +231,30 @@ def number(name: str, text: str | None, kind: Callable, example: str) -> Any:
         return kind(text)
     except ValueError:
         raise ValueError(f"{name} is {short(text)}; give one number, e.g. --{name}={example}.") from None
+
+
+def in_parts(values: flags.FlagValues, given: Sequence[str]) -> str:
+    """What to write where a flag got its numbers as several arguments, as in --input_range 0 255; "" if none did.
+
+    Args:
+        given: The arguments that are no flags, some of which may be such numbers.
+    """
+    rest = [text.strip(",") for text in given if _is_number(text.strip(","))]
+    for name in ("input_range", "input_shape"):
+        value = values[name].value if name in values else None
+        first = value[-1] if isinstance(value, list) and value else value
+        if rest and first:
+            joined = ",".join((first.rstrip(","), *rest))
+            return f"{name} takes one text without spaces: --{name}={joined}"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def numbers(name: str, text: str | None, kind: Callable, example: str) -> tuple | None:

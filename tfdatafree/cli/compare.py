@@ -1,9 +1,23 @@
 """`tfdatafree compare`: runs two models on the same inputs."""
 
+from pathlib import Path
+
 from absl import flags
 
-from tfdatafree.cli.command import Command, Flags, given_range, number, numbers, require_file
+from tfdatafree.cli.command import (
+    Command,
+    Flags,
+    given_range,
+    import_tensorflow,
+    number,
+    numbers,
+    require_file,
+    require_model,
+)
+from tfdatafree.cli.layout import fitted
 from tfdatafree.errors import printable
+from tfdatafree.recipe.check import require_whole
+from tfdatafree.report.contents import read_tflite
 
 
 def _define(options: Flags) -> None:
@@ -30,8 +44,16 @@ def _run(values: flags.FlagValues, a: str, b: str) -> None:
     n = number("n", values.n, int, "32")
     input_range = given_range(values.input_range)
     input_shape = numbers("input_shape", values.input_shape, int, "224,224,3")
-    for path in (a, b, *([values.data] if values.data else [])):
-        require_file(path)
+    if n is not None:
+        require_whole("n", n, 1)
+    for path in (a, b):
+        if Path(path).suffix == ".tflite":
+            read_tflite(path)
+        else:
+            require_model(path)
+    if values.data is not None:
+        require_file(values.data)
+    import_tensorflow()
     from tfdatafree.compare import compare
 
     result = compare(
@@ -46,7 +68,7 @@ def _run(values: flags.FlagValues, a: str, b: str) -> None:
     )
     print(f"reference           {a}")
     print(f"compared with       {b}")
-    print(printable(str(result)))
+    print(fitted(printable(str(result))))
 
 
 COMMAND = Command(

@@ -1,7 +1,6 @@
 """`tfdatafree compress`: writes the integer file of a model."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Literal, cast
 
@@ -12,15 +11,18 @@ from tfdatafree.cli.command import (
     Flags,
     add_inputs,
     find_recipe,
+    import_tensorflow,
     model_arguments,
     number,
     require_distinct,
-    require_file,
     require_inputs,
+    require_model,
     require_writable,
+    shown_progress,
     typed_command,
     write_recipe,
 )
+from tfdatafree.cli.layout import fitted
 from tfdatafree.recipe.check import require_name
 from tfdatafree.recipe.distillation import METHODS
 from tfdatafree.recipe.prune import PRUNE_METHODS, Prune, PruneMethod
@@ -104,7 +106,7 @@ def _run(values: flags.FlagValues, model: str) -> int:
         recipe = with_split_outputs(recipe)
     fit_recipe(recipe, target)
     arguments = model_arguments(values)
-    require_file(model)
+    require_model(model)
     outputs = []
     for name, endings in (("output", (".tflite",)), ("report", (".html", ".json")), ("simulated", (".keras",))):
         if getattr(values, name) is not None:
@@ -114,10 +116,10 @@ def _run(values: flags.FlagValues, model: str) -> int:
     if any(path.suffix == ".html" for path in outputs):
         require_bokeh()
     require_inputs(values, model)
+    import_tensorflow(quiet=values.quiet)
     from tfdatafree.compress import compress
 
-    verbose = int(not values.quiet and sys.stderr.isatty())
-    compressed = compress(model, recipe, **arguments, verbose=verbose)
+    compressed = compress(model, recipe, **arguments, verbose=shown_progress(quiet=values.quiet))
     report = dataclasses.replace(compressed.report, command=typed_command("compress", values, model))
     compressed = dataclasses.replace(compressed, report=report)
     for path in outputs:
@@ -126,7 +128,7 @@ def _run(values: flags.FlagValues, model: str) -> int:
         outputs.append(Path(values.save_recipe))
         write_recipe(recipe, outputs[-1])
     if not values.quiet:
-        print(compressed.report)
+        print(fitted(str(compressed.report)))
         print()
         for path in outputs:
             print(f"wrote {path}")

@@ -1,12 +1,12 @@
 """`tfdatafree demo`: compresses the small network that comes with the package."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from tfdatafree.cli.command import NAME, Command, Flags, require_writable
+from tfdatafree.cli.command import NAME, Command, Flags, import_tensorflow, require_writable, shown_progress
+from tfdatafree.demo import load_demo, require_sklearn
 
 
 def _define(options: Flags) -> None:
@@ -16,12 +16,13 @@ def _define(options: Flags) -> None:
 def _run(values: flags.FlagValues) -> None:
     output = Path(values.output)
     require_writable("output", output, (".tflite",), None, overwrite=True)
+    require_sklearn()
+    import_tensorflow()
     from tfdatafree.compress import compress
-    from tfdatafree.demo import load_demo
 
     model, images, labels = load_demo()
     print(f"A small network for handwritten digits: {model.count_params():,} weights, BatchNorm, a residual sum.")
-    compressed = compress(model, verbose=int(sys.stderr.isatty()))
+    compressed = compress(model, verbose=shown_progress())
     compressed.save(output, overwrite=True)
     report = compressed.report
     rows = (

@@ -1,7 +1,6 @@
 """`tfdatafree diagnose`: says which layers lose most accuracy."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -12,11 +11,14 @@ from tfdatafree.cli.command import (
     Flags,
     add_inputs,
     find_recipe,
+    import_tensorflow,
     model_arguments,
-    require_file,
     require_inputs,
+    require_model,
+    shown_progress,
     write_recipe,
 )
+from tfdatafree.cli.layout import fitted
 from tfdatafree.recipe.recipe import PRESETS
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import NAMES_WITH_PARTS, TARGETS, get_target
@@ -43,13 +45,13 @@ def _run(values: flags.FlagValues, model: str) -> None:
     recipe = find_recipe(values.recipe)
     fit_recipe(recipe, get_target(values.target))
     arguments = model_arguments(values)
-    require_file(model)
+    require_model(model)
     require_inputs(values, model)
+    import_tensorflow()
     from tfdatafree.diagnosis.diagnose import diagnose
 
-    verbose = int(sys.stderr.isatty())
-    diagnosis = diagnose(model, recipe, **arguments, images=values.images, verbose=verbose)
-    print(diagnosis)
+    diagnosis = diagnose(model, recipe, **arguments, images=values.images, verbose=shown_progress())
+    print(fitted(str(diagnosis)))
     if values.save_recipe is not None:
         rules = diagnosis.rules(values.rules)
         name = recipe.name if not rules else f"{recipe.name}, diagnosed"

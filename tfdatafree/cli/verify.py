@@ -2,8 +2,12 @@
 
 from absl import flags
 
-from tfdatafree.cli.command import Command, Flags, number, require_file
+from tfdatafree.cli.command import Command, Flags, import_tensorflow, number, require_file, require_model
+from tfdatafree.cli.layout import fitted
 from tfdatafree.errors import printable
+from tfdatafree.recipe.check import require_name, require_whole
+from tfdatafree.report.contents import read_tflite
+from tfdatafree.runtimes.registry import RUNTIMES
 
 
 def _define(options: Flags) -> None:
@@ -24,9 +28,16 @@ def _define(options: Flags) -> None:
 
 def _run(values: flags.FlagValues, file: str) -> None:
     n = number("n", values.n, int, "4")
-    for path in filter(None, (file, values.against, values.data)):
-        require_file(path)
+    require_whole("n", n, 1)
     names = None if values.runtime is None else [name.strip() for name in values.runtime.split(",")]
+    for name in names or ():
+        require_name("runtime", name, RUNTIMES)
+    read_tflite(file)
+    if values.against is not None:
+        require_model(values.against)
+    if values.data is not None:
+        require_file(values.data)
+    import_tensorflow()
     from tfdatafree.verify import verify
 
     result = verify(
@@ -38,7 +49,7 @@ def _run(values: flags.FlagValues, file: str) -> None:
         unsafe_load=values.unsafe_load,
         seed=values.seed,
     )
-    print(printable(str(result)))
+    print(fitted(printable(str(result))))
 
 
 COMMAND = Command(

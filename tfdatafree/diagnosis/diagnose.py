@@ -67,7 +67,7 @@ def diagnose(
             `recipe.recover`.
         representative_data: As for `compress`; damage is measured on the first `images` of these inputs.
         images: Number of inputs to measure on.
-        verbose: 0 hides the progress bar.
+        verbose: 0 hides the progress bar; 2 shows lines in its place.
 
     Returns:
         A Diagnosis: `.suspects`, the most damaging first; `.rules()`, which help the worst of them; `print` it.

@@ -25,9 +25,9 @@ from tfdatafree.inputs.checkpoint import (
     state_arrays,
 )
 from tfdatafree.inputs.generated_images import GeneratedImages, arrays_of, npz_bytes
+from tfdatafree.inputs.given_range import check_input_range
 from tfdatafree.inputs.input_range import (
     as_given,
-    check_input_range,
     find_input_ranges,
 )
 from tfdatafree.inputs.make import make_inputs

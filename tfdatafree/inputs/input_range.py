@@ -12,13 +12,11 @@ the statistics are left aside.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 
 from tfdatafree.inputs.fit import Fit, divergence_of, fit_inputs
-from tfdatafree.limits import short
 from tfdatafree.model.graph import Graph, Node
 from tfdatafree.model.network import Ends, GivenRange, InputRange
 from tfdatafree.model.operations import operation_of
@@ -41,27 +39,6 @@ _FITS, _FITS_WELL = 0.5, 0.2
 _BYTES, _MADE_OF_BYTES = (0.0, 255.0), ((0.25, 5.0), (100.0, 300.0))
 # A given range is contradicted if another one fits this many nats better.
 _CONTRADICTED = 0.5
-
-
-def check_input_range(input_range: Any) -> GivenRange:
-    """The user's (low, high), or these by input name, as floats.
-
-    Raises:
-        ValueError: An end is no number or not finite, or low >= high.
-    """
-    if isinstance(input_range, Mapping):
-        return {str(name): _checked(ends, f"input_range of '{name}'") for name, ends in input_range.items()}
-    return _checked(input_range, "input_range")
-
-
-def _checked(given: Any, what: str) -> Ends:
-    try:
-        low, high = (float(end) for end in given)
-    except (OverflowError, TypeError, ValueError):
-        raise ValueError(f"{what} is {short(given)}; give two numbers (low, high), e.g. (-1, 1).") from None
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(f"{what} is ({low:g}, {high:g}); low and high must be finite, and low < high.")
-    return low, high
 
 
 def given_by_input(given: GivenRange | None, names: Sequence[str]) -> list[InputRange | None]:

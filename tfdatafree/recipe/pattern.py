@@ -26,16 +26,19 @@ class Pattern:
 
 
 def parse_pattern(text: str) -> Pattern:
-    """The pattern in `text`, e.g. "2:4" or "4x1". Raises ValueError for anything else."""
+    """The pattern in `text`, e.g. "2:4" or "4x1". Raises ValueError for anything else.
+
+    Groups are of a power of two, as in all kernels and NPUs that skip such zeros: rows of channels are whole numbers of them.
+    """
     ratio = re.fullmatch(r"(\d+):(\d+)", text) if isinstance(text, str) else None
     block = re.fullmatch(r"(\d+)x(\d+)", text) if isinstance(text, str) else None
-    if ratio and 0 < int(ratio[1]) < int(ratio[2]):
+    if ratio and 0 < int(ratio[1]) < int(ratio[2]) and int(ratio[2]).bit_count() == 1:
         return Pattern(text, int(ratio[1]), int(ratio[2]), 1)
     if block and int(block[1]) * int(block[2]) > 1:
         return Pattern(text, None, int(block[1]), int(block[2]))
     raise ValueError(
-        f"pattern is {text!r}; write 'n:m' with 0 < n < m, e.g. '2:4', or 'axb' for blocks of a inputs by b outputs, "
-        "e.g. '4x1'."
+        f"pattern is {text!r}; write 'n:m' with 0 < n < m and m = 2, 4, 8, 16 ..., e.g. '2:4', "
+        "or 'axb' for blocks of a inputs by b outputs, e.g. '4x1'."
     )
 
 

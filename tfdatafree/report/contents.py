@@ -17,7 +17,9 @@ from tfdatafree.targets.compiler import ask_compiler
 from tfdatafree.targets.registry import get_target
 from tfdatafree.targets.target import Target, TargetCheck
 from tfdatafree.targets.vela import NpuSizes
+from tfdatafree.tflite.arena import arena_bytes
 from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.sizes import macs
 from tfdatafree.tflite.trial import death_of
 
 # Seconds that a file from elsewhere may take for its first input.
@@ -70,6 +72,9 @@ class FileSummary:
         inputs, outputs: In the file's order.
         operators: Operator name -> how often it occurs, most frequent first.
         integer_operators: Number of operators that neither read nor write a float tensor.
+        macs: Multiplications of one inference in convolutions and dense layers.
+        arena: Bytes of memory for activations as a runtime plans them, without what kernels need for themselves; None if the
+            size of a tensor is not known.
         tensors: The inputs, then the constants and outputs of each operator.
     """
 
@@ -79,6 +84,8 @@ class FileSummary:
     outputs: tuple[TensorSummary, ...]
     operators: dict[str, int]
     integer_operators: int
+    macs: int
+    arena: int | None
     tensors: tuple[TensorSummary, ...]
 
     @property
@@ -94,12 +101,21 @@ class FileSummary:
         if self.subgraphs > 1:
             lines.append(f"subgraphs  {self.subgraphs}; only the first is described")
         lines.append(f"operators  {total}, of which {self.integer_operators} compute in integers only ({share} %)")
+        lines.append(f"MACs       {self.macs:,} in convolutions and dense layers")
+        if self.arena is not None:
+            lines.append(
+                f"RAM        {self.arena:,} bytes for activations as planned; what kernels need for themselves is on top"
+            )
         width = max((len(tensor.name) for tensor in (*self.inputs, *self.outputs)), default=0)
         for title, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
             lines += ["", title, *(f"  {tensor.name:<{width}}  {_edge(tensor)}" for tensor in tensors)]
         lines += ["", "operators", *(f"  {count:>5}  {name}" for name, count in self.operators.items())]
-        lines += ["", *self._constants(), "", "tensors", *_table(self.tensors)]
+        lines += ["", *self._constants()]
         return "\n".join(lines)
+
+    def tensor_table(self) -> str:
+        """All tensors as text: who writes each, its type, shape, bytes and grid."""
+        return "\n".join(["tensors", *_table(self.tensors)])
 
     def _constants(self) -> Iterator[str]:
         constants = [tensor for tensor in self.tensors if tensor.bytes]
@@ -155,7 +171,7 @@ def inspect_file(path: str | os.PathLike) -> FileSummary:
     content = read_tflite(path)
     try:
         summary = _summarize(content)
-        str(summary)  # a file whose contents cannot be shown is damaged, too
+        str(summary), summary.tensor_table()  # a file whose contents cannot be shown is damaged, too
         return summary
     except Exception as error:  # a damaged table can raise struct, index, value, type and other errors
         raise LoadError(f"'{path}' is truncated or damaged.") from error
@@ -230,6 +246,8 @@ def _summarize(content: bytes) -> FileSummary:
         outputs=tuple(tensors[index] for index in file.outputs),
         operators=dict(Counter(names).most_common()),
         integer_operators=integer_operators,
+        macs=macs(file),
+        arena=arena_bytes(file),
         tensors=tuple(tensors.values()),
     )
 

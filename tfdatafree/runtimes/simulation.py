@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tfdatafree.integers.run import IntegerRunner
 from tfdatafree.runtimes.runtime import Runtime
 
 
 class _Session:
     def __init__(self, content: bytes):
+        from tfdatafree.integers.run import IntegerRunner  # needs TensorFlow, which the list of runtimes does not
+
         self._runner = IntegerRunner(content)
 
     def run(self, inputs: Sequence[np.ndarray]) -> Mapping[int, np.ndarray]:

@@ -39,6 +39,33 @@ class _Session:
         return found | outputs
 
 
+def arena_bytes(content: bytes) -> int | None:
+    """Bytes of the smallest arena in which the interpreter opens the file, to 16 bytes; None if it cannot open it.
+
+    The interpreter does not tell, so the size is found by halving. It is that of a 64-bit machine: pointers take more than on a
+    microcontroller. For each size that is too small the interpreter writes a line to file descriptor 2.
+    """
+    from tflite_micro import runtime
+
+    def opens(size: int) -> bool:
+        try:
+            runtime.Interpreter.from_bytes(content, arena_size=size)
+        except Exception:
+            return False
+        return True
+
+    most = 1 << 12
+    while not opens(most):
+        most *= 2
+        if most > _ARENA:
+            return None
+    least = 0 if most == 1 << 12 else most // 2
+    while most - least > 16:
+        middle = (least + most) // 2
+        least, most = (least, middle) if opens(middle) else (middle, most)
+    return most
+
+
 TFLITE_MICRO = Runtime(
     "tflite-micro",
     _Session,

@@ -21,7 +21,8 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.compressed import Compressed
 from tfdatafree.inputs.checkpoint import digest_of, require_npz
 from tfdatafree.inputs.generated_images import GeneratedImages
-from tfdatafree.inputs.input_range import check_input_range, find_input_ranges
+from tfdatafree.inputs.given_range import check_input_range
+from tfdatafree.inputs.input_range import find_input_ranges
 from tfdatafree.inputs.make import affordable, make_inputs, ranges_by_input
 from tfdatafree.limits import require_memory, require_seed
 from tfdatafree.model.graph import Graph
