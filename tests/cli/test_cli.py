@@ -195,7 +195,7 @@ def test_numbers_apart_get_the_text_to_write(arguments, hint, folder, capsys):
         (("compres",), "command is 'compres'; did you mean 'compress'"),
         (
             ("xyz",),
-            "command is 'xyz'; choose one of compress, inspect, compare, verify, bench, diagnose, demo, completion",
+            "command is 'xyz'; choose one of compress, inspect, compare, verify, bench, diagnose, demo, schema, completion",
         ),
         (("--recipe=int8", "compress"), "'--recipe=int8' comes before any command"),
         (("compress", "-o", "out.tflite"), "compress needs MODEL, got none"),

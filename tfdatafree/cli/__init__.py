@@ -22,6 +22,7 @@ from tfdatafree.cli.diagnose import COMMAND as DIAGNOSE
 from tfdatafree.cli.inspect_file import COMMAND as INSPECT
 from tfdatafree.cli.layout import columns
 from tfdatafree.cli.messages import quiet, talkative
+from tfdatafree.cli.schema import COMMAND as SCHEMA
 from tfdatafree.cli.verify import COMMAND as VERIFY
 from tfdatafree.errors import TfdatafreeError, printable
 from tfdatafree.recipe.check import require_name
@@ -39,6 +40,7 @@ _COMMANDS = {
     "bench": BENCH,
     "diagnose": DIAGNOSE,
     "demo": DEMO,
+    "schema": SCHEMA,
 }
 _COMMANDS["completion"] = completion(_COMMANDS)
 

@@ -256,12 +256,14 @@ class Recipe:
             values: Options by name. Those of `quantize`, `policy`, `prune`, `recover` and `generate` are mappings of their own;
                 rules are a list. An option that is missing is that of the preset that "base" names; without "base", that of
                 Recipe(). "format_version" tells how to read the values; without it they are read as version 1.
+                "$schema" is for editors.
 
         Raises:
             ValueError: An option is unknown (suggests the most similar one), or has a wrong value. Or the format version is
                 newer than those that this tfdatafree reads.
         """
         values = dict(require_mapping("the recipe", values))
+        values.pop("$schema", None)  # is for editors
         require_format(values.pop("format_version", FIRST_FORMAT_VERSION))
         base = get_recipe(values.pop("base")) if "base" in values else cls()
         require_known("the recipe", values, cls, also=("base", "format_version"))
