@@ -157,6 +157,16 @@ def test_lines_tell_each_stage_as_it_begins_and_the_time_left_of_a_long_one(show
         assert seconds == pytest.approx((1 - part) * 200, abs=31)
 
 
+def test_steps_tell_the_time_left_too(shown, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tfdatafree.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    progress = Progress(10, verbose=2)
+    for at in range(10):
+        now[0] += 3
+        progress.step(f"loss {at}")
+    assert re.search(r"loss 1: 20 % done, about 24 s left of it", shown())
+
+
 def test_short_stages_and_silence_tell_no_time(shown):
     for verbose, lines in ((2, 1), (0, 0)):
         before = shown().count("\n")

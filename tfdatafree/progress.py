@@ -6,7 +6,8 @@ Each stage counts for as much of the bar as it usually takes of the time. A stag
 estimates it from the speed of the stages before, and slows down towards the end of the stage:
 part = 0.95 (1 - exp(-t / T)) after t of the T expected seconds.
 
-Lines are for files and pipes: one per stage when it begins, and in a long stage the time left of it, as soon as its pace shows.
+Lines are for files and pipes: one per stage when it begins. In a long stage more lines tell the time left of it, as soon as its pace
+shows, or only the layer, if the stage cannot tell its part.
 """
 
 import math
@@ -24,7 +25,7 @@ from tfdatafree.activity import listening, report_layer
 _WIDTH = 44
 # Seconds between two updates: layers change faster than anybody reads.
 _SHOWN_EVERY = 0.1
-# Seconds of a stage after which a line tells the time left. The next line comes after twice as long, and so on.
+# Seconds of a stage after which a line tells more of it. The next line comes after twice as long, and so on.
 _FIRST_ESTIMATE = 5.0
 # The largest part of a stage that the bar shows by estimate.
 _MOST_ESTIMATED = 0.95
@@ -79,7 +80,8 @@ class Progress:
         """
         if self._bar.disable:
             self._bar.n += 1
-            report_layer(text, self._bar.n / self._bar.total)
+            report = self.layer if self._lines else report_layer
+            report(text, self._bar.n / self._bar.total)
             return
         self._bar.set_description_str(_fit_width(text), refresh=False)
         self._bar.update()
@@ -87,8 +89,9 @@ class Progress:
     def layer(self, name: str, part: float | None) -> None:
         """Shows the current layer of the stage. `part` of the stage is done; None if that is not known."""
         passed = time.monotonic() - self._entered
-        if self._lines and part and passed >= self._next_estimate:
-            self._line(f"{self._stage}: {100 * part:.0f} % done, about {_duration(passed / part - passed)} left of it")
+        if self._lines and passed >= self._next_estimate:
+            left = f"{100 * part:.0f} % done, about {_duration(passed / part - passed)} left of it" if part else name
+            self._line(f"{self._stage or name}: {left}")
             self._next_estimate = 2 * passed
         if self._bar.disable or time.monotonic() - self._shown < _SHOWN_EVERY:
             return

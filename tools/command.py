@@ -1,6 +1,7 @@
 """What the tools share as commands: their start, their errors, and the files that they write results to."""
 
 import contextlib
+import datetime
 import importlib.metadata
 import json
 import os
@@ -56,9 +57,12 @@ def choose(flag: str, given: Sequence[str], known: Iterable[str]) -> list[str]:
 
 
 def environment() -> dict:
-    """Returns the versions that the figures depend on."""
+    """Returns what the figures depend on: versions, cores, and the day."""
     names = ("tensorflow", "keras", "ai-edge-litert", "numpy")
-    return {name: importlib.metadata.version(name) for name in names} | {"cores": os.cpu_count()}
+    return {name: importlib.metadata.version(name) for name in names} | {
+        "cores": os.cpu_count(),
+        "date": datetime.date.today().isoformat(),
+    }
 
 
 def write_text(path: str | Path | None, text: str) -> None:
