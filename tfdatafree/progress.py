@@ -6,8 +6,8 @@ Each stage counts for as much of the bar as it usually takes of the time. A stag
 estimates it from the speed of the stages before, and slows down towards the end of the stage:
 part = 0.95 (1 - exp(-t / T)) after t of the T expected seconds.
 
-Lines are for files and pipes: one per stage when it begins. In a long stage more lines tell the time left of it, as soon as its pace
-shows, or only the layer, if the stage cannot tell its part.
+Lines are for files and pipes: one per stage when it begins. In a long stage more lines tell the time left of it, as soon as its
+pace shows, or only the layer, if the stage cannot tell its part.
 """
 
 import math

@@ -161,7 +161,7 @@ def test_a_wrong_option_is_named_with_its_neighbour(values, message, tmp_path):
 @pytest.mark.parametrize(
     "name, text, message",
     [
-        ("a.json", '{"base": "int8",\n}', r"a.json' is not JSON: .* in line 2"),
+        ("a.json", '{"base": "int8",\n"name" 3}', r"a.json' is not JSON: .* in line 2"),
         ("a.yaml", "base: [int8", r"a.yaml' is not YAML: .* in line"),
         ("a.json", None, r"a.json' cannot be read: No such file"),
         ("a.json", b"\xff\xfe\x00", r"a.json' is not a text file"),
