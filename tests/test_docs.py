@@ -23,6 +23,7 @@ from documents import (
     choices,
     commands,
     entries,
+    extras,
     fenced,
     flags_of,
     help_of,
@@ -187,6 +188,11 @@ def test_versions_are_those_that_pip_demands():
         f"Python {python} or later, TensorFlow {bounds['tensorflow']} or later, and Keras {bounds['keras']} or later"
     )
     assert needs in PAGES["README.md"].read_text()
+
+
+def test_extras_are_those_that_pip_knows():
+    told = re.findall(r"^\| `(\w+)` \|", PAGES["docs/install.md"].read_text(), re.MULTILINE)
+    assert set(told) == set(extras()) - {"test", "docs", "notebook"}
 
 
 def test_nothing_is_installed_by_name_before_it_is_published():

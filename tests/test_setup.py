@@ -4,12 +4,8 @@ import ast
 import json
 import re
 import runpy
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tfdatafree"
@@ -50,24 +46,6 @@ def test_the_demo_network_is_a_file_of_the_oldest_keras():
     oldest = re.search(r'"keras>=([\d.]+)"', (ROOT / "setup.py").read_text())[1]
     with zipfile.ZipFile(PACKAGE / "demo" / "digits.keras") as archive:
         assert json.loads(archive.read("metadata.json"))["keras_version"].startswith(f"{oldest}.")
-
-
-@pytest.mark.slow
-def test_what_only_some_need_is_not_imported(tmp_path):
-    """Nor is it needed: without it, a network is compressed and its report printed."""
-    program = f"""
-import importlib.abc, sys
-class Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("sklearn", "bokeh", "PIL", "tensorflow_model_optimization", "yaml", "matplotlib"):
-            raise ImportError(f"{{name}} is not there", name=name)
-sys.meta_path.insert(0, Missing())
-import tfdatafree
-compressed = tfdatafree.compress({str(PACKAGE / "demo" / "digits.keras")!r}, verbose=0)
-assert str(compressed.report) and compressed.tflite
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_wheel_that_lacks_a_file_is_noticed(tmp_path):
