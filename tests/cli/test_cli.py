@@ -390,6 +390,12 @@ def test_native_noise_is_hidden_and_our_own_lines_are_not(capfd, monkeypatch):
     assert capfd.readouterr().err == "still there\n"
 
 
+def test_the_demo_says_how_to_get_its_images_before_the_work(folder, capsys, monkeypatch):
+    monkeypatch.setattr(COMPRESS, "compress", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "not installed: pip install scikit-learn" in refusal(capsys, folder, "demo", code=1)
+
+
 # Commands
 
 
