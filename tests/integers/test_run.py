@@ -1,5 +1,7 @@
 """LiteRT's reference kernels and the package's own arithmetic get the same integers, operator by operator and end to end."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -84,5 +86,6 @@ def test_a_dilated_kernel_with_strides_is_the_kernel_with_zeros_between_its_weig
     x, kernel = random.integers(-9, 9, (1, 9, 8, 3)).astype(float), random.integers(-9, 9, (3, 2, 3, 1)).astype(float)
     spread = np.zeros((5, 3, 3, 1))
     spread[::2, ::2] = kernel
-    found = products._depthwise(x, kernel, (1, *strides, 1), padding, (2, 2))
-    np.testing.assert_array_equal(found, products._depthwise(x, spread, (1, *strides, 1), padding, (1, 1)))
+    options = SimpleNamespace(padding=("SAME", "VALID").index(padding), strideH=strides[0], strideW=strides[1])
+    found = products._depthwise(x, kernel, options, (2, 2))
+    np.testing.assert_array_equal(found, products._depthwise(x, spread, options, (1, 1)))

@@ -9,9 +9,8 @@ import math
 import numpy as np
 
 from tfdatafree.integers.operation import Operation, activation_range
+from tfdatafree.integers.padding import padded
 from tfdatafree.numerics.fixed_point import Factor, fixed_point, rescale, rounded_quotient
-
-_SAME = 0
 
 
 def average_pool_2d(operation: Operation) -> list[np.ndarray]:
@@ -25,12 +24,7 @@ def _windows(operation: Operation, x: np.ndarray):
     """What each place of the window sees, (batch, *output size, channels), zero in the padding."""
     options, (rows, columns) = operation.options, operation.shapes[0][1:3]
     window, strides = (options.filterHeight, options.filterWidth), (options.strideH, options.strideW)
-    padding = [(0, 0)]
-    for axis, outputs in enumerate((rows, columns)):
-        reach, size = (outputs - 1) * strides[axis] + window[axis], x.shape[axis + 1]
-        before = max(reach - size, 0) // 2 if options.padding == _SAME else 0
-        padding.append((before, max(reach - size - before, 0)))
-    x = np.pad(x, (*padding, (0, 0)))
+    x = padded(x, options, window)
     for row in range(window[0]):
         for column in range(window[1]):
             ends = row + (rows - 1) * strides[0] + 1, column + (columns - 1) * strides[1] + 1

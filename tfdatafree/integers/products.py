@@ -4,10 +4,13 @@ acc_o  = b_o + sum (x - Z_x) w_o                                     int32, or i
 y_o    = clip(Z_y + rescale(acc_o, S_x S_w,o / S_y), lowest, highest)
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from tfdatafree.integers.operation import Operation, Unknown
+from tfdatafree.integers.padding import padded
 from tfdatafree.numerics.fixed_point import fixed_point, rescale, rescale_once, rescale_wide
 
 _PADDINGS = ("SAME", "VALID")
@@ -32,34 +35,20 @@ def conv_2d(operation: Operation) -> list[np.ndarray]:
 
 def depthwise_conv_2d(operation: Operation) -> list[np.ndarray]:
     options, kernel, x = operation.options, _weights(operation, 1)[0], _centred(operation, 0)
-    channels = x.shape[-1]
-    kernel = kernel.reshape(*kernel.shape[:2], channels, -1)
-    dilations = (options.dilationHFactor, options.dilationWFactor)
-    strides = (1, options.strideH, options.strideW, 1)
-    acc = _depthwise(x, kernel, strides, _PADDINGS[options.padding], dilations)
+    kernel = kernel.reshape(*kernel.shape[:2], x.shape[-1], -1)
+    acc = _depthwise(x, kernel, options, (options.dilationHFactor, options.dilationWFactor))
     return [_rescaled(operation, acc, 0, 1, 2)]
 
 
-def _depthwise(x, kernel, strides, padding: str, dilations) -> np.ndarray:
-    if strides[1] != strides[2] or max(strides) > 1 < max(dilations):
-        # TensorFlow takes equal strides only, and none beside dilations: all positions are computed.
-        (top, bottom), (left, right) = (
-            _same(x.shape[axis + 1], kernel.shape[axis], strides[axis + 1], dilations[axis])
-            if padding == "SAME"
-            else (0, 0)
-            for axis in (0, 1)
-        )
-        x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-        acc = tf.nn.depthwise_conv2d(x, kernel, (1, 1, 1, 1), "VALID", dilations=dilations).numpy()
-        return acc[:, :: strides[1], :: strides[2]]
-    return tf.nn.depthwise_conv2d(x, kernel, strides, padding, dilations=dilations).numpy()
-
-
-def _same(size: int, window: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Padding before and after an axis."""
-    reach = (window - 1) * dilation + 1
-    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
-    return total // 2, total - total // 2
+def _depthwise(x: np.ndarray, kernel: np.ndarray, options: Any, dilations: tuple[int, int]) -> np.ndarray:
+    rows, columns = options.strideH, options.strideW
+    if rows == columns and (rows == 1 or max(dilations) == 1):
+        strides = (1, rows, columns, 1)
+        return tf.nn.depthwise_conv2d(x, kernel, strides, _PADDINGS[options.padding], dilations=dilations).numpy()
+    # TensorFlow takes equal strides only, and none beside dilations: all positions are computed.
+    x = padded(x, options, kernel.shape[:2], dilations)
+    acc = tf.nn.depthwise_conv2d(x, kernel, (1, 1, 1, 1), "VALID", dilations=dilations).numpy()
+    return acc[:, ::rows, ::columns]
 
 
 def fully_connected(operation: Operation) -> list[np.ndarray]:
