@@ -1,11 +1,14 @@
-"""Compresses families of keras.applications, with random weights, and counts what stays float in the files.
+"""Compresses families of keras.applications, with random weights, and counts operators, and what stays float in the files.
 
     python tools/applications.py --families=MobileNetV2,ConvNeXtTiny --image_size=96 --markdown=families.md
+    python tools/applications.py --families= --kinds=all        # one small network for each kind of layer
 
 It tests whether an architecture can be compressed, not how accurate the network stays. Weights are random. Each
 BatchNormalization gets the statistics of what reaches it on procedural images: activations stay in a usual range, however
 deep the network is. Each family is compressed in a process of its own. The columns:
-    operators    of the file; `float ops` and `float` count the operators and the tensors that are float
+    operators    of the file; `converter`: of the int8 file that TFLite's converter makes of the same model, calibrated on
+                 procedural images. Where ours has more, a line below says which
+                 `float ops` and `float` count the operators and the tensors that are float
     requant      QUANTIZE operators between two integer grids
     lsb          largest difference, in steps, between a tensor of the file and its simulation on equal inputs
     exempt       tensors that the simulation does not compute operator by operator; `lsb` leaves them out. In brackets: theirs
@@ -15,7 +18,9 @@ deep the network is. Each family is compressed in a process of its own. The colu
 """
 
 import collections
+import contextlib
 import dataclasses
+import io
 import os
 import re
 import resource
@@ -29,24 +34,30 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import benchmark
 import command
+import layer_kinds
 import own_process
 
 # TensorFlow and the package are imported in the children only: the parent has to stay small, see own_process.py.
 
-_SETTLING_IMAGES = 8
+_SETTLING_IMAGES, _CALIBRATION_IMAGES = 8, 2
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_VARIANCE = (0.229**2, 0.224**2, 0.225**2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A constructor of keras.applications, its default image size, the smallest useful one, and the range of inputs."""
+    """A constructor of keras.applications, its default image size, the smallest useful one, and the range of inputs.
+
+    With `is_kind` it is a kind of layer instead, whose network `layer_kinds` builds, of one size only.
+    """
 
     name: str
     size: int = 224
     smallest: int = 32
     input_range: tuple[float, float] = (-1.0, 1.0)
+    is_kind: bool = False
 
 
 # Those that take [0, 255] begin with a Rescaling or Normalization layer of their own.
@@ -86,9 +97,12 @@ def build(family: Family, image_size: int, seed: int):
     """Returns the family's model with random weights and the statistics that `settle` gives it."""
     import keras
 
-    keras.utils.set_random_seed(seed)
-    constructor = getattr(keras.applications, family.name)
-    model = constructor(weights=None, input_shape=(image_size, image_size, 3))
+    if family.is_kind:
+        model = layer_kinds.build(family.name, seed)
+    else:
+        keras.utils.set_random_seed(seed)
+        constructor = getattr(keras.applications, family.name)
+        model = constructor(weights=None, input_shape=(image_size, image_size, 3))
     settle(model, family.input_range, seed)
     return model
 
@@ -151,10 +165,14 @@ def measure(job: Job) -> dict:
     compressed = tfdatafree.compress(model, job.recipe, input_range=job.family.input_range, seed=job.seed, verbose=0)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     peak = peak_mb()
+    others = converted_operators(model, job)
     if job.file:
         Path(job.file).write_bytes(compressed.tflite)
     return {
         **count_operators(compressed.tflite),
+        "converter": None if others is None else others["operators"],
+        "converter_kinds": None if others is None else others["kinds"],
+        "converter_float": None if others is None else others["float_operators"],
         **summarize(compressed.report),
         "bytes": len(compressed.tflite),
         "seconds": seconds,
@@ -162,6 +180,19 @@ def measure(job: Job) -> dict:
         "before_mb": before,
         "peak_mb": peak,
     }
+
+
+def converted_operators(model, job: Job) -> dict | None:
+    """Counts the operators of the converter's int8 file of the same model; None where it makes none."""
+    from tfdatafree.inputs.procedural import procedural_images
+
+    shape = model.inputs[0].shape[1:]
+    images = procedural_images(_CALIBRATION_IMAGES, shape, *job.family.input_range, seed=job.seed)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # Keras' export describes the model
+            return count_operators(benchmark.compress_with_ptq(model, images))
+    except Exception:  # noqa: BLE001  (whatever fails, it makes no file)
+        return None
 
 
 def count_operators(content: bytes) -> dict:
@@ -214,8 +245,8 @@ def run_job(job: Job) -> dict:
 
 
 COLUMNS = (
-    "family", "size", "operators", "float ops", "float", "requant", "lsb", "exempt", "SQNR med", "min", "output", "bytes",
-    "seconds", "before", "peak MB",
+    "family", "size", "operators", "converter", "float ops", "float", "requant", "lsb", "exempt", "SQNR med", "min", "output",
+    "bytes", "seconds", "before", "peak MB",
 )  # fmt: skip
 
 
@@ -231,6 +262,7 @@ def cells(row: dict) -> list[str]:
         row["family"],
         str(row["image_size"]),
         str(row["operators"]),
+        "-" if row["converter"] is None else str(row["converter"]),
         str(row["float_operators"]),
         str(row["float_tensors"]),
         str(row["requantized"]),
@@ -248,7 +280,7 @@ def cells(row: dict) -> list[str]:
 
 def plain(texts: list[str] | tuple[str, ...]) -> str:
     """Returns a line of the table on the screen."""
-    widths = (16, 4, 9, 9, 5, 7, 3, 8, 8, 5, 6, 11, 7, 6, 7)
+    widths = (27, 4, 9, 9, 9, 5, 7, 3, 8, 8, 5, 6, 11, 7, 6, 7)
     parts = [
         text.ljust(width) if i == 0 else text.rjust(width)
         for i, (text, width) in enumerate(zip(texts, widths, strict=False))
@@ -265,15 +297,25 @@ def markdown(rows: list[dict]) -> str:
 
 
 def reasons(row: dict) -> list[str]:
-    """Returns one line per reason why something was kept as it was, with how often and one example."""
+    """Returns one line per reason why something was kept as it was, with how often and one example; and the operators that the
+    converter's file does without.
+    """
     found: dict[str, list[str]] = {}
     for name, reason in {**row.get("kept", {}), **row.get("notes", {})}.items():
         found.setdefault(re.sub(r"'[^']*'", "...", reason), []).append(name)
-    return [f"- {row['family']}: {len(names)} x {reason} (e.g. {names[0]})" for reason, names in found.items()]
+    lines = [f"- {row['family']}: {len(names)} x {reason} (e.g. {names[0]})" for reason, names in found.items()]
+    if row.get("converter") is not None and row["operators"] > row["converter"]:
+        more = collections.Counter(row["kinds"])
+        more.subtract(row["converter_kinds"])
+        changed = ", ".join(f"{count:+d} {kind}" for kind, count in sorted(more.items()) if count)
+        in_float = f", which has {row['converter_float']} in float" if row["converter_float"] else ""
+        lines.append(f"- {row['family']}: more operators than the converter's file{in_float}: {changed}")
+    return lines
 
 
 def _define_flags() -> None:
     flags.DEFINE_list("families", list(FAMILIES), f"Of {', '.join(FAMILIES)}.")
+    flags.DEFINE_string("kinds", "", "Kinds of layers, separated by semicolons, or all: also a small network of each.")
     flags.DEFINE_integer("image_size", 0, "Height and width of the images; 0 takes each family's own.", lower_bound=0)
     flags.DEFINE_string("recipe", "int8", "Recipe of tfdatafree.")
     flags.DEFINE_integer("seed", 0, "Of the weights, the statistics and the compression.")
@@ -282,16 +324,21 @@ def _define_flags() -> None:
 
 
 def main(values: flags.FlagValues) -> int:
-    unknown = [name for name in values.families if name not in FAMILIES]
-    if unknown or not values.families:
-        print(f"error: --families: unknown {', '.join(unknown)}; choose of {', '.join(FAMILIES)}.", file=sys.stderr)
-        return 1
+    with command.input_errors():
+        families = (
+            [FAMILIES[name] for name in command.choose("families", values.families, FAMILIES)]
+            if values.families
+            else []
+        )
+        kinds = values.kinds.split(";") if values.kinds else []
+        kinds = own_process.run(layer_kinds.kinds) if kinds == ["all"] else kinds
+        families += [Family(name, layer_kinds.SIZE, layer_kinds.SIZE, is_kind=True) for name in kinds]
     rows = []
     print(plain(COLUMNS))
-    for name in values.families:
-        family = FAMILIES[name]
-        size = max(values.image_size, family.smallest) if values.image_size else family.size
-        file = str(Path(values.save) / f"{name}_{values.recipe}.tflite") if values.save else None
+    for family in families:
+        fixed = family.is_kind or not values.image_size
+        size = family.size if fixed else max(values.image_size, family.smallest)
+        file = str(Path(values.save) / f"{family.name}_{values.recipe}.tflite") if values.save else None
         rows.append(run_job(Job(family, size, values.recipe, values.seed, file)))
         print(plain(cells(rows[-1])), flush=True)
         for line in reasons(rows[-1]):
