@@ -33,10 +33,13 @@ def test_its_python_computes_what_predict_computes(recipe, tmp_path, monkeypatch
     compressed = compressed_once("plain", quick(recipe))
     compressed.save("model.tflite")
     x = random_inputs(model, 1)[0]
-    (code,) = blocks("python")
+    with_interpreter, with_compiled_model = blocks("python")
     names = {"x": x}
-    exec(code, names)
+    exec(with_interpreter, names)
     np.testing.assert_allclose(names["y"], compressed.predict(x), rtol=1e-6)
+    if recipe == "int8":
+        exec(with_compiled_model, names)
+        np.testing.assert_allclose(names["compiled_y"], names["y"].ravel(), rtol=1e-6)
 
 
 def test_its_formula_is_the_runtimes():

@@ -1,5 +1,6 @@
 """bench(): how long TFLite files take on this CPU or on a phone, side by side."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,29 +11,9 @@ import numpy as np
 from tfdatafree.errors import LoadError
 from tfdatafree.recipe.check import require_whole
 from tfdatafree.report.contents import read_runnable
-from tfdatafree.runtimes.latency import OperatorTime, latencies, operator_times
+from tfdatafree.runtimes.latency import Latency, latencies, operator_times, summarize
 from tfdatafree.runtimes.phone import phone_latency
 from tfdatafree.runtimes.runtime import one_line
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """How long one file takes.
-
-    Attributes:
-        file: Its path.
-        seconds: Median seconds of one inference; on a phone the mean.
-        ratio: Median of the ratios to the first file in the same round.
-        low, high: Quartiles of these ratios.
-        operators: Seconds by kind of operator, the longest first; empty unless asked for.
-    """
-
-    file: str
-    seconds: float
-    ratio: float
-    low: float
-    high: float
-    operators: tuple[OperatorTime, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,24 +78,14 @@ def bench(
         seconds = np.array([[phone_latency(content, runs=rounds, threads=threads) for content in contents]])
     else:
         seconds = _measured(names, contents, rounds, threads)
-    ratios = seconds / seconds[:, :1]
-    low, middle, high = np.percentile(ratios, (25, 50, 75), axis=0)
-    profiles = [operator_times(content, threads=threads) if profile else [] for content in contents]
+    found = summarize(names, seconds)
+    if profile:
+        found = [
+            dataclasses.replace(latency, operators=tuple(operator_times(content, threads=threads)))
+            for latency, content in zip(found, contents, strict=True)
+        ]
     where = f"{'the phone' if phone else 'this CPU'}, {threads} thread{'s' if threads > 1 else ''}"
-    return Benchmark(
-        where=where,
-        latencies=tuple(
-            Latency(
-                file=name,
-                seconds=float(np.median(seconds[:, at])),
-                ratio=float(middle[at]),
-                low=float(low[at]),
-                high=float(high[at]),
-                operators=tuple(profiles[at]),
-            )
-            for at, name in enumerate(names)
-        ),
-    )
+    return Benchmark(where=where, latencies=tuple(found))
 
 
 def _measured(names: list[str], contents: list[bytes], rounds: int, threads: int) -> np.ndarray:

@@ -8,7 +8,7 @@ The steps are in flow/steps.py.
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -17,6 +17,7 @@ from absl import logging
 
 from tfdatafree.compressed import Compressed
 from tfdatafree.export.build import Built
+from tfdatafree.flow.about import with_found_sparsity
 from tfdatafree.flow.bit_search import Bits
 from tfdatafree.flow.joins import uneven_warnings
 from tfdatafree.flow.steps import (
@@ -37,7 +38,7 @@ from tfdatafree.inputs.given import Inputs
 from tfdatafree.inputs.probes import Probes
 from tfdatafree.limits import require_bool
 from tfdatafree.measuring.observe import Observed
-from tfdatafree.model.network import Network, Pruning
+from tfdatafree.model.network import Network
 from tfdatafree.model.rule_match import rule_notes
 from tfdatafree.numerics.affine import Quantizer
 from tfdatafree.progress import Progress
@@ -48,11 +49,13 @@ from tfdatafree.recipe.recipe import Recipe, with_split_outputs
 from tfdatafree.recovery.distillation.recover import distilling
 from tfdatafree.recovery.reconstruction.recover import reconstructing
 from tfdatafree.recovery.recover import IMAGES_STAGE, LAYERS_STAGE, TRAINING_STAGES, recover
+from tfdatafree.report import speed
 from tfdatafree.report.assemble import COMPARED_OUTPUTS, make_report
 from tfdatafree.report.evidence import gather
 from tfdatafree.targets.target import Target
-from tfdatafree.task import Task, make_task
+from tfdatafree.task import Task, make_task, with_labels
 
+LATENCY_STEP = "time"
 # The seconds that the last steps take on a small classifier.
 _SECONDS = {
     FILE_STEP: 20,
@@ -73,6 +76,8 @@ def compress(
     representative_data: Any = None,
     target: str | Target = "generic",
     split_outputs: bool = False,
+    labels: Sequence[str] | str | os.PathLike | None = None,
+    measure_latency: bool = False,
     seed: int = 0,
     executor: Executor | None = None,
     unsafe_load: bool = False,
@@ -99,6 +104,10 @@ def compress(
         split_outputs: The same as `Quantize.split_outputs` in the recipe: a detector's boxes and scores that the model joins in
             one output become outputs of their own, each on a grid of its own. `.predict(x)` and `.model` give the model's own
             output all the same.
+        labels: Names of the classes, for the file's metadata: a list, or the path of a text file with one name per line. They go
+            with each output whose last axis has as many entries.
+        measure_latency: True also times the file on this CPU, beside the float file and the int8 file of TFLite's converter, for
+            the report.
         seed: The same seed gives the same bytes, with the same versions and number of cores.
         executor: Any concurrent.futures.Executor, for the searches of single tensors.
         unsafe_load: True runs the Python code in a model file (Lambda layers), and reads files that it names. Only for files that
@@ -118,6 +127,7 @@ def compress(
     """
     started = time.perf_counter()
     require_bool("split_outputs", split_outputs)
+    require_bool("measure_latency", measure_latency)
     task = make_task(
         model,
         with_split_outputs(find_recipe(recipe)) if split_outputs else recipe,
@@ -128,6 +138,7 @@ def compress(
         seed=seed,
         unsafe_load=unsafe_load,
     )
+    task = with_labels(task, labels)
     progress = Progress(_expected_seconds(task.recipe), verbose)
     try:
         network = read_network(task, progress)
@@ -147,6 +158,8 @@ def compress(
             compressed = recover(
                 compressed, task, network.input_ranges, progress, distilling(task) or reconstructing(task)
             )
+        if measure_latency and compressed.built.content is not None:
+            compressed = _with_latencies(compressed, network, inputs, progress)
     finally:
         progress.close()
     report = dataclasses.replace(compressed.report, seconds=time.perf_counter() - started)
@@ -154,6 +167,12 @@ def compress(
         if text != report.unborne:  # was logged right after pruning
             logging.warning("%s", text)
     return dataclasses.replace(compressed, report=report)
+
+
+def _with_latencies(compressed: Compressed, network: Network, inputs: Inputs, progress: Progress) -> Compressed:
+    with progress.stage(LATENCY_STEP):
+        found = speed.measure_latency(network.source, compressed.tflite, inputs.arrays)
+    return dataclasses.replace(compressed, report=dataclasses.replace(compressed.report, latencies=found))
 
 
 def _expected_seconds(recipe: Recipe) -> dict[str, float]:
@@ -164,13 +183,6 @@ def _expected_seconds(recipe: Recipe) -> dict[str, float]:
         steps |= {IMAGES_STAGE, LAYERS_STAGE}
         steps |= {TRAINING_STAGES[method]} if method in TRAINING_STAGES else set()
     return expected_seconds(recipe) | {step: seconds for step, seconds in _SECONDS.items() if step in steps}
-
-
-def _with_found_sparsity(recipe: Recipe, pruning: Pruning | None) -> Recipe:
-    """`recipe` with the sparsity that was found in place of "auto"."""
-    if recipe.prune is None or recipe.prune.sparsity != "auto" or pruning is None:
-        return recipe
-    return dataclasses.replace(recipe, prune=dataclasses.replace(recipe.prune, sparsity=pruning.asked))
 
 
 def _assemble(
@@ -203,7 +215,7 @@ def _assemble(
                 if not dense and not task.recipe.equalize:
                     notes[layers] += "; recipe 'int8_per_tensor' makes kernels fit for that"
     policy, replay = (None, task.user_recipe) if bits is None else (bits.policy, bits.replay)
-    replay = _with_found_sparsity(replay, network.pruning)
+    replay = with_found_sparsity(replay, network.pruning)
     report = make_report(
         network, built, evidence, inputs, recipe=task.recipe, target=task.target, notes=notes, policy=policy
     )

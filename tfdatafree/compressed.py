@@ -108,6 +108,8 @@ class Compressed:
             raise ValueError("this network is in float; only integer networks can be written with other weights.")
         inputs = self.probes.first(COMPARED_OUTPUTS, self.decision.reference)
         decision = self.decision.with_weights(weights, grids)
+        if decision.about is not None:
+            decision = dataclasses.replace(decision, about=decision.about.after(change.how))
         if ranges:
             decision = dataclasses.replace(decision, ranges={**decision.ranges, **ranges})
         built = write(decision, inputs)

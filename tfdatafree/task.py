@@ -1,6 +1,8 @@
 """The checked arguments of `compress` and `diagnose`."""
 
+import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import get_target
 from tfdatafree.targets.target import Target
+from tfdatafree.tflite.labels import read_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,8 @@ class Task:
         user_recipe: The recipe that the user passed.
         recipe: The same with the options that the target decides.
         input_range: What the user says of the ranges of the inputs; None where all have to be found.
+        labels: Names of classes that the file will carry.
+        label_file: The file that they come from; None for a list.
     """
 
     model: keras.Model | str | os.PathLike
@@ -35,6 +40,8 @@ class Task:
     representative_data: Any
     seed: int
     unsafe_load: bool
+    labels: tuple[str, ...] = ()
+    label_file: str | None = None
 
     @property
     def call(self) -> dict[str, Any]:
@@ -46,8 +53,15 @@ class Task:
             "input_shape": self.input_shape,
             "target": self.target.name,
             "seed": self.seed,
+            "labels": self.label_file or bool(self.labels),
             "representative_data": os.fspath(data) if isinstance(data, (str, os.PathLike)) else data is not None,
         }
+
+
+def with_labels(task: Task, labels: Sequence[str] | str | os.PathLike | None) -> Task:
+    """The task with the labels of `compress`. Raises as `read_labels`."""
+    path = os.fspath(labels) if isinstance(labels, (str, os.PathLike)) else None
+    return dataclasses.replace(task, labels=read_labels(labels), label_file=path)
 
 
 def make_task(

@@ -40,8 +40,19 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     names = {"-o": "digits.tflite", "--report": "digits.json", "--simulated": "digits.keras"}
     outputs = [part for flag, name in names.items() for part in (flag, str(folder / name))]
-    assert main(["compress", MODEL, "--input_range=0,1", "--quiet", *outputs]) == 0
+    (folder / "labels.txt").write_text("\n".join(f"digit {number}" for number in range(10)))
+    asked = ["--input_range=0,1", f"--labels={folder / 'labels.txt'}", "--measure_latency", "--quiet"]
+    assert main(["compress", MODEL, *asked, *outputs]) == 0
     return folder
+
+
+@pytest.mark.slow
+def test_labels_are_in_the_file_and_latencies_in_the_report(made, capsys):
+    assert main(["inspect", str(made / "digits.tflite")]) == 0
+    shown = capsys.readouterr().out
+    assert "labels in labels.txt" in shown and "x = (pixel - 0) / 255" in shown and "recipe int8" in shown
+    latencies = json.loads((made / "digits.json").read_text())["report"]["latencies"]
+    assert latencies[0]["file"] == "this file" and latencies[0]["ratio"] == 1
 
 
 def refusal(capsys, folder: Path, *arguments: str, code: int | None = None) -> str:
@@ -205,6 +216,7 @@ def test_numbers_apart_get_the_text_to_write(arguments, hint, folder, capsys):
         (("compress", MODEL, "-o", "out.tflite", "--recipe=int9"), "recipe is 'int9'; did you mean 'int8'"),
         (("compress", MODEL, "-o", "out.tflite", "--prune=erk"), "prune is 'erk', but there is no sparsity"),
         (("compress", MODEL, "-o", "out.tflite", "--sparsity=0.5", "--prune=ekr"), "did you mean 'erk'"),
+        (("compress", MODEL, "-o", "out.tflite", "--labels=no.txt"), "label file 'no.txt' cannot be read"),
         (("compress", MODEL, "-o", "out.tflite", "--size=1.5"), "size is 1.5; give a part of the int8 file's bytes"),
         (("compress", MODEL, "-o", "out.tflite", "--size=half"), "size is 'half'; give one number, e.g. --size=0.6"),
         (

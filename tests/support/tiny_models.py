@@ -39,6 +39,8 @@ from tfdatafree.quantization.ranges import search_range
 from tfdatafree.quantization.rounding import Rounding, round_graph
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.rules import NO_RULES, LayerRules
+from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.metadata import OWN_ENTRY, STANDARD_ENTRY
 
 SHAPE = (8, 8, 3)
 MODELS: dict[str, Callable[[], keras.Model]] = {}
@@ -208,6 +210,15 @@ def folded(name: str) -> Graph:
 def compressed(name: str, recipe: Recipe | str = "int8", **options) -> Compressed:
     """What `compress` makes of tiny model `name`: once per test run; not to be edited."""
     return compress(build(name), recipe, verbose=0, **{"input_range": (-1, 1), **options})
+
+
+def without_metadata(content: bytes) -> bytes:
+    """The file without what it says of its making, which names the weights and the recipe."""
+    file = File.parse(content)
+    kept = [entry for entry in file.model.metadata or [] if entry.name.decode() not in (STANDARD_ENTRY, OWN_ENTRY)]
+    file.model.metadata = kept
+    file.drop_unused_buffers()
+    return file.serialize()
 
 
 @functools.cache

@@ -30,6 +30,7 @@ from tfdatafree.recipe.recipe import FEWEST_IMAGES, PRESETS, Recipe, Recover, Re
 from tfdatafree.report.plots import require_bokeh
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import NAMES_WITH_PARTS, TARGETS, get_target
+from tfdatafree.tflite.labels import read_labels
 
 # Exit code of a compression whose result is useless, with --strict.
 _FAILED = 3
@@ -76,6 +77,12 @@ def _define(options: Flags) -> None:
         "Give out the branches of an output one by one where their ranges differ a lot, as a detector's boxes and scores do. "
         "The report says how to join them.",
     )
+    options.add("labels", None, "Names of the classes, one per line; they become part of the file.", meta="FILE.txt")
+    options.add(
+        "measure_latency",
+        False,
+        "Time the file on this CPU, beside the float file and the int8 file of TFLite's converter, for the report.",
+    )
     options.add("report", None, "Also write the report: a page to look at, or JSON.", meta="FILE.html|.json")
     options.add("simulated", None, "Also write a Keras model that computes the same integers.", meta="FILE.keras")
     options.add("seed", 0, "The same seed gives the same bytes.", meta="N", lower=0)
@@ -116,10 +123,18 @@ def _run(values: flags.FlagValues, model: str) -> int:
     if any(path.suffix == ".html" for path in outputs):
         require_bokeh()
     require_inputs(values, model)
+    read_labels(values.labels)
     import_tensorflow(quiet=values.quiet)
     from tfdatafree.compress import compress
 
-    compressed = compress(model, recipe, **arguments, verbose=shown_progress(quiet=values.quiet))
+    compressed = compress(
+        model,
+        recipe,
+        **arguments,
+        labels=values.labels,
+        measure_latency=values.measure_latency,
+        verbose=shown_progress(quiet=values.quiet),
+    )
     report = dataclasses.replace(compressed.report, command=typed_command("compress", values, model))
     compressed = dataclasses.replace(compressed, report=report)
     for path in outputs:

@@ -25,6 +25,7 @@ from tfdatafree.quantization.headroom import widen_decisions
 from tfdatafree.quantization.integer_kernel import IntegerKernel
 from tfdatafree.quantization.placement import Placement
 from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.metadata import About
 from tfdatafree.tflite.operators import OPERATORS
 from tfdatafree.tflite.runtime import Runner
 
@@ -176,11 +177,18 @@ class Storage:
     packed: frozenset[str]
 
 
-def measure_storage(decision: Decision, inputs: Sequence[np.ndarray]) -> Storage:
-    """Size of the file that `build_integer_file` would write for these arguments. The file is not verified."""
+def measure_storage(decision: Decision, inputs: Sequence[np.ndarray], packed_about: About | None = None) -> Storage:
+    """Size of the file that `build_integer_file` would write for these arguments. The file is not verified.
+
+    Args:
+        packed_about: What the file with packed weights says of its making; None: nothing.
+    """
     float_model = convert(decision.graph, [array[:1] for array in inputs])
     spec = _spec(decision, float_model, inputs)
-    unpacked, packed = (quantize_file(float_model.file, dataclasses.replace(spec, int4=int4)) for int4 in (False, True))
+    unpacked, packed = (
+        quantize_file(float_model.file, dataclasses.replace(spec, int4=int4, about=about))
+        for int4, about in ((False, decision.about), (True, packed_about))
+    )
     file, weights, packed_layers = File.parse(packed.content), {}, set()
     for old, key in float_model.layer_of.items():
         if old in packed.kernel_of:
@@ -214,6 +222,7 @@ def _spec(decision: Decision, float_model: FloatModel, inputs: Sequence[np.ndarr
         edge_dtype=options.edge_dtype,
         input_names=tuple(graph.inputs),
         output_names=tuple(graph.output_names),
+        about=decision.about,
     )
     missing = _measure(file, tensors_without_grid(file, spec), inputs)
     return dataclasses.replace(spec, ranges=ranges | missing)

@@ -15,6 +15,7 @@ from tfdatafree.export.inverse_roots import finer_grid
 from tfdatafree.export.plan import Plan, Spec, float_operands, operand_grid, plan_file, tensor_name
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer
 from tfdatafree.tflite.flatbuffer import FLOAT32, File
+from tfdatafree.tflite.metadata import serialize
 from tfdatafree.tflite.operators import OPERATORS, Operator
 
 
@@ -90,7 +91,7 @@ class _Emitter:
         inputs = [self.forms.get((index, "edge"), index) for index in self.file.inputs]
         self.file.graph.inputs, self.file.graph.outputs = inputs, outputs
         new_index = self.compact()
-        self.file.sign(self.spec.input_names, self.spec.output_names, self.spec.description)
+        self.file.sign(self.spec.input_names, self.spec.output_names)
         index_of = {}
         for old, grid in self.plan.grids.items():
             # If a float operator writes a tensor and an integer operator reads it, all readers get the integer form.
@@ -98,7 +99,7 @@ class _Emitter:
             if integer_index in new_index:
                 index_of[old] = new_index[integer_index]
         return IntegerModel(
-            content=self.file.serialize(),
+            content=serialize(self.file, self.spec.about),
             grids={old: self.plan.grids[old] for old in index_of},
             index_of=index_of,
             kernel_of={index: self.plan.kernels[index] for index in self.kernel_index},

@@ -16,6 +16,7 @@ import os
 import re
 import tempfile
 import threading
+import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from tfdatafree.model.graph import Graph, Layer, Node
 from tfdatafree.model.kernels import find_layout, kernel_of, layout_of, to_tflite
 from tfdatafree.model.layer import scope_name
 from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.metadata import About, serialize
 from tfdatafree.tflite.operators import OPERATORS
 from tfdatafree.tflite.runtime import Runner
 
@@ -94,14 +96,32 @@ def convert(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False)
     return FloatModel(File.parse(content), content, tensor_of, node_of, layer_of)
 
 
-def float_file(graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False) -> bytes:
+def float_file(
+    graph: Graph, probe: Sequence[np.ndarray], *, float16: bool = False, about: About | None = None
+) -> bytes:
     """The float TFLite file of `graph` as it is given away: signed with the Keras names of its inputs and outputs.
 
-    Args and raises: as `convert`.
+    Args and raises: as `convert`; and what the file says of its making.
     """
     file = convert(graph, probe, float16=float16).file.copy()
     file.sign(graph.inputs, graph.output_names)
-    return file.serialize()
+    return serialize(file, about)
+
+
+def converters_file(graph: Graph, calibration: Sequence[np.ndarray] | None = None) -> bytes:
+    """What TFLite's converter alone makes of `graph`: a float file; or an int8 file, calibrated on real inputs (n, *shape).
+
+    Raises:
+        ExportError: The converter does not take the graph.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # about ranges of quantized inputs, which the calibration gives
+            return _converted(_trace(graph, {}), calibration=calibration)
+    except Exception as error:  # whatever it is, the converter does not take it
+        raise ExportError(f"TFLite's converter makes no file of '{graph.name}': {error}") from error
 
 
 def _stand_ins(graph: Graph) -> dict[str, np.float32]:
@@ -244,9 +264,16 @@ def _end_of_convertible(graph: Graph, stand_ins: Mapping[str, np.float32]) -> No
     return graph.nodes[fails]
 
 
-def _converted(function, float16: bool = False) -> bytes:
+def _converted(function, float16: bool = False, calibration: Sequence[np.ndarray] | None = None) -> bytes:
     with _silence():
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+        if calibration is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: (
+                [array[at : at + 1] for array in calibration] for at in range(len(calibration[0]))
+            )
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
         if float16:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.target_spec.supported_types = [tf.float16]

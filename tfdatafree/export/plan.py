@@ -23,8 +23,9 @@ from tfdatafree.export.grids import choose_grids
 from tfdatafree.export.inverse_roots import within_reach
 from tfdatafree.numerics.affine import Quantizer, activation_quantizer, weight_quantizer
 from tfdatafree.numerics.range import Range
-from tfdatafree.tflite.flatbuffer import DESCRIPTION, FLOAT32, File
+from tfdatafree.tflite.flatbuffer import FLOAT32, File
 from tfdatafree.tflite.kernel_limits import UNUSABLE, refusal
+from tfdatafree.tflite.metadata import About
 from tfdatafree.tflite.operators import OPERATORS, Operator
 
 
@@ -44,6 +45,7 @@ class Spec:
         input_grid: Operators whose output gets the grid of their input, although TFLite allows another.
         edge_dtype: Type of the file's inputs and outputs: that of the activations, "float32", or "uint8" with int8.
         input_names, output_names: Names in the file's signature.
+        about: What the file says of its making; None: nothing.
     """
 
     ranges: Mapping[int, Range]
@@ -60,7 +62,7 @@ class Spec:
     edge_dtype: str = "int8"
     input_names: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ()
-    description: str = DESCRIPTION
+    about: About | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

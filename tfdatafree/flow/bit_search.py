@@ -16,13 +16,16 @@ each choice on the same generated inputs ranks them less well (0.97).
 
 import dataclasses
 import glob
+import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from tfdatafree.errors import ExportError
 from tfdatafree.export.build import measure_storage
+from tfdatafree.flow.about import made_with
 from tfdatafree.measuring.damage import single_layer_damages, single_layer_divergences
 from tfdatafree.measuring.observe import Observed
 from tfdatafree.model.graph import Graph
@@ -37,6 +40,7 @@ from tfdatafree.quantization.quantize import round_weights
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import Recipe, Search
 from tfdatafree.recipe.rules import LayerRules, Rule
+from tfdatafree.tflite.metadata import About
 
 WIDE, NARROW = 8, 4
 # Buffers start at multiples of 16 bytes, so a buffer of twice the length may take up to 15 bytes more than twice the space.
@@ -76,14 +80,19 @@ def find_bits(
     """
     assert recipe.policy is not None, "choose_bits() calls this for recipes with a policy"
     options = pack_by_default(recipe.quantization)
-    policy = search_bits(network, observed, inputs, options, recipe.policy)
+    policy = search_bits(network, observed, inputs, options, recipe.policy, user_recipe)
     replay = with_policy(user_recipe, policy, network.rules, network.current, int4=options.int4)
     rules = apply_rules(replay.rules, network.source, network.reference)
     return Bits(options=options, rules=rules, policy=policy, replay=replay)
 
 
 def search_bits(
-    network: Network, observed: Observed, inputs: list[np.ndarray], options: Quantize, search: Search
+    network: Network,
+    observed: Observed,
+    inputs: list[np.ndarray],
+    options: Quantize,
+    search: Search,
+    user_recipe: Recipe,
 ) -> Policy:
     """Searches the widths whose file takes at most `search.size` of the 8-bit file's bytes.
 
@@ -91,6 +100,7 @@ def search_bits(
         network: Its rules may set the bits of single layers, which are then not searched.
         observed: Statistics of the tensors.
         inputs: Generated (or given) inputs.
+        user_recipe: The recipe that the user passed. Both files name the recipes that make them.
 
     Raises:
         ValueError: The size cannot be reached; says the smallest possible one.
@@ -108,8 +118,9 @@ def search_bits(
         ranges={tensor: Range(s.low, s.high) for tensor, s in observed.images.items()},
         options=options,
         rules=rules,
+        about=made_with(network, dataclasses.replace(user_recipe, policy=None)),
     )
-    storage = measure_storage(decision, inputs)
+    storage = measure_storage(decision, inputs, packed_about=_about_all_narrow(network, user_recipe, decision))
     budget = math.floor(search.size * storage.bytes)
     if storage.packed_bytes > budget:
         raise ValueError(
@@ -119,7 +130,7 @@ def search_bits(
         )
     decided = kernel_bits(current, options, rules.setting("weight_bits"))
     sizes = {
-        key: {WIDE: count + _PER_LAYER, NARROW: -(-count // 2)}
+        key: {WIDE: count + _PER_LAYER, NARROW: -(-count // 2) + _rule_bytes(key, storage.weights, rules)}
         for key, count in storage.weights.items()
         if key in storage.packed and key not in decided
     }
@@ -143,6 +154,30 @@ def search_bits(
         damages=narrow_damages,
         error=math.sqrt(total(damages, bits)),
     )
+
+
+def _rule_bytes(key: str, layers: Iterable[str], rules: LayerRules) -> int:
+    """Bytes of the file that say that a layer has the fewest bits; 0 where it may say as much of another choice."""
+    if key in rules.of or any(key != other and key.startswith(f"{other}_") for other in layers):
+        return 0
+    return len(json.dumps({"pattern": glob.escape(key), "weight_bits": NARROW}, separators=(",", ":")))
+
+
+def _about_all_narrow(network: Network, user_recipe: Recipe, decision: Decision) -> About | None:
+    """What a file says whose layers all have the fewest bits, a rule each: no choice says more."""
+    narrow = dict.fromkeys(decision.kernels, NARROW)
+    policy = Policy(
+        size=0,
+        int8_bytes=0,
+        budget=0,
+        int8_weight_bytes=0,
+        weight_bytes=0,
+        layers=narrow,
+        damages=dict.fromkeys(narrow, 0.0),
+        error=0,
+    )
+    rules, int4 = network.rules, decision.options.int4
+    return made_with(network, with_policy(user_recipe, policy, rules, network.current, int4=int4))
 
 
 def pack_by_default(options: Quantize) -> Quantize:

@@ -12,6 +12,7 @@ from tfdatafree.canonical.form import canonical_form
 from tfdatafree.export.build import Built
 from tfdatafree.export.float_model import float_file
 from tfdatafree.export.write import write
+from tfdatafree.flow.about import describe, made_with
 from tfdatafree.flow.bit_search import Bits, find_bits, require_size
 from tfdatafree.flow.joins import mend_joins
 from tfdatafree.inputs.check import require_recoverable
@@ -43,6 +44,7 @@ from tfdatafree.quantization.quantize import choose_input_ranges, needs_moments,
 from tfdatafree.recipe.prune import Prune
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.task import Task
+from tfdatafree.tflite.labels import require_labels_fit
 
 # Given inputs may leave the given range by this part of it, unnoticed.
 _ROUNDING = 0.01
@@ -91,6 +93,8 @@ def read_network(task: Task, progress: Progress) -> Network:
     with progress.stage("load"):
         source = Graph.from_keras(load(task.model, unsafe=task.unsafe_load, input_shape=task.input_shape))
         require_channels_last(source)
+        if task.recipe.quantize is None or not task.recipe.quantize.split_outputs:
+            require_labels_fit(task.labels, [source.specs[tensor].shape for tensor in source.outputs])
         form = canonical_form(source, pooled_slices=task.target.pooled_slices)
         graph = form.graph
         require_quantizable(graph)
@@ -104,7 +108,13 @@ def read_network(task: Task, progress: Progress) -> Network:
         ranges = find_input_ranges(graph, task.input_range, task.seed)
         graph = _with_statistics_that_hold(graph, ranges, task.recipe)
     network = Network(
-        source=source, unfolded=graph, reference=graph, current=graph, input_ranges=ranges, notes=form.notes
+        source=source,
+        unfolded=graph,
+        reference=graph,
+        current=graph,
+        input_ranges=ranges,
+        notes=form.notes,
+        about=describe(task, source, ranges),
     )
     return network if task.representative_data is not None else _judged(network, task, progress)
 
@@ -159,6 +169,7 @@ def precondition_network(network: Network, task: Task, progress: Progress) -> Ne
         scales=log.scales,
         notes=notes,
         reasons={**folded.kept, **log.kept},
+        about=network.about,
     )
 
 
@@ -313,7 +324,7 @@ def quantize_network(
     executor: Executor | None = None,
 ) -> Decision:
     """Integers for every kernel and a range for every tensor, with joined branches of very different ranges mended."""
-    network = dataclasses.replace(network, rules=bits.rules)
+    network = dataclasses.replace(network, rules=bits.rules, about=made_with(network, bits.replay))
     with progress.stage("round weights, choose ranges"):
         known_ranges = choose_input_ranges(network, observed, bits.options, from_user=not inputs.in_range)
         decision = quantize(
@@ -332,7 +343,8 @@ def write_float(network: Network, task: Task, inputs: Inputs, progress: Progress
     """The float file of the network."""
     with progress.stage(FLOAT_FILE_STEP):
         first_input = [array[:1] for array in inputs.arrays]
-        content = float_file(network.current, first_input, float16=task.recipe.float16)
+        about = made_with(network, task.user_recipe)
+        content = float_file(network.current, first_input, float16=task.recipe.float16, about=about)
         return Built(content=content, graph=network.current)
 
 

@@ -25,7 +25,8 @@ from tfdatafree.recipe.check import require_name
 # Common ranges of image and audio pipelines: [0, 1], [-1, 1], 8-bit, 8-bit less its mean; and for three channels
 # (x - mean) / sd of ImageNet.
 COMMON_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-128.0, 128.0))
-COLOUR_RANGES = (*COMMON_RANGES, (-2.12, 2.64))
+IMAGENET_RANGE = (-2.12, 2.64)
+COLOUR_RANGES = (*COMMON_RANGES, IMAGENET_RANGE)
 # Where the mean of pictures can lie in their range, and their standard deviation, as parts of its width. Of photographs it
 # is 0.2 to 0.3. A signal that is taken for pictures would be clipped; pictures that are not recognized get a coarser grid.
 _MEANS, _DEVIATIONS = (0.1, 0.9), (0.08, 0.31)
@@ -86,15 +87,17 @@ def find_input_range(graph: Graph, name: str, seed: int = 0) -> InputRange:
         if isinstance(operation, keras.layers.Normalization):
             mean, sd = np.asarray(operation.mean), np.sqrt(np.asarray(operation.variance))
             low, high = float((mean - 3 * sd).min()), float((mean + 3 * sd).max())
-            return InputRange(low, high, f"from the Normalization layer '{node.name}': mean +- 3 standard deviations")
+            return InputRange(
+                low, high, f"from the Normalization layer '{node.name}': mean +- 3 standard deviations", estimated=True
+            )
     fit = fit_inputs(graph, name, seed)
     if fit is None:
         return _assumed(graph, name)
     origin = f"estimated from the statistics of '{fit.batchnorm}'; {_how_to_settle(graph, name)}"
     common = _common_range(fit, graph.specs[name].size(-1))
     if common is not None:
-        return InputRange(*common, origin, divergence=fit.of_range(*common))
-    return _fitted(InputRange(*_spread(fit), origin), fit)
+        return InputRange(*common, origin, divergence=fit.of_range(*common), estimated=True)
+    return _fitted(InputRange(*_spread(fit), origin, estimated=True), fit)
 
 
 def _takes_bytes(graph: Graph, name: str, rescaling: keras.layers.Rescaling, seed: int) -> bool:
@@ -125,6 +128,7 @@ def _assumed(graph: Graph, name: str) -> InputRange:
         warning=f"nothing in '{graph.name}' tells the range of {which}, and [-1, 1] is assumed; if real inputs leave "
         f"it, results can be useless: {settle}.",
         told=False,
+        estimated=True,
     )
 
 

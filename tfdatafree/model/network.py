@@ -10,6 +10,7 @@ import numpy as np
 from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.fidelity import Fidelity
 from tfdatafree.recipe.rules import NO_RULES, LayerRules
+from tfdatafree.tflite.metadata import About
 
 # "pictures": what `inputs/procedural.py` makes for images. "fields": smooth along all axes but the channels, not bounded, of
 # varying strength. "noise": the same without any smoothness.
@@ -29,6 +30,7 @@ class InputRange:
         divergence: What is left between their statistics and those of the first BatchNorm, in nats; None: none tells.
         warning: What the user should know about the range; empty: nothing.
         told: Whether the user or a layer tells the range; else it is assumed.
+        estimated: Whether it is assumed, or found by the statistics of a layer.
         values: Inputs that were matched to all statistics, (n, *shape): all generated ones are these. None: none were.
         too_narrow: Whether the stored statistics need inputs from far beyond the range, so that they cannot hold in it.
     """
@@ -44,6 +46,7 @@ class InputRange:
     told: bool = True
     values: np.ndarray | None = None
     too_narrow: bool = False
+    estimated: bool = False
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -128,6 +131,7 @@ class Network:
         pruning: What pruning did; None where nothing was pruned.
         notes: Layer or tensor -> what was done to it.
         reasons: Layer -> why something was not done to it.
+        about: What the file will say of its making; None: nothing.
     """
 
     source: Graph
@@ -142,6 +146,7 @@ class Network:
     pruning: Pruning | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    about: About | None = None
 
     def logged(self, *, notes: Mapping[str, str] | None = None, reasons: Mapping[str, str] | None = None) -> "Network":
         """The same network with more notes and reasons."""

@@ -15,6 +15,7 @@ from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.rules import NO_RULES, LayerRules
 from tfdatafree.targets.registry import GENERIC
 from tfdatafree.targets.target import Target
+from tfdatafree.tflite.metadata import About
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Decision:
         reasons: Layer -> what was not done to it, and why.
         tail: Joins the graph's outputs to those of the model; None if they are the same.
         notes: Layer -> what was done to it.
+        about: What the file says of its making; None: nothing.
     """
 
     graph: Graph
@@ -51,6 +53,7 @@ class Decision:
     reasons: Mapping[str, str] = field(default_factory=dict)
     tail: Graph | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    about: About | None = None
 
     @functools.cached_property
     def placement(self) -> Placement:

@@ -82,6 +82,7 @@ def quantize(
         rules=rules,
         target=target,
         reasons=reasons,
+        about=network.about,
     )
 
 

@@ -151,6 +151,7 @@ def rewritten_report(
         notes={**report.notes, **built.notes, change.how: change.note},
         before_recovery=report.before_recovery or report.outputs,
         call={**report.call, "recovered": change.how},
+        latencies=(),
         **_of_file(built, evidence, True, {row.name: row.known_by for row in report.layers}),
         **_compared(reference, built, inputs),
         **_on_target(built.content, target),

@@ -11,6 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfdatafree.errors import ExportError, LoadError
 from tfdatafree.limits import memory_limit, require_regular
+from tfdatafree.runtimes.runtime import one_line
 from tfdatafree.targets.aot import CompiledForChip
 from tfdatafree.targets.check import check_target
 from tfdatafree.targets.compiler import ask_compiler
@@ -19,6 +20,7 @@ from tfdatafree.targets.target import Target, TargetCheck
 from tfdatafree.targets.vela import NpuSizes
 from tfdatafree.tflite.arena import arena_bytes
 from tfdatafree.tflite.flatbuffer import File
+from tfdatafree.tflite.metadata import find_metadata
 from tfdatafree.tflite.sizes import macs
 from tfdatafree.tflite.trial import death_of
 
@@ -76,6 +78,7 @@ class FileSummary:
         arena: Bytes of memory for activations as a runtime plans them, without what kernels need for themselves; None if the
             size of a tensor is not known.
         tensors: The inputs, then the constants and outputs of each operator.
+        metadata: What the file says of its making and its use, in lines; "" if it says nothing.
     """
 
     bytes: int
@@ -87,6 +90,7 @@ class FileSummary:
     macs: int
     arena: int | None
     tensors: tuple[TensorSummary, ...]
+    metadata: str = ""
 
     @property
     def integer_share(self) -> float:
@@ -110,6 +114,8 @@ class FileSummary:
         for title, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
             lines += ["", title, *(f"  {tensor.name:<{width}}  {_edge(tensor)}" for tensor in tensors)]
         lines += ["", "operators", *(f"  {count:>5}  {name}" for name, count in self.operators.items())]
+        if self.metadata:
+            lines += ["", "metadata", *(f"  {line}" for line in self.metadata.splitlines())]
         lines += ["", *self._constants()]
         return "\n".join(lines)
 
@@ -249,7 +255,15 @@ def _summarize(content: bytes) -> FileSummary:
         macs=macs(file),
         arena=arena_bytes(file),
         tensors=tuple(tensors.values()),
+        metadata=_metadata(content),
     )
+
+
+def _metadata(content: bytes) -> str:
+    try:
+        return str(find_metadata(content))
+    except Exception as error:  # what a file says of itself may be wrong, and it can be run all the same
+        return f"cannot be read: {one_line(error)}"
 
 
 def _tensor(file: File, index: int, writer: str, *, shared: bool = False) -> TensorSummary:

@@ -117,6 +117,10 @@ def _tiles(report: Report) -> Iterable[str]:
             yield _size_tile("After gzip", report.float_gzip_bytes, report.gzip_bytes)
         if report.npu_bytes is not None:
             yield _size_tile("Compiled for the NPU", report.float_bytes, report.npu_bytes)
+    if report.latencies:
+        ours, *others = report.latencies
+        small = "; ".join(f"{other.file}: {1e3 * other.seconds:.3g} ms" for other in others)
+        yield _tile("Latency on this CPU", f"{1e3 * ours.seconds:.3g} ms", small)
     before = {output.name: output for output in report.before_recovery}
     for output in report.outputs:
         of = f" of {output.name}" if len(report.outputs) > 1 else ""

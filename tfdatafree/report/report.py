@@ -13,6 +13,7 @@ from tfdatafree.numerics.fidelity import LEAST_AGREEMENT, LEAST_SQNR_DB
 from tfdatafree.pruning.bearing import stays, verdict
 from tfdatafree.quantization.bit_choice import Policy
 from tfdatafree.report.outputs import OutputComparison
+from tfdatafree.runtimes.latency import Latency
 from tfdatafree.targets.target import TargetCheck
 
 # A tensor below is far off.
@@ -100,6 +101,7 @@ class Report:
         float_gzip_bytes, gzip_bytes: Bytes of the float weights, and of the file, after gzip. Zeros only save space there.
         npu_bytes: Bytes of the file compiled for an NPU; None if it was not compiled.
         on_target: How much of the file its target computes; None for the target "generic".
+        latencies: How long the file and others of the same model take on the CPU that made it; empty unless asked for.
         outputs: Comparison of each output with the user's float model.
         compared: Number of generated (or representative) inputs of this comparison.
         before_recovery: The same comparison before weights were recovered; () if none were.
@@ -133,6 +135,7 @@ class Report:
     gzip_bytes: int = 0
     npu_bytes: int | None = None
     on_target: TargetCheck | None = None
+    latencies: tuple[Latency, ...] = ()
     outputs: tuple[OutputComparison, ...] = ()
     compared: int = 0
     before_recovery: tuple[OutputComparison, ...] = ()
@@ -184,6 +187,7 @@ class Report:
             f"  operators   {self._operators()}",
             *([] if self.on_target is None else [f"  target      {self.on_target}"]),
             *([] if self.npu_bytes is None else [f"  compiled    {self.npu_bytes:,} bytes for the NPU"]),
+            *(f"  latency     {line}" for line in self.speed()),
             *(f"  input range {line}" for line in self.input_range.splitlines()),
             *([] if self.input_fit is None else [f"  inputs fit  {self.input_fit}"]),
             f"  made from   {self.generated}",
@@ -263,6 +267,13 @@ class Report:
     def compared_on(self) -> str:
         """The inputs that `outputs` were measured on."""
         return f"{self.compared} {'given' if self.call.get('representative_data') else 'generated'} inputs"
+
+    def speed(self) -> list[str]:
+        """One line per file that was timed."""
+        lines = [f"{1e3 * latency.seconds:.3g} ms, {latency.file}" for latency in self.latencies]
+        for at, latency in enumerate(self.latencies[1:], start=1):
+            lines[at] += f": {latency.ratio:.3g} times as long (quartiles {latency.low:.3g} to {latency.high:.3g})"
+        return lines
 
     def fidelity(self) -> list[str]:
         """One line per output, and per part of one, which compares it with the float model's."""

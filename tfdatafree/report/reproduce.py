@@ -14,6 +14,11 @@ _RECOVERIES = {
     "distillation": ("distill", ""),
     "reconstruction": ("reconstruct", ", images"),
 }
+# Arguments that are paths, or else values that only the user has: variable and its comment.
+_IN_MEMORY = {
+    "representative_data": ("inputs", "inputs: the same representative inputs"),
+    "labels": ("labels", "labels: the same names of classes"),
+}
 
 
 def python_text(recipe: Recipe, call: Mapping[str, Any]) -> str:
@@ -25,8 +30,7 @@ def python_text(recipe: Recipe, call: Mapping[str, Any]) -> str:
     if not by_name:
         lines += [f"recipe = {_expression(recipe)}"]
     arguments += [f"{name}={value!r}" for name, value in _options(call).items()]
-    if call.get("representative_data") is True:
-        arguments.append("representative_data=inputs")
+    arguments += [f"{name}={variable}" for name, (variable, _) in _IN_MEMORY.items() if call.get(name) is True]
     lines += [f"compressed = compress({', '.join(arguments)})"]
     if call.get("recovered"):
         function, images = _RECOVERIES[call["recovered"]]
@@ -37,8 +41,9 @@ def python_text(recipe: Recipe, call: Mapping[str, Any]) -> str:
         lines += ['compressed.save("model.tflite")']
     if not call.get("model"):
         lines.insert(0, "# model: the same Keras model, or its path")
-    if call.get("representative_data") is True:
-        lines.insert(0, "# inputs: the same representative inputs")
+    for name, (_, meaning) in _IN_MEMORY.items():
+        if call.get(name) is True:
+            lines.insert(0, f"# {meaning}")
     return "\n".join([f"from tfdatafree import {', '.join(names)}", *lines])
 
 
@@ -47,7 +52,7 @@ def command_text(recipe: Recipe, call: Mapping[str, Any]) -> str | None:
 
     A recipe that is not a preset is read from the file `RECIPE_FILE`, which holds `recipe.to_dict()`.
     """
-    if call.get("representative_data") is True or call.get("recovered"):
+    if any(call.get(name) is True for name in _IN_MEMORY) or call.get("recovered"):
         return None
     words = ["tfdatafree", "compress", call.get("model") or "model.keras", "-o", "model.tflite"]
     words += [f"--recipe={recipe.name if is_preset(recipe) else RECIPE_FILE}"]
@@ -71,9 +76,7 @@ def _options(call: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that are not the default."""
     defaults = {"input_range": None, "input_shape": None, "target": "generic", "seed": 0}
     options = {name: call[name] for name, default in defaults.items() if call.get(name, default) != default}
-    if isinstance(path := call.get("representative_data"), str):
-        options["representative_data"] = path
-    return options
+    return options | {name: call[name] for name in _IN_MEMORY if isinstance(call.get(name), str)}
 
 
 def _classes(options: Any) -> set[str]:

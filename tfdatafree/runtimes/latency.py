@@ -29,6 +29,36 @@ class OperatorTime:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """How long one file takes.
+
+    Attributes:
+        file: Its path, or what it is.
+        seconds: Median seconds of one inference; on a phone the mean.
+        ratio: Median of the ratios to the first file in the same round.
+        low, high: Quartiles of these ratios.
+        operators: Seconds by kind of operator, the longest first; empty unless asked for.
+    """
+
+    file: str
+    seconds: float
+    ratio: float
+    low: float
+    high: float
+    operators: tuple[OperatorTime, ...] = ()
+
+
+def summarize(names: Sequence[str], seconds: np.ndarray) -> list[Latency]:
+    """One `Latency` per file of `seconds` (rounds, files)."""
+    low, middle, high = np.percentile(seconds / seconds[:, :1], (25, 50, 75), axis=0)
+    rows = zip(names, np.median(seconds, axis=0), middle, low, high, strict=True)
+    return [
+        Latency(file=name, seconds=float(median), ratio=float(ratio), low=float(least), high=float(most))
+        for name, median, ratio, least, most in rows
+    ]
+
+
 def latencies(contents: Sequence[bytes], rounds: int, *, threads: int = 1) -> np.ndarray:
     """Seconds of one inference by LiteRT with XNNPACK, (rounds, files): the fastest of a few. Rounds begin with different files.
 

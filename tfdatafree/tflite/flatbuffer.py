@@ -211,15 +211,39 @@ class File:
         operator.inputs, operator.outputs = [source], [target]
         return operator
 
-    def output_names(self) -> list[str]:
-        """Names of the outputs in the signature, in the file's order; those of the tensors if there is no signature."""
-        signed = self.model.signatureDefs[0].outputs if self.model.signatureDefs else []
-        names = {entry.tensorIndex: _text(entry.name) for entry in signed}
-        return [names.get(index, self.name(index)) for index in self.outputs]
+    def input_names(self) -> list[str]:
+        """Names of the inputs in the signature, in the file's order; those of the tensors if there is no signature."""
+        return self._signed(self.inputs, "inputs")
 
-    def sign(self, input_names: Sequence[str], output_names: Sequence[str], description: str = DESCRIPTION) -> None:
+    def output_names(self) -> list[str]:
+        """The same of the outputs."""
+        return self._signed(self.outputs, "outputs")
+
+    def _signed(self, indices: Sequence[int], kind: str) -> list[str]:
+        signed = getattr(self.model.signatureDefs[0], kind) if self.model.signatureDefs else []
+        names = {entry.tensorIndex: _text(entry.name) for entry in signed}
+        return [names.get(index, self.name(index)) for index in indices]
+
+    def metadata(self, name: str) -> bytes | None:
+        """Content of the metadata entry `name`; None without one."""
+        for entry in self.model.metadata or []:
+            if _text(entry.name) == name:
+                data = self.model.buffers[entry.buffer].data
+                return None if data is None else bytes(data)
+        return None
+
+    def set_metadata(self, name: str, content: bytes) -> None:
+        """Adds a metadata entry with a buffer of its own, or gives the one of this name a new buffer."""
+        buffer, entry = schema.BufferT(), schema.MetadataT()
+        buffer.data = np.frombuffer(content, np.uint8)
+        self.model.buffers.append(buffer)
+        entry.name, entry.buffer = name, len(self.model.buffers) - 1
+        others = [other for other in self.model.metadata or [] if _text(other.name) != name]
+        self.model.metadata = [*others, entry]
+
+    def sign(self, input_names: Sequence[str], output_names: Sequence[str]) -> None:
         """Sets the file's description, and a signature with these names of its inputs and outputs."""
-        self.model.description = description
+        self.model.description = DESCRIPTION
         if not input_names:
             return
         signature = schema.SignatureDefT()
