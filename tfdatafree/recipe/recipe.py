@@ -292,7 +292,7 @@ PRESETS: dict[str, Recipe] = {
             quantize=Quantize(per_channel=False, weight_ranges="search"),
         ),
         Recipe(name="int16x8", quantize=Quantize(activation_bits=16)),
-        Recipe(name="w4a8", quantize=Quantize(weight_bits=4, depthwise_bits=8, first_last_bits=8, int4=True)),
+        Recipe(name="w4a8", quantize=Quantize(weight_bits=4, depthwise_bits=8, int4=True)),
         Recipe(name="float16", quantize=None, float16=True),
         Recipe(
             name="dfq",
