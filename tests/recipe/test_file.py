@@ -9,6 +9,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from progress_bar import without_progress
 
 import tfdatafree
 from tfdatafree import PRESETS, Generate, LoadError, MissingPackageError, Prune, Quantize, Recipe, Recover, Rule, Search
@@ -216,7 +217,7 @@ def test_a_rule_without_a_layer_is_one_line_on_the_command_line(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.json").write_text('{"rules": [{"pattern": "Dens", "weight_bits": 4}]}')
     assert main(["compress", str(MODEL_PATH), "-o", "a.tflite", "--recipe=mine.json"]) == 1
-    error = capsys.readouterr().err
+    error = without_progress(capsys.readouterr().err)
     assert re.fullmatch(r"error: no layer .*'Dens'.*did you mean 'Dense'.*\n", error), error
 
 
