@@ -68,7 +68,6 @@ setup(
         "npu": ["ethos-u-vela>=4"],
         "report": ["bokeh>=3.4"],
         "plots": ["matplotlib>=3.8"],
-        "distributed": ["dask[distributed]"],
         "runtimes": ["openvino", "tflite-micro"],
     },
     classifiers=[

@@ -2,7 +2,6 @@ import dataclasses
 import functools
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -102,12 +101,6 @@ def test_the_model_passed_in_is_not_changed(name):
 def test_the_seed_is_all_that_chance_has(name):
     again, other = (quick(build(name), seed=seed).tflite for seed in (0, 1))
     assert again == compressed(name).tflite != other, "the same seed gives the same bytes"
-
-
-@pytest.mark.slow
-def test_an_executor_changes_nothing():
-    with ThreadPoolExecutor(2) as executor:
-        assert quick(build("plain"), executor=executor).tflite == compressed("plain").tflite
 
 
 # Recipes --------------------------------------------------------------------------------------------------------------

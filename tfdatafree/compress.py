@@ -9,7 +9,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from typing import Any
 
 import keras
@@ -79,7 +78,6 @@ def compress(
     labels: Sequence[str] | str | os.PathLike | None = None,
     measure_latency: bool = False,
     seed: int = 0,
-    executor: Executor | None = None,
     unsafe_load: bool = False,
     verbose: int = 1,
 ) -> Compressed:
@@ -109,7 +107,6 @@ def compress(
         measure_latency: True also times the file on this CPU, beside the float file and the int8 file of TFLite's converter, for
             the report.
         seed: The same seed gives the same bytes, with the same versions and number of cores.
-        executor: Any concurrent.futures.Executor, for the searches of single tensors.
         unsafe_load: True runs the Python code in a model file (Lambda layers), and reads files that it names. Only for files that
             you trust.
         verbose: 0 hides the progress bar; 2 shows lines in its place.
@@ -151,7 +148,7 @@ def compress(
         else:
             network, observed = pass_inputs(network, task, inputs, progress)
             bits = choose_bits(network, task, observed, inputs, progress)
-            decision = quantize_network(network, task, bits, observed, inputs, progress, executor)
+            decision = quantize_network(network, task, bits, observed, inputs, progress)
             built = write_integers(decision, bits, inputs, progress)
             compressed = _assemble(task, network, inputs, built, decision, bits, observed)
         if task.recipe.recover is not None:

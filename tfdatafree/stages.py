@@ -9,7 +9,6 @@ export_tflite(model, path)     == compress(model).save(path)
 
 import os
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +77,6 @@ def quantize(
     representative_data: Any = None,
     target: str | Target = "generic",
     seed: int = 0,
-    executor: Executor | None = None,
     unsafe_load: bool = False,
     verbose: int = 1,
 ) -> keras.Model:
@@ -87,7 +85,7 @@ def quantize(
     Args:
         model, input_range, input_shape, representative_data, target: As for `compress`.
         recipe: As for `compress`, but one that quantizes.
-        seed, executor, unsafe_load, verbose: As for `compress`.
+        seed, unsafe_load, verbose: As for `compress`.
 
     Returns:
         The Keras model that simulates the arithmetic of the integer file. `predict` and `save` work on it.
@@ -109,7 +107,6 @@ def quantize(
         representative_data=representative_data,
         target=target,
         seed=seed,
-        executor=executor,
         unsafe_load=unsafe_load,
         verbose=verbose,
     ).model
@@ -125,7 +122,6 @@ def export_tflite(
     representative_data: Any = None,
     target: str | Target = "generic",
     seed: int = 0,
-    executor: Executor | None = None,
     unsafe_load: bool = False,
     overwrite: bool = False,
     verbose: int = 1,
@@ -135,7 +131,7 @@ def export_tflite(
     Args:
         model, recipe, input_range, input_shape, representative_data, target: As for `compress`.
         path: Name of the file, which ends in .tflite.
-        seed, executor, unsafe_load, verbose: As for `compress`.
+        seed, unsafe_load, verbose: As for `compress`.
         overwrite: Replace the file if it exists.
 
     Returns:
@@ -166,7 +162,6 @@ def export_tflite(
         representative_data=representative_data,
         target=target,
         seed=seed,
-        executor=executor,
         unsafe_load=unsafe_load,
         verbose=verbose,
     ).save(path, overwrite=overwrite)

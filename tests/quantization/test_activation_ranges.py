@@ -1,5 +1,4 @@
 import functools
-from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -15,8 +14,6 @@ from tfdatafree.model.graph import Graph
 from tfdatafree.numerics.affine import activation_quantizer
 from tfdatafree.numerics.range import Range
 from tfdatafree.quantization.activation_ranges import between, choose_ranges, widest
-
-METHODS = ["min_max", "search", "percentile", "k_sigma"]
 
 
 @functools.cache
@@ -59,14 +56,6 @@ def test_a_searched_range_is_closest_to_the_samples(name):
 def test_16_bit_searches_are_symmetric():
     teacher, found = statistics("plain", "images")
     assert all(r.low == -r.high for r in choose_ranges(teacher, found, "search", bits=16).values())
-
-
-@pytest.mark.slow
-def test_an_executor_gives_the_same_ranges():
-    teacher, found = statistics("branch_add", "images")
-    with ThreadPoolExecutor(2) as executor:
-        for method in METHODS:
-            assert choose_ranges(teacher, found, method, executor=executor) == choose_ranges(teacher, found, method)
 
 
 def test_six_deviations_around_the_means_of_a_batchnorm():

@@ -1,7 +1,6 @@
 """The steps of compress() and diagnose(). Each takes the network that the step before returned, and returns the next one."""
 
 import dataclasses
-from concurrent.futures import Executor
 
 import numpy as np
 from absl import logging
@@ -321,7 +320,6 @@ def quantize_network(
     observed: Observed,
     inputs: Inputs,
     progress: Progress,
-    executor: Executor | None = None,
 ) -> Decision:
     """Integers for every kernel and a range for every tensor, with joined branches of very different ranges mended."""
     network = dataclasses.replace(network, rules=bits.rules, about=made_with(network, bits.replay))
@@ -334,7 +332,6 @@ def quantize_network(
             bits.options,
             known_ranges=known_ranges,
             target=task.target,
-            executor=executor,
         )
         return mend_joins(decision)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -28,14 +27,12 @@ def choose_ranges(
     method: str,
     *,
     bits: int = 8,
-    executor: Executor | None = None,
 ) -> dict[str, Range]:
     """Tensor -> range.
 
     Args:
         graph: The folded graph. Statistics of tensors that it does not have are ignored.
         method: "extreme_value", "min_max", "search", "percentile", "k_sigma" or "aciq".
-        executor: Computes several tensors at a time.
 
     Raises:
         UnsupportedModelError: A tensor has values that are not finite; names it.
@@ -54,10 +51,7 @@ def choose_ranges(
     if method == "k_sigma":
         return _k_sigma_ranges(graph, statistics)
     function = {"search": _search, "percentile": _percentile, "aciq": _aciq}[method]
-    tensors = list(statistics)
-    jobs = [(statistics[tensor], bits) for tensor in tensors]
-    results = (executor.map if executor else map)(function, jobs)
-    return dict(zip(tensors, results, strict=True))
+    return {tensor: function(s, bits) for tensor, s in statistics.items()}
 
 
 def between(a: Mapping[str, Range], b: Mapping[str, Range]) -> dict[str, Range]:
@@ -152,18 +146,16 @@ def _mean(first: float, second: float) -> float:
     return math.sqrt(first * second) if first > 0 and second > 0 else max(first, second)
 
 
-def _search(job: tuple[Statistics, int]) -> Range:
-    statistics, bits = job
+def _search(statistics: Statistics, bits: int) -> Range:
     return search_range(statistics.samples, bits, symmetric=bits == 16)
 
 
-def _aciq(job: tuple[Statistics, int]) -> Range:
-    statistics, bits = job
+def _aciq(statistics: Statistics, bits: int) -> Range:
     return aciq(statistics.samples, bits)
 
 
-def _percentile(job: tuple[Statistics, int]) -> Range:
-    return percentile(job[0].samples)
+def _percentile(statistics: Statistics, bits: int) -> Range:
+    return percentile(statistics.samples)
 
 
 def _k_sigma_ranges(graph: Graph, statistics: Mapping[str, Statistics]) -> dict[str, Range]:

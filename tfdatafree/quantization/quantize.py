@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping
-from concurrent.futures import Executor
 
 import numpy as np
 
@@ -44,7 +43,6 @@ def quantize(
     *,
     known_ranges: Mapping[str, Range],
     target: Target = GENERIC,
-    executor: Executor | None = None,
 ) -> Decision:
     """Rounds the kernels of `network.current`, corrects its biases, and chooses ranges.
 
@@ -63,7 +61,7 @@ def quantize(
             graph, uncorrected = correct_biases(graph, current, observed.means)
         reasons |= {key: f"bias not corrected: {reason}" for key, reason in uncorrected.items()}
     limits, decisions = _limits(current, observed, options, known_ranges), decision_tensors(current)
-    ranges = choose_tensor_ranges(current, observed, options, executor) | dict(known_ranges)
+    ranges = choose_tensor_ranges(current, observed, options) | dict(known_ranges)
     # Headroom is measured by the noise of decision tensors, in which clipped values do not belong.
     ranges = within(ranges, {tensor: ends for tensor, ends in limits.items() if tensor not in decisions})
     if options.activation_correction:
@@ -110,19 +108,14 @@ def round_weights(network: Network, observed: Observed, options: Quantize) -> Ro
     return round_equalized(graph, rounding) if options.equalized_rounding else round_graph(graph, rounding)
 
 
-def choose_tensor_ranges(
-    graph: Graph, observed: Observed, options: Quantize, executor: Executor | None
-) -> dict[str, Range]:
+def choose_tensor_ranges(graph: Graph, observed: Observed, options: Quantize) -> dict[str, Range]:
     """One range per tensor. From images, it lies between two estimates: with and without restored BatchNorm statistics.
 
     Decision tensors get the wider of two extremes. A saturated output loses the decision, but a coarse one is only noisy.
     Whatever real inputs showed is in the range. 16 bits have levels enough for four times the range.
     """
     sources = [observed.images, observed.normalized] if options.range_source == "images" else [observed.gaussian]
-    estimates = [
-        choose_ranges(graph, source, options.ranges, bits=options.activation_bits, executor=executor)
-        for source in sources
-    ]
+    estimates = [choose_ranges(graph, source, options.ranges, bits=options.activation_bits) for source in sources]
     ranges = functools.reduce(between, estimates)
     if options.ranges != "extreme_value":
         widened = functools.reduce(widest, estimates)
