@@ -217,8 +217,11 @@ def test_numbers_apart_get_the_text_to_write(arguments, hint, folder, capsys):
         (("compress", MODEL, "-o", "out.tflite", "--prune=erk"), "prune is 'erk', but there is no sparsity"),
         (("compress", MODEL, "-o", "out.tflite", "--sparsity=0.5", "--prune=ekr"), "did you mean 'erk'"),
         (("compress", MODEL, "-o", "out.tflite", "--labels=no.txt"), "label file 'no.txt' cannot be read"),
-        (("compress", MODEL, "-o", "out.tflite", "--size=1.5"), "size is 1.5; give a part of the int8 file's bytes"),
-        (("compress", MODEL, "-o", "out.tflite", "--size=half"), "size is 'half'; give one number, e.g. --size=0.6"),
+        (("compress", MODEL, "-o", "out.tflite", "--size=1.5"), "size is '1.5'; give a part of the int8 file's bytes"),
+        (
+            ("compress", MODEL, "-o", "out.tflite", "--size=half"),
+            "size is 'half'; give a part of the int8 file's bytes, e.g. 0.6, or",
+        ),
         (
             ("compress", MODEL, "-o", "out.tflite", "--size=0.6", "--recipe=float16"),
             "policy searches bits for an integer",

@@ -124,6 +124,13 @@ def test_more_bytes_never_foretell_more_error():
     assert without_metadata(searched(1.0).tflite) == without_metadata(searched(None).tflite)
 
 
+def test_bytes_and_the_part_that_they_are_give_the_same_file():
+    policy = searched(0.72).report.policy
+    result = quick(policy.budget)
+    assert result.tflite == searched(0.72).tflite and result.report.policy.budget == policy.budget
+    assert f"({policy.budget:,} bytes requested)" in str(result.report)
+
+
 def test_the_choice_does_less_harm_than_others_of_its_size():
     chosen = searched(0.72).report.policy
     weights = {row.layer: row.weights for row in searched(0.72).report.layers if row.layer}
@@ -207,6 +214,8 @@ def test_a_size_that_cannot_be_reached_is_an_error_that_says_which_can():
     assert set(result.report.policy.layers.values()) == {4} and len(result.tflite) <= result.report.policy.budget
     with pytest.raises(ValueError, match="still takes"):
         quick(least - 0.002)
+    with pytest.raises(ValueError, match=r"size is 9 bytes, but with 4 bits .* choose at least [\d,]+ bytes"):
+        quick(9)
 
 
 def test_weights_that_take_a_byte_each_are_searched_for_alike():
@@ -267,7 +276,8 @@ def test_a_file_above_its_budget_is_an_error():
     "options, message",
     [
         ({"size": 0}, "size is 0; give a part of the int8 file's bytes, above 0 and at most 1"),
-        ({"size": 1.5}, "size is 1.5"),
+        ({"size": 1.5}, "size is 1.5; .* or a whole number of bytes, e.g. 250000"),
+        ({"size": float("inf")}, "size is inf"),
         ({"size": True}, "size is True"),
         ({"size": "0.6"}, "size is '0.6'"),
         ({"size": 0.6, "images": 0}, "images is 0; give a whole number of at least 1"),

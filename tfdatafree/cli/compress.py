@@ -27,6 +27,7 @@ from tfdatafree.recipe.check import require_name
 from tfdatafree.recipe.distillation import METHODS
 from tfdatafree.recipe.prune import PRUNE_METHODS, Prune, PruneMethod
 from tfdatafree.recipe.recipe import FEWEST_IMAGES, PRESETS, Recipe, Recover, RecoverMethod, Search, with_split_outputs
+from tfdatafree.recipe.size import parse_size
 from tfdatafree.report.plots import require_bokeh
 from tfdatafree.targets.fit import fit_recipe
 from tfdatafree.targets.registry import NAMES_WITH_PARTS, TARGETS, get_target
@@ -44,9 +45,9 @@ def _define(options: Flags) -> None:
     options.add(
         "size",
         None,
-        "Largest size of the file as a part of the int8 file's bytes, e.g. 0.6: each layer gets 4 or 8 bits, so that the "
-        "outputs change least.",
-        meta="PART",
+        "Largest size of the file as a part of the int8 file's bytes, e.g. 0.6, or in bytes, e.g. 250kB: each layer gets 4 or "
+        "8 bits, so that the outputs change least.",
+        meta="PART|BYTES",
     )
     options.add(
         "sparsity",
@@ -152,8 +153,7 @@ def _run(values: flags.FlagValues, model: str) -> int:
 
 def _search(size: str | None) -> Search | None:
     """The options that --size stands for."""
-    part = number("size", size, float, "0.6")
-    return None if part is None else Search(size=part)
+    return None if size is None else Search(size=parse_size("size", size))
 
 
 def _recovering(recipe: Recipe, images: str | None) -> Recipe:

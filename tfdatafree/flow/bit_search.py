@@ -40,6 +40,7 @@ from tfdatafree.quantization.quantize import round_weights
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.recipe import Recipe, Search
 from tfdatafree.recipe.rules import LayerRules, Rule
+from tfdatafree.recipe.size import is_part
 from tfdatafree.tflite.metadata import About
 
 WIDE, NARROW = 8, 4
@@ -94,7 +95,7 @@ def search_bits(
     search: Search,
     user_recipe: Recipe,
 ) -> Policy:
-    """Searches the widths whose file takes at most `search.size` of the 8-bit file's bytes.
+    """Searches the widths whose file takes at most `search.size`, a part of the 8-bit file's bytes or a number of bytes.
 
     Args:
         network: Its rules may set the bits of single layers, which are then not searched.
@@ -121,12 +122,18 @@ def search_bits(
         about=made_with(network, dataclasses.replace(user_recipe, policy=None)),
     )
     storage = measure_storage(decision, inputs, packed_about=_about_all_narrow(network, user_recipe, decision))
-    budget = math.floor(search.size * storage.bytes)
+    budget = math.floor(search.size * storage.bytes) if is_part(search.size) else int(search.size)
     if storage.packed_bytes > budget:
+        smallest_part = f"{math.ceil(1000 * storage.packed_bytes / storage.bytes) / 1000:g}"
+        given, least = (
+            (f"{search.size:g}", smallest_part)
+            if is_part(search.size)
+            else (f"{budget:,} bytes", f"{storage.packed_bytes:,} bytes")
+        )
         raise ValueError(
-            f"size is {search.size:g}, but with {NARROW} bits wherever possible the file still takes "
+            f"size is {given}, but with {NARROW} bits wherever possible the file still takes "
             f"{storage.packed_bytes:,} of the {storage.bytes:,} bytes that it takes with {WIDE} bits everywhere; choose at "
-            f"least {math.ceil(1000 * storage.packed_bytes / storage.bytes) / 1000:g}."
+            f"least {least}."
         )
     decided = kernel_bits(current, options, rules.setting("weight_bits"))
     sizes = {

@@ -85,7 +85,7 @@ class Policy:
     """The bits that a search chose for each layer's weights.
 
     Attributes:
-        size: Requested size, as a fraction of `int8_bytes`.
+        size: Requested size: a part of `int8_bytes`, or a number of bytes above 1.
         int8_bytes: Size of the same file with 8 bits everywhere.
         budget: Bytes that the file may take.
         int8_weight_bytes, weight_bytes: Bytes of the integer kernels only: with one byte per weight, and as chosen.

@@ -22,6 +22,7 @@ from tfdatafree.recipe.pattern import parse_pattern
 from tfdatafree.recipe.prune import Prune
 from tfdatafree.recipe.quantize import Quantize
 from tfdatafree.recipe.rules import Rule
+from tfdatafree.recipe.size import require_size
 
 Caps = Literal["keep", "limit", "channel", "drop"]
 CAPS: tuple[Caps, ...] = get_args(Caps)
@@ -61,8 +62,9 @@ class Search:
     """A search for the bits of each layer's weights, 4 or 8, so that the file has the wanted size.
 
     Attributes:
-        size: Largest size of the file, above 0 and at most 1, as a part of the bytes that it takes with 8 bits everywhere.
-            The search takes the bits that harm the network's outputs least, judged by the harm of single layers.
+        size: Largest size of the file: above 0 and at most 1 it is a part of the bytes that the file takes with 8 bits
+            everywhere; a larger whole number counts bytes. The search takes the bits that harm the network's outputs least,
+            judged by the harm of single layers.
         images: Number of generated inputs on which the harm of each layer is measured.
         harm: "error": squared error of the results, relative to their size. "divergence": symmetric KL divergence of their
             softmax, as in ZeroQ (Cai et al. 2020).
@@ -73,10 +75,7 @@ class Search:
     harm: Literal["error", "divergence"] = "error"
 
     def __post_init__(self):
-        if not (is_number(self.size) and 0 < self.size <= 1):
-            raise ValueError(
-                f"size is {self.size!r}; give a part of the int8 file's bytes, above 0 and at most 1, e.g. 0.6."
-            )
+        require_size(self.size)
         require_whole("images", self.images, 1)
         require_choice(self, "harm", ("error", "divergence"))
 

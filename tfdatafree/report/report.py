@@ -12,6 +12,7 @@ from tfdatafree.model.network import Mismatch, Pruning
 from tfdatafree.numerics.fidelity import LEAST_AGREEMENT, LEAST_SQNR_DB
 from tfdatafree.pruning.bearing import stays, verdict
 from tfdatafree.quantization.bit_choice import Policy
+from tfdatafree.recipe.size import is_part
 from tfdatafree.report.outputs import OutputComparison
 from tfdatafree.runtimes.latency import Latency
 from tfdatafree.targets.target import TargetCheck
@@ -100,6 +101,7 @@ class Report:
         policy: The bits that a search chose; None without a search.
         float_gzip_bytes, gzip_bytes: Bytes of the float weights, and of the file, after gzip. Zeros only save space there.
         npu_bytes: Bytes of the file compiled for an NPU; None if it was not compiled.
+        npu_seconds: Time of one inference that the compiler estimates; None if it does not.
         on_target: How much of the file its target computes; None for the target "generic".
         latencies: How long the file and others of the same model take on the CPU that made it; empty unless asked for.
         outputs: Comparison of each output with the user's float model.
@@ -134,6 +136,7 @@ class Report:
     float_gzip_bytes: int = 0
     gzip_bytes: int = 0
     npu_bytes: int | None = None
+    npu_seconds: float | None = None
     on_target: TargetCheck | None = None
     latencies: tuple[Latency, ...] = ()
     outputs: tuple[OutputComparison, ...] = ()
@@ -186,7 +189,7 @@ class Report:
             *([] if self.zeros is None else [f"  packed      {self._packed(self.zeros)}"]),
             f"  operators   {self._operators()}",
             *([] if self.on_target is None else [f"  target      {self.on_target}"]),
-            *([] if self.npu_bytes is None else [f"  compiled    {self.npu_bytes:,} bytes for the NPU"]),
+            *([] if self.npu_bytes is None else [f"  compiled    {self._compiled(self.npu_bytes)}"]),
             *(f"  latency     {line}" for line in self.speed()),
             *(f"  input range {line}" for line in self.input_range.splitlines()),
             *([] if self.input_fit is None else [f"  inputs fit  {self.input_fit}"]),
@@ -306,11 +309,12 @@ class Report:
         counts = {bits: list(policy.layers.values()).count(bits) for bits in sorted(set(policy.layers.values()))}
         layers = ", ".join(f"{count} layers in {bits}" for bits, count in counts.items())
         weights = 100 * policy.weight_bytes / max(policy.int8_weight_bytes, 1)
+        requested = f"{100 * policy.size:g} %" if is_part(policy.size) else f"{policy.size:,.0f} bytes"
         if self.bytes > policy.budget:
             return f"{layers}; {weights:.1f} % of the weights' bits in int8, stored with a byte per weight"
         return (
             f"{layers}; {100 * self.bytes / policy.int8_bytes:.1f} % of the {policy.int8_bytes:,} bytes in int8 "
-            f"({100 * policy.size:g} % requested), {weights:.1f} % of its weights' bytes"
+            f"({requested} requested), {weights:.1f} % of its weights' bytes"
         )
 
     def _packed(self, zeros: float) -> str:
@@ -320,6 +324,10 @@ class Report:
         """What recovery changed at each output."""
         pairs = zip(self.before_recovery, self.outputs, strict=True)
         return "discrepancy " + ", ".join(f"{a.output_discrepancy:.4f} -> {b.output_discrepancy:.4f}" for a, b in pairs)
+
+    def _compiled(self, size: int) -> str:
+        time = "" if self.npu_seconds is None else f", {1000 * self.npu_seconds:.3g} ms estimated"
+        return f"{size:,} bytes for the NPU{time}"
 
     def _operators(self) -> str:
         if not self.layers:
