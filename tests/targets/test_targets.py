@@ -362,6 +362,7 @@ def test_the_compiler_has_the_last_word(awkward_file, tmp_path):
     assert "on the NPU" in text and "KiB SRAM" in text and "ms estimated" in text
     report = compressed(awkward(), target="ethos-u55").report
     assert report.npu_bytes == summary.compiled.bytes and report.on_target.by == "Vela"
+    assert report.npu_seconds == summary.compiled.seconds and "ms estimated" in str(report)
     assert "Not on the target" in str(report) and "AVERAGE_POOL_2D wide" in str(report)
 
 

@@ -32,6 +32,7 @@ from tfdatafree.targets.check import check_target
 from tfdatafree.targets.compiler import ask_compiler
 from tfdatafree.targets.registry import GENERIC
 from tfdatafree.targets.target import Target
+from tfdatafree.targets.vela import NpuSizes
 from tfdatafree.tflite.sizes import gzip_bytes, kernel_zeros
 from tfdatafree.version import __version__
 
@@ -202,7 +203,12 @@ def _on_target(content: bytes | None, target: Target) -> dict[str, Any]:
     if content is None or target is GENERIC:
         return {}
     verdict = ask_compiler(check_target(content, target), content, target)
-    return {"on_target": verdict.check, "npu_bytes": None if verdict.compiled is None else verdict.compiled.bytes}
+    compiled = verdict.compiled
+    return {
+        "on_target": verdict.check,
+        "npu_bytes": None if compiled is None else compiled.bytes,
+        "npu_seconds": compiled.seconds if isinstance(compiled, NpuSizes) else None,
+    }
 
 
 def _input_ranges(network: Network, inputs: Inputs) -> str:
