@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 from tfdatafree.limits import short
 from tfdatafree.recipe.check import is_number
@@ -15,7 +16,7 @@ def is_part(size: float) -> bool:
     return 0 < size <= 1
 
 
-def require_size(size: object) -> None:
+def require_size(size: Any) -> None:
     """Raises ValueError unless `size` is a part above 0 and at most 1, or a whole number of bytes above 1."""
     if not is_number(size) or not (is_part(size) or (size > 1 and math.isfinite(size) and size == int(size))):
         raise ValueError(
