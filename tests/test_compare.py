@@ -5,6 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as L
 from tiny_models import build, fresh, image, random_inputs, randomized
 
@@ -111,13 +112,11 @@ def test_generated_images_are_taken_as_they_are(model, compressed):
 
 def test_what_does_not_fit_is_told(model, compressed):
     (x,) = random_inputs(model, 2)
-    with pytest.raises(ValueError, match=r"'image' in images has shape \(2, 7, 8, 3\); give \(n, 8, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"images for 'image' has shape \(2, 7, 8, 3\); give \(n, 8, 8, 3\)"):
         output_discrepancy(model, compressed, x[:, 1:])
     with pytest.raises(ValueError, match=r"the Functional 'plain' takes inputs of shape \(8, 8, 3\)"):
         output_discrepancy(model, build("one_channel"), x)
-    with pytest.raises(ValueError, match="images are 2 arrays; give one per input: image"):
-        output_discrepancy(model, compressed, [x, x])
-    with pytest.raises(ValueError, match="images lack image"):
+    with pytest.raises(ValueError, match=r"images lacks the input\(s\) image; give an array for each of image"):
         output_discrepancy(model, compressed, {"x": x})
     with pytest.raises(tfdatafree.LoadError, match="Cannot load a int"):
         output_discrepancy(model, 3, x)
@@ -142,7 +141,7 @@ def test_few_inputs_and_many_give_the_same(monkeypatch, model, compressed):
     with monkeypatch.context() as patch:
         patch.setattr(keras.Model, "predict", None)  # which would trace the model
         few = output_discrepancy(model, compressed, x)
-    monkeypatch.setattr(sys.modules["tfdatafree.compare"], "_FEW_VALUES", x.size - 1)
+    monkeypatch.setattr(sys.modules["tfdatafree.runnable"], "_FEW_VALUES", x.size - 1)
     np.testing.assert_allclose(output_discrepancy(model, compressed, x), few, rtol=1e-5)
 
 
@@ -168,3 +167,21 @@ def test_inputs_that_are_not_finite_are_refused(model):
     x[0, 0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN or infinite"):
         output_discrepancy(model, model, x)
+
+
+def test_a_folder_an_array_and_a_dataset_are_the_same_inputs(model, compressed, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    for at, one in enumerate(pixels):
+        keras.utils.save_img(tmp_path / "images" / f"{at}.png", one, scale=False)
+    x = (-1 + pixels.astype(np.float32) * np.float32(2 / 255)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(5))
+    compressed.save(tmp_path / "file.tflite")
+    model.save(tmp_path / "float.keras")
+    dataset = tf.data.Dataset.from_tensor_slices((x, np.arange(5))).batch(2)
+    found = [
+        compare(tmp_path / "float.keras", tmp_path / "file.tflite", data=data, input_range=(-1, 1)).outputs
+        for data in (x, tmp_path / "images", tmp_path / "x.npz", dataset)
+    ]
+    assert all(outputs == found[0] for outputs in found)
+    np.testing.assert_array_equal(compressed.predict(dataset), compressed.predict(x))

@@ -94,8 +94,9 @@ def compress(
         input_shape: (height, width, channels) for a model whose input shape is not static.
         representative_data: A few real inputs, if there are any. They replace the generated ones. No value that they show
             is clipped, except where a softmax, sigmoid or tanh would not tell it from smaller ones. Give an array, a list
-            of arrays, an iterable of examples or batches, a tf.data.Dataset, or the path of an .npz, an .npy or a folder
-            of images. Images are fitted to the model's input and input range, as `inputs/input_files.py` says.
+            of arrays, an iterable of examples or batches, a tf.data.Dataset, or the path of an .npz, an .npy, a folder of
+            images, or a folder that TensorFlow Datasets has prepared. Images are fitted to the model's input and input range,
+            as `inputs/input_files.py` says.
         target: Device or runtime to write for: "generic" (any TFLite runtime), "ethos-u55", "ethos-u65", "ethos-u85",
             "edgetpu", "nnapi", "hexagon", "stm32n6", "tflite-micro", or a Target. It decides what the recipe leaves
             open, and the report lists the operators that it does not compute itself.

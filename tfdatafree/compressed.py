@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from tfdatafree.export.run import predict_as_written
 from tfdatafree.export.simulate import simulated_model
 from tfdatafree.export.write import write
 from tfdatafree.files import temporary_folder, write_atomically
+from tfdatafree.inputs.examples import Reading, open_examples
 from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.probes import Probes
 from tfdatafree.model.graph import Graph
@@ -128,18 +130,24 @@ class Compressed:
             decision=dataclasses.replace(self.decision, ranges=decision.ranges),
         )
 
-    def predict(self, x: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]) -> np.ndarray | list[np.ndarray]:
+    def predict(self, x: Any) -> np.ndarray | list[np.ndarray]:
         """Runs the file in LiteRT, one input at a time. Without a file, runs the model that simulates it.
 
         Args:
             x: Float values of shape (n, *input shape); for several inputs a list in the model's order or a dict by name; or
-                the result of `generate_images`.
+                the result of `generate_images`; or a tf.data.Dataset of inputs, or of (inputs, labels), in batches or not.
 
         Returns:
             Dequantized outputs (n, ...): an array, or a list for several outputs. They are those of the user's model, and of
             `.model`, also where the file gives out branches one by one (`split_outputs`): these are joined again.
         """
-        outputs = predict_as_written(self.built, self._as_list(x))
+        if hasattr(x, "element_spec"):  # a tf.data.Dataset, which may hold more than memory
+            forms = {name: self.built.graph.specs[name] for name in self.built.graph.inputs}
+            batches = open_examples(x, forms, Reading(source="x")).batches
+            rows = [predict_as_written(self.built, batch.inputs) for batch in batches]
+            outputs = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        else:
+            outputs = predict_as_written(self.built, self._as_list(x))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _as_list(self, x) -> list[np.ndarray]:

@@ -300,7 +300,10 @@ def test_numbers_apart_get_the_text_to_write(arguments, hint, folder, capsys):
             ("compress", MODEL, "-o", "out.tflite", "--recover=many"),
             "recover is 'many'; give one number, e.g. --recover=256",
         ),
-        (("compare", MODEL, MODEL, "--data=text.keras"), "'text.keras' is not an .npz"),
+        (
+            ("compare", MODEL, MODEL, "--data=text.keras"),
+            "'text.keras' is neither a folder of images nor a file that ends in .npz",
+        ),
         (("compare", MODEL, MODEL, "--data=wrong.npz"), r"shape \(3, 9, 9, 1\); give \(n, 8, 8, 1\)"),
         (("compare", MODEL, "plain.keras"), r"\(8, 8, 1\).*\(4, 4, 1\)"),
     ],

@@ -115,7 +115,7 @@ def test_models_are_compared_on_them(plain, images, tmp_path):
     assert str(compare(a, b, data=images)).startswith("inputs              6 generated images\n")
     assert str(compare(a, b, data=images.images, n=2)).startswith("inputs              2 inputs given\n")
     assert output_discrepancy(plain, compressed, images) == output_discrepancy(plain, b, images.images)
-    with pytest.raises(ValueError, match=r"'image' in data has shape \(6, 7, 8, 3\); give \(n, 8, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"data for 'image' has shape \(6, 7, 8, 3\); give \(n, 8, 8, 3\)"):
         compare(a, b, data=images.images[:, 1:])
 
 

@@ -13,9 +13,11 @@ import tfdatafree
 from tfdatafree.cli import main
 from tfdatafree.errors import LoadError, MissingPackageError
 from tfdatafree.inputs import input_files
+from tfdatafree.inputs.examples import Reading, open_examples
 from tfdatafree.inputs.given import given_inputs
-from tfdatafree.inputs.input_files import arrays_by_input, image_paths, read_images, require_readable
+from tfdatafree.inputs.input_files import arrays_by_input, image_paths, require_readable
 from tfdatafree.model.graph import Graph
+from tfdatafree.model.node import TensorSpec
 
 SHAPE = (8, 8, 3)
 
@@ -23,6 +25,11 @@ SHAPE = (8, 8, 3)
 def save(path: Path, pixels: np.ndarray, **options) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path, **options)
+
+
+def read_images(folder: Path, shape: tuple[int, ...], low: float, high: float, most: int) -> np.ndarray:
+    forms = {"image": TensorSpec((None, *shape), "float32")}
+    return open_examples(folder, forms, Reading(scale=(low, high), most=most)).arrays()[0]
 
 
 def flat(level: int, height: int = 8, width: int = 8) -> np.ndarray:

@@ -11,11 +11,11 @@ from tfdatafree.cli.command import (
     import_tensorflow,
     number,
     numbers,
-    require_file,
     require_model,
 )
 from tfdatafree.cli.layout import fitted
 from tfdatafree.errors import printable
+from tfdatafree.inputs.input_files import require_readable
 from tfdatafree.recipe.check import require_whole
 from tfdatafree.report.contents import read_tflite
 
@@ -24,8 +24,9 @@ def _define(options: Flags) -> None:
     options.add(
         "data",
         None,
-        "Preprocessed inputs: an .npy, or an .npz with one array, with one called x, or with one per input name.",
-        meta="FILE.npz",
+        "Inputs: a folder of images, which are scaled and cropped to the model's input and scaled to its input range; or an .npy "
+        "or .npz of preprocessed inputs, under the inputs' names or x.",
+        meta="FOLDER|FILE.npz|.npy",
     )
     options.add("n", None, "Number of inputs (default: 32, or all of --data).", meta="N")
     options.add(
@@ -52,7 +53,7 @@ def _run(values: flags.FlagValues, a: str, b: str) -> None:
         else:
             require_model(path)
     if values.data is not None:
-        require_file(values.data)
+        require_readable(values.data)
     import_tensorflow()
     from tfdatafree.compare import compare
 

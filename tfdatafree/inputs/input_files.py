@@ -16,22 +16,25 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from tfdatafree.errors import LoadError, MissingPackageError
-from tfdatafree.limits import require_inputs_fit, require_memory, require_regular, require_sound_sizes, short
+from tfdatafree.inputs.prepared_dataset import is_prepared
+from tfdatafree.limits import require_memory, require_regular, require_sound_sizes, short
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 ARRAY_ENDINGS = (".npy", ".npz")
 _FEWER = "store fewer inputs"
 _DAMAGES = (zipfile.BadZipFile, zlib.error, struct.error)
 _MODES = {1: "L", 3: "RGB"}
+_INPUT_NAMES = ("x", "x_test", "images", "inputs")
+_LABEL_NAMES = ("y", "y_test", "labels", "label")
 
 
 def require_readable(path: str | os.PathLike) -> None:
-    """Raises the errors of `read_images` and `read_arrays` that need no model, so that they come before it is loaded.
+    """Raises the errors of `read_image` and `read_arrays` that need no model, so that they come before it is loaded.
 
     Raises:
         LoadError: There is no such file or folder, or it is of another kind.
@@ -44,7 +47,8 @@ def require_readable(path: str | os.PathLike) -> None:
     if not path.is_dir():
         require_regular(path)
     if path.is_dir():
-        image_paths(path)
+        if not is_prepared(path):
+            image_paths(path)
         if importlib.util.find_spec("PIL") is None:
             raise MissingPackageError("Pillow, which reads images, is not installed; run: pip install pillow.")
     elif path.suffix.lower() not in ARRAY_ENDINGS:
@@ -69,39 +73,49 @@ def image_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def read_images(folder: Path, shape: tuple[int, ...], low: float, high: float, most: int) -> np.ndarray:
-    """Up to `most` images of a folder, float32 (n, *shape). Of more images some are taken, evenly spread over the paths.
+def spread(count: int, most: int | None) -> np.ndarray:
+    """The positions of `most` of `count` examples at equal distances, from the first; of all where there are no more."""
+    taken = count if most is None else min(most, count)
+    return np.arange(taken) * count // max(taken, 1)
 
-    Args:
-        shape: (height, width, channels) of the model's input.
-        low, high: The values that black and white become.
 
-    Raises:
-        ValueError: There are no images, one cannot be read, or the model's input is not an image.
-    """
-    from PIL import Image, ImageOps
-
+def require_image_shape(shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless inputs of `shape` are grey or RGB images."""
     if len(shape) != 3 or shape[-1] not in _MODES:
         raise ValueError(
             f"the model's input has shape ({', '.join(map(str, shape))}), which is not a grey or RGB image; give its inputs "
             "as an array in an .npz file instead of a folder."
         )
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The pixels 0 to 255 of an image, rotated, converted, scaled and cropped to `shape` (height, width, channels).
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            return _fitted(ImageOps.exif_transpose(opened), shape)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"'{path}' cannot be read as an image; repair it, or take it out of the folder.") from error
+
+
+def fit_image(pixels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The same for an image that is an array (height, width, channels) uint8."""
+    from PIL import Image
+
+    return _fitted(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), shape)
+
+
+def _fitted(image: Any, shape: tuple[int, ...]) -> np.ndarray:
+    from PIL import Image, ImageOps
+
     height, width, channels = shape
-    paths = image_paths(folder)
-    chosen = [paths[at * len(paths) // most] for at in range(most)] if len(paths) > most else paths
-    require_inputs_fit(len(chosen), shape)
-    images = np.empty((len(chosen), *shape), np.float32)
-    for image, path in zip(images, chosen, strict=True):
-        try:
-            with Image.open(path) as opened:
-                upright = ImageOps.exif_transpose(opened).convert(_MODES[channels])
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"'{path}' cannot be read as an image; repair it, or take it out of the folder."
-            ) from error
-        fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-        image[:] = np.asarray(fitted, np.float32).reshape(shape)
-    return np.float32(low) + images * np.float32((high - low) / 255)
+    fitted = ImageOps.fit(image.convert(_MODES[channels]), (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(fitted).reshape(shape)
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -153,16 +167,28 @@ def _require_sound_array(file: IO[bytes], size: int, what: str) -> None:
 def arrays_by_input(path: str | os.PathLike, names: list[str]) -> dict[str, np.ndarray]:
     """{input: its array}, from a file with one array per input name.
 
-    For a model with one input the file may also hold a single array of any name, or one called x beside others.
+    For a model with one input the file may also hold a single array of any name, or one called x, x_test, images or inputs
+    beside others.
 
     Raises:
         LoadError: As for `read_arrays`.
         ValueError: An array is missing.
     """
+    return inputs_and_labels(path, names)[0]
+
+
+def inputs_and_labels(path: str | os.PathLike, names: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """What `arrays_by_input` gives, and the array called y, y_test, labels or label; None if there is none.
+
+    Raises:
+        LoadError, ValueError: As for `arrays_by_input`.
+    """
     arrays = read_arrays(path)
     wanted = names
     if len(names) == 1 and names[0] not in arrays:
-        wanted = list(arrays) if len(arrays) == 1 else ["x"]
+        usual = [name for name in _INPUT_NAMES if name in arrays] or ["x"]
+        wanted = list(arrays) if len(arrays) == 1 else usual[:1]
     if missing := [name for name in wanted if name not in arrays]:
         raise ValueError(f"'{path}' holds {', '.join(arrays) or 'nothing'}; it lacks {', '.join(missing)}.")
-    return {name: arrays[key] for name, key in zip(names, wanted, strict=True)}
+    labels = next((arrays[name] for name in _LABEL_NAMES if name in arrays and name not in wanted), None)
+    return {name: arrays[key] for name, key in zip(names, wanted, strict=True)}, labels
