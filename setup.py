@@ -29,6 +29,7 @@ setup(
         "tfdatafree": ["py.typed"],
         "tfdatafree.demo": ["digits.keras"],
         "tfdatafree.report": ["*.html", "*.css", "*.js"],
+        "tfdatafree.sweeping": ["*.html", "*.css"],
     },
     entry_points={"console_scripts": ["tfdatafree = tfdatafree.cli:main"]},
     # The lower bounds are tested: .ci/run installs the oldest set of them and runs the core's tests.
@@ -46,6 +47,7 @@ setup(
     extras_require={
         "test": [
             "bokeh>=3.4",
+            "distributed>=2024.8",
             "hypothesis>=6.100",
             "jsonschema>=4.20",
             "matplotlib>=3.8",
@@ -69,6 +71,7 @@ setup(
         "report": ["bokeh>=3.4"],
         "plots": ["matplotlib>=3.8"],
         "runtimes": ["openvino", "tflite-micro"],
+        "sweep": ["bokeh>=3.4", "distributed>=2024.8"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -37,6 +37,7 @@ __all__ = [
     "Diagnosis",
     "Distillation",
     "Distilled",
+    "Evaluation",
     "ExportError",
     "Generate",
     "GeneratedImages",
@@ -55,6 +56,7 @@ __all__ = [
     "Report",
     "Rule",
     "Search",
+    "Sweep",
     "Target",
     "TfdatafreeError",
     "Thresholds",
@@ -66,6 +68,7 @@ __all__ = [
     "diagnose",
     "distill",
     "equalize",
+    "evaluate",
     "export_tflite",
     "feature_regression",
     "fold_batchnorm",
@@ -76,6 +79,7 @@ __all__ = [
     "quantize",
     "reconstruct",
     "response_discrepancy",
+    "sweep",
     "verify",
 ]
 
@@ -98,6 +102,7 @@ if not _is_command_line():
     from tfdatafree.compressed import Compressed
     from tfdatafree.diagnosis.diagnose import diagnose
     from tfdatafree.diagnosis.diagnosis import Diagnosis
+    from tfdatafree.evaluate import Evaluation, evaluate
     from tfdatafree.inputs.generate import generate_images
     from tfdatafree.inputs.generated_images import GeneratedImages
     from tfdatafree.inputs.layer_inputs import layer_inputs
@@ -108,4 +113,5 @@ if not _is_command_line():
     from tfdatafree.recovery.regression import Recovered, feature_regression
     from tfdatafree.report.report import Report
     from tfdatafree.stages import export_tflite, prune, quantize
+    from tfdatafree.sweeping.sweep import Sweep, sweep
     from tfdatafree.verify import verify

@@ -19,10 +19,12 @@ from tfdatafree.cli.completion import completion
 from tfdatafree.cli.compress import COMMAND as COMPRESS
 from tfdatafree.cli.demo import COMMAND as DEMO
 from tfdatafree.cli.diagnose import COMMAND as DIAGNOSE
+from tfdatafree.cli.evaluate import COMMAND as EVALUATE
 from tfdatafree.cli.inspect_file import COMMAND as INSPECT
 from tfdatafree.cli.layout import columns
 from tfdatafree.cli.messages import quiet, talkative
 from tfdatafree.cli.schema import COMMAND as SCHEMA
+from tfdatafree.cli.sweep import COMMAND as SWEEP
 from tfdatafree.cli.verify import COMMAND as VERIFY
 from tfdatafree.errors import TfdatafreeError, printable
 from tfdatafree.recipe.check import require_name
@@ -36,9 +38,11 @@ _COMMANDS = {
     "compress": COMPRESS,
     "inspect": INSPECT,
     "compare": COMPARE,
+    "evaluate": EVALUATE,
     "verify": VERIFY,
     "bench": BENCH,
     "diagnose": DIAGNOSE,
+    "sweep": SWEEP,
     "demo": DEMO,
     "schema": SCHEMA,
 }

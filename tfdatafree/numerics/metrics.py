@@ -110,3 +110,17 @@ def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if a.shape != b.shape:
         raise ValueError(f"the arrays have shapes {a.shape} and {b.shape}; they must be the same.")
     return a, b
+
+
+def in_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Whether each label is among the k largest scores, bool (n,). Among equal scores the first counts as larger, as for argmax.
+
+    Integer files give many equal scores, so that "equal to the k-th" would count most of the classes.
+
+    Args:
+        scores: (n, classes).
+        labels: Integers (n,).
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    before = np.arange(scores.shape[1])[None] < labels[:, None]
+    return ((scores > own) | ((scores == own) & before)).sum(axis=1) < k

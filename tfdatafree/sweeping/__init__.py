@@ -1,0 +1,1 @@
+"""Many compressions side by side, and the choice among their files."""
