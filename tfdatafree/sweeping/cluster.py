@@ -81,8 +81,23 @@ def remote_cluster(address: str) -> Iterator[Any]:
         yield client
 
 
+def compress_on_worker(job: Job, content: bytes) -> Result:
+    """`do` on a worker, with a line about its start."""
+    import keras
+    from distributed import get_worker
+
+    worker = get_worker()
+    where = f"worker {worker.name} ({worker.address})"
+    worker.log_event(_TOPIC, f"{job.title}: starts on {where}")
+    keras.backend.clear_session()  # names of layers count up from what this process did before
+    return dataclasses.replace(do(job, content), where=where)
+
+
 def run_jobs(
-    client: Any, jobs: Iterable[tuple[Point, Job]], tell: Callable[[str], None]
+    client: Any,
+    jobs: Iterable[tuple[Point, Job]],
+    tell: Callable[[str], None],
+    work: Callable[[Job, bytes], Result] = compress_on_worker,
 ) -> Iterator[tuple[Point, Result]]:
     """The results of the jobs, in the order in which they end.
 
@@ -90,6 +105,7 @@ def run_jobs(
         client: Of dask.distributed.
         jobs: Model by model, so that few models are in the cluster at a time.
         tell: Gets a line whenever a worker starts a job.
+        work: What a worker does with a job and a model's bytes; `tools/bench_sweep.py` lets it sleep.
     """
     from distributed import as_completed
 
@@ -107,7 +123,7 @@ def run_jobs(
         name = point.source.name
         if name not in models:
             models[name] = client.scatter(point.source.read(), hash=False)
-        future = client.submit(_work, job, models[name], key=f"{_TOPIC}-{job.key}", pure=False)
+        future = client.submit(work, job, models[name], key=f"{_TOPIC}-{job.key}", pure=False)
         points[future.key] = point
         ended.add(future)
         return True
@@ -143,15 +159,3 @@ def _result_of(future: Any) -> Result:
     else:
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return Result(error=text, final=False)
-
-
-def _work(job: Job, content: bytes) -> Result:
-    """`do` on a worker, with a line about its start."""
-    import keras
-    from distributed import get_worker
-
-    worker = get_worker()
-    where = f"worker {worker.name} ({worker.address})"
-    worker.log_event(_TOPIC, f"{job.title}: starts on {where}")
-    keras.backend.clear_session()  # names of layers count up from what this process did before
-    return dataclasses.replace(do(job, content), where=where)

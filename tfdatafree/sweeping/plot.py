@@ -25,9 +25,9 @@ def scatter(
     Args:
         points: Each with "x", "y", "number", "title", "link" and "best".
         front: (x, y) of the points on the front, by x.
-        limit: Largest x of the budget; None: none.
+        limit: Largest x of the budget, drawn if it lies among the points; None: none.
     """
-    xs = [point["x"] for point in points] + ([] if limit is None else [limit])
+    xs = [point["x"] for point in points]
     ys = [math.log10(max(point["y"], _LEAST)) for point in points]
     low_x, high_x = _widened(min(xs), max(xs))
     low_y, high_y = _widened(min(ys), max(ys))
@@ -56,7 +56,7 @@ def scatter(
     parts.append(
         f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">{html.escape(y_label)}</text>'
     )
-    if limit is not None:
+    if limit is not None and low_x <= limit <= high_x:
         parts.append(f'<line class="limit" x1="{at_x(limit):.1f}" x2="{at_x(limit):.1f}" y1="{_TOP}" y2="{floor}"/>')
     if front:
         parts.append(f'<path class="front" d="{_steps([(at_x(x), at_y(y)) for x, y in front])}"/>')
