@@ -18,6 +18,7 @@ import tfdatafree
 from tfdatafree.cli import _COMMANDS, main
 from tfdatafree.demo import MODEL_PATH, load_demo
 from tfdatafree.report.contents import inspect_file
+from tfdatafree.sweeping.machines import ONE_THREAD
 from tfdatafree.tflite.runtime import Runner
 
 MODEL = str(MODEL_PATH)
@@ -110,9 +111,9 @@ def test_help_of_a_command_has_an_example_and_its_own_flags_only(name, capsys):
     assert main([name, "--help"]) == 0
     printed = capsys.readouterr().out
     assert f"usage:   tfdatafree {name}" in printed and f"example: tfdatafree {name}" in printed
-    assert ("--recipe" in printed) == (name in ("compress", "diagnose"))
-    assert ("--data" in printed) == (name in ("compare", "verify"))
-    assert ("--output" in printed) == (name in ("compress", "demo"))
+    assert ("--recipe" in printed) == (name in ("compress", "diagnose", "sweep"))
+    assert ("--data" in printed) == (name in ("compare", "evaluate", "verify"))
+    assert ("--output" in printed) == (name in ("compress", "demo", "sweep"))
 
 
 def test_version(capsys):
@@ -206,7 +207,8 @@ def test_numbers_apart_get_the_text_to_write(arguments, hint, folder, capsys):
         (("compres",), "command is 'compres'; did you mean 'compress'"),
         (
             ("xyz",),
-            "command is 'xyz'; choose one of compress, inspect, compare, verify, bench, diagnose, demo, schema, completion",
+            "command is 'xyz'; choose one of compress, inspect, compare, evaluate, verify, bench, diagnose, "
+            "sweep, demo, schema, completion",
         ),
         (("--recipe=int8", "compress"), "'--recipe=int8' comes before any command"),
         (("compress", "-o", "out.tflite"), "compress needs MODEL, got none"),
@@ -305,6 +307,19 @@ def test_numbers_apart_get_the_text_to_write(arguments, hint, folder, capsys):
             "'text.keras' is neither a folder of images nor a file that ends in .npz",
         ),
         (("compare", MODEL, MODEL, "--data=wrong.npz"), r"shape \(3, 9, 9, 1\); give \(n, 8, 8, 1\)"),
+        (("evaluate", MODEL), "there are no data; add --data=FOLDER or --data=FILE.npz"),
+        (("evaluate", MODEL, "--data=wrong.npz", "--scale=a"), "scale is 'a'; give numbers separated by commas"),
+        (("evaluate", MODEL, "--data=missing"), "'missing' does not exist"),
+        (("sweep", MODEL), "there is no output; add -o FOLDER"),
+        (("sweep", MODEL, "-o", "out", "--sparsity=0,x"), "sparsity is 'x'; give one number"),
+        (("sweep", MODEL, "-o", "out", "--size=1,1.5"), "size is '1.5'; give a part"),
+        (("sweep", MODEL, "-o", "out", "--recipes=int8,int4"), "recipe is 'int4'"),
+        (
+            ("sweep", MODEL, "-o", "out", "--max_bytes=few"),
+            "max_bytes is 'few'; give a number of bytes, e.g. --max_bytes=250kB",
+        ),
+        (("sweep", MODEL, "-o", "out", "--scheduler=tcp://a:1", "--workers=1"), "a scheduler is given; leave one out"),
+        (("sweep", "missing.keras", "-o", "out"), "'missing.keras' does not exist"),
         (("compare", MODEL, "plain.keras"), r"\(8, 8, 1\).*\(4, 4, 1\)"),
     ],
 )
@@ -575,6 +590,32 @@ def test_what_a_network_bears_is_found_and_what_it_does_not_bear_is_the_first_li
     assert main([*command, "-o", "kept.tflite", "--sparsity=auto"]) == 0
     kept = capsys.readouterr().out
     assert "WARNING" not in kept and f"  zeros       {bears}.0 % of the weights" in kept
+
+
+@pytest.mark.slow
+def test_sweep_says_what_it_does_and_which_file_to_take(folder, capsys, monkeypatch):
+    for name in ONE_THREAD:
+        monkeypatch.setenv(name, "1")  # as the command does, for other tests to forget
+    command = [
+        "sweep",
+        MODEL,
+        "-o",
+        "out",
+        "--workers=0",
+        "--pages=false",
+        "--input_range=0,1",
+        "--size=1,0.9",
+        "--latency",
+    ]
+    assert main([*command, "--max_bytes=1MB"]) == 0
+    printed = capsys.readouterr()
+    assert "2 points: 0 are there, 2 to compute" in printed.err and "2 of 2: digits, int8, size 0.9: " in printed.err
+    assert "of 2 of 2 points with at most 1,000,000 bytes" in printed.out and "wrote out/index.html" in printed.out
+    rows = json.loads(Path("out/sweep.json").read_text())["points"]
+    assert all(Path("out", row["file"]).stat().st_size == row["bytes"] and row["cpu_ms"] > 0 for row in rows)
+    assert main([*command, "--max_ms=1000", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == printed.err == ""
 
 
 @pytest.mark.slow

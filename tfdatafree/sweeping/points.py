@@ -201,8 +201,11 @@ def digest_of(path: str | os.PathLike | None) -> str | None:
     found = hashlib.sha256()
     for file in _files(Path(path)):
         found.update(str(file.relative_to(path)).encode() + b"\0")
+        content = hashlib.sha256()
         with file.open("rb") as opened:
-            found.update(hashlib.file_digest(opened, "sha256").digest())
+            while block := opened.read(2**20):
+                content.update(block)
+        found.update(content.digest())
     return found.hexdigest()
 
 
