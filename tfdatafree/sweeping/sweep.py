@@ -16,8 +16,8 @@ import numpy as np
 from absl import logging
 
 from tfdatafree.files import require_writable_name, temporary_folder, write_atomically
-from tfdatafree.inputs.input_files import require_readable
 from tfdatafree.inputs.given_range import check_input_range
+from tfdatafree.inputs.input_files import require_readable
 from tfdatafree.limits import require_regular, require_seed
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.report.plots import require_bokeh
