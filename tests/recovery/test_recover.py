@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 import pytest
+from progress_bar import without_progress
 from tiny_models import QUICK, build, untraced, without_metadata
 
 from tfdatafree import (
@@ -181,7 +182,8 @@ def test_no_steps_solve_only_and_show_no_bar(capsys):
         assert result.compressed.tflite == recovered.compressed.tflite
     assert capsys.readouterr().err == ""
     kept = feature_regression(student, model, images, steps=0, solve=False, reestimate=False, verbose=0)
-    assert kept.after == kept.before and kept.compressed.tflite == student.tflite
+    assert kept.after == kept.before
+    assert without_metadata(kept.compressed.tflite) == without_metadata(student.tflite)
 
 
 # Refusals ---------------------------------------------------------------------------------------------------------------
@@ -285,7 +287,8 @@ def test_the_command_line_asks_for_it(tmp_path, monkeypatch, capsys):
 )
 def test_the_command_line_says_what_is_wrong(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["compress", str(MODEL_PATH), "-o", "a.tflite", *flags]) == 1
+    assert main(["compress", str(MODEL_PATH), "-o", "a.tflite", *flags]) in (1, 2)
     printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("error: ") and message in printed.err
+    error = without_progress(printed.err)
+    assert printed.out == "" and error.startswith("error: ") and message in error
     assert list(tmp_path.iterdir()) == []

@@ -53,7 +53,7 @@ def require_distributed() -> None:
         import distributed  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            "sweeps run on dask.distributed, which is not installed; run: pip install 'tfdatafree[sweep]' (or: pip install "
+            "sweeps run on dask.distributed, which is not installed; run: pip install '.[sweep]' (or: pip install "
             "distributed), or compute in this process with workers=0 (command line: --workers=0)."
         ) from error
 
