@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import inspect
+import json
 import re
 import runpy
 import typing
@@ -151,6 +152,21 @@ def test_the_page_of_commands_is_their_help():
     for command in commands():
         assert help_of(command).rstrip() in page
     assert "--sparsity" in page and "--data" in page
+
+
+def test_figures_of_the_readme_are_those_that_were_measured():
+    record = json.loads((ROOT / "docs/figures/benchmark.json").read_text())
+    table = re.search(r"^\| model \| \| top-1 .*?\n\n", PAGES["README.md"].read_text(), re.MULTILINE | re.DOTALL)
+    assert table, "the README has no table of what was measured"
+    shown = [[cell.strip(" *%") for cell in line.split("|")[2:-1]] for line in table[0].splitlines()[2:]]
+    names = {"float": "float", "tfdatafree, no data": "tfdatafree:int8", "PTQ, noise": "ptq_noise"}
+    names["PTQ, 100 real images"] = "ptq"
+    measured = [row for row in record["rows"] if row["row"] in names.values()]
+    assert [names[cells[0]] for cells in shown] == [row["row"] for row in measured]
+    for (_, top1, agreement, _, size), row in zip(shown, measured, strict=True):
+        assert top1 == f"{100 * row['top1']:.2f}"
+        assert agreement == ("" if row["row"] == "float" else f"{row['agreement']:.3f}")
+        assert row["row"] == "float" or size == f"{row['bytes']:,}"
 
 
 def test_every_layer_of_keras_is_listed():
