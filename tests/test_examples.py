@@ -103,6 +103,11 @@ def _state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     "page", [name for name, path in PAGES.items() if fenced(path.read_text()) and name != "docs/sweep.md"]
 )
 def test_examples_run(page, world, tmp_path, monkeypatch, capsys):
+    for name, method in tfdatafree.METHODS.items():
+        images = method.cpu.images
+        few = dataclasses.replace(images, warm_up=2) if hasattr(images, "warm_up") else images
+        cpu = dataclasses.replace(method.cpu, steps=4, held_out=_FEW, images=few)
+        monkeypatch.setitem(tfdatafree.METHODS, name, dataclasses.replace(method, cpu=cpu))
     kind = "outputs" if page.endswith("outputs.md") else "page"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "converted").mkdir()

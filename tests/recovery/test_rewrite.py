@@ -7,7 +7,19 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from tiny_models import QUICK, block, build, fresh, head, image, outputs_of, random_inputs, randomized, traced_if
+from tiny_models import (
+    QUICK,
+    block,
+    build,
+    fresh,
+    head,
+    image,
+    outputs_of,
+    random_inputs,
+    randomized,
+    traced_if,
+    without_metadata,
+)
 
 from tfdatafree import (
     ExportError,
@@ -39,7 +51,7 @@ RECIPES = {
     "int4": W4,
     "int16x8": Recipe(quantize=Quantize(weight_bits=4, activation_bits=16), generate=QUICK),
     "pruned": PRUNED,
-    "searched": Recipe(policy=Search(size=0.96, images=4), quantize=Quantize(rounding="nearest"), generate=QUICK),
+    "searched": Recipe(policy=Search(size=0.99, images=4), quantize=Quantize(rounding="nearest"), generate=QUICK),
     "float edges": Recipe(quantize=Quantize(edge_dtype="float32"), generate=QUICK),
     "ruled": Recipe(rules=(Rule("b_conv", weight_bits=4), Rule("head", keep_float=True)), generate=QUICK),
 }
@@ -87,7 +99,7 @@ def kernels(graph: Graph) -> dict[str, np.ndarray]:
 def test_the_file_is_what_the_model_simulates(name, recipe):
     result = recovered(name, recipe).compressed
     # Other weights may give the very same results.
-    same = result.tflite == student_of(name, recipe).tflite
+    same = without_metadata(result.tflite) == without_metadata(student_of(name, recipe).tflite)
     assert not same or recovered(name, recipe).after == recovered(name, recipe).before
     inputs = images_of(name)
     # Each layer, for the inputs that it has in the file: within one integer, and mostly the same.
@@ -144,7 +156,7 @@ def test_the_file_is_as_large_and_the_report_describes_it(name, recipe):
     assert result.report.bytes == len(result.tflite)
     assert [row.name for row in result.report.layers] == [row.name for row in student.report.layers]
     sqnr = [[row.sqnr_db for row in c.report.layers] for c in (student, result)]
-    assert (sqnr[0] != sqnr[1]) == (result.tflite != student.tflite)
+    assert (sqnr[0] != sqnr[1]) == (without_metadata(result.tflite) != without_metadata(student.tflite))
     assert "Output Discrepancy" in result.report.notes["feature regression"]
     assert result.recipe == student.recipe and result.replay == student.replay
 
