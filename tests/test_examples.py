@@ -5,6 +5,7 @@ Numbers of images and steps are cut, so that nothing takes long. Commands of oth
 
 import ast
 import dataclasses
+import functools
 import re
 import shlex
 
@@ -103,6 +104,8 @@ def _state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     "page", [name for name, path in PAGES.items() if fenced(path.read_text()) and name != "docs/sweep.md"]
 )
 def test_examples_run(page, world, tmp_path, monkeypatch, capsys):
+    for name in ("feature_regression", "reconstruct"):
+        monkeypatch.setattr(tfdatafree, name, functools.partial(getattr(tfdatafree, name), steps=_FEW))
     for name, method in tfdatafree.METHODS.items():
         images = method.cpu.images
         few = dataclasses.replace(images, warm_up=2) if hasattr(images, "warm_up") else images
