@@ -136,6 +136,17 @@ def test_the_argmax_is_told_where_there_are_classes(model, compressed, tmp_path)
     assert embedding.outputs[0].agreement is None and "argmax" not in str(embedding)
 
 
+def test_the_verdict_is_that_of_the_report_and_given_inputs_are_counted(model, compressed, tmp_path):
+    model.save(tmp_path / "model.keras")
+    file = compressed.save(tmp_path / "model.tflite")
+    wanted = compressed.report.verdict
+    found = compare(tmp_path / "model.keras", file, n=2).verdict
+    assert (found.grade, found.figure) == (wanted.grade, wanted.figure)
+    (x,) = random_inputs(model, 6)
+    counted = compare(tmp_path / "model.keras", file, data=x).outputs[0]
+    assert counted.expected.measured and counted.expected.share == counted.agreement
+
+
 def test_few_inputs_and_many_give_the_same(monkeypatch, model, compressed):
     (x,) = random_inputs(model, 5)
     with monkeypatch.context() as patch:

@@ -393,9 +393,14 @@ def test_outputs_unlike_the_float_models_name_where_it_breaks():
     report = compress(
         build("depthwise"), Recipe(quantize=quantize, generate=QUICK), input_range=(-1, 1), verbose=0
     ).report
-    worst = min(output.sqnr_db for output in report.outputs)
-    assert bool(report.warnings) == (worst < 6)
-    broken = dataclasses.replace(report, outputs=tuple(dataclasses.replace(o, sqnr_db=1.0) for o in report.outputs))
+    assert bool(report.warnings) == (report.verdict.grade == "broken")
+    few = {"sqnr_db": 40.0, "expected": dataclasses.replace(report.outputs[0].expected, share=0.1)}
+    noisy = {"sqnr_db": 1.0, "expected": None}
+    agreeing, broken = (
+        dataclasses.replace(report, outputs=tuple(dataclasses.replace(output, **what) for output in report.outputs))
+        for what in (few, noisy)
+    )
+    assert len(agreeing.failures) == len(report.outputs) and "agreement is about 10 %" in agreeing.failures[0]
     row = next((row.name for row in report.layers if row.sqnr_db < 10), None)
     assert len(broken.warnings) == len(report.outputs) and (row is None or f"far off is '{row}'" in broken.warnings[0])
 

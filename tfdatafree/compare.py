@@ -2,56 +2,23 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tfdatafree.inputs.examples import Reading, open_examples
+from tfdatafree.inputs.generated_images import GeneratedImages
 from tfdatafree.inputs.given_range import check_input_range
 from tfdatafree.inputs.input_range import given_by_input
 from tfdatafree.inputs.procedural import procedural_images
 from tfdatafree.limits import require_inputs_fit, require_seed
 from tfdatafree.model.network import GivenRange, InputRange
 from tfdatafree.numerics import metrics
-from tfdatafree.report.outputs import OutputComparison, compare_outputs
+from tfdatafree.numerics.expected_agreement import ESTIMATE_INPUTS
+from tfdatafree.report.comparison import Comparison
+from tfdatafree.report.expected import ESTIMATE_SEED, chooses, count, estimate
+from tfdatafree.report.outputs import compare_outputs
 from tfdatafree.runnable import Runnable, forms_of, open_pair, range_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What `compare` found; `print` it.
-
-    Attributes:
-        n: Number of inputs.
-        inputs: What the inputs were.
-        outputs: One comparison per output, in the models' order.
-    """
-
-    n: int
-    inputs: str
-    outputs: tuple[OutputComparison, ...]
-
-    def __str__(self) -> str:
-        lines = [f"inputs              {self.n} {self.inputs}"]
-        for output in self.outputs:
-            if len(self.outputs) > 1:
-                lines += ["", f"output '{output.name}'"]
-            if output.agreement is not None:
-                lines.append(f"agreement           {100 * output.agreement:.2f} % have the same argmax")
-            lines.append(f"output discrepancy  {output.output_discrepancy:.5f} (0: same direction, 2: opposite)")
-            if output.response_discrepancy is not None:
-                found = f"{output.response_discrepancy:.5f}"
-                lines.append(f"of responses        {found} (the same, less what all inputs have in common)")
-            lines.append(f"SQNR                {_decibels(output)}")
-            for part in output.parts:
-                same = "" if part.agreement is None else f", {100 * part.agreement:.2f} % have the same argmax"
-                lines.append(f"  of '{part.name}': {_decibels(part)}{same}")
-        return "\n".join(lines)
-
-
-def _decibels(output: OutputComparison) -> str:
-    return "no difference at all" if np.isposinf(output.sqnr_db) else f"{output.sqnr_db:.1f} dB"
 
 
 def compare(
@@ -88,18 +55,27 @@ def compare(
     seed = require_seed(seed)
     given = None if input_range is None else check_input_range(input_range)
     first, second = open_pair(a, b, input_shape, unsafe_load)
+    forms = forms_of([first, second])
     if data is None:
         ranges = _ranges(given, first, second, seed)
-        inputs = [
-            _drawn(n or 32, shape, dtype, found, seed + at)
-            for at, (shape, dtype, found) in enumerate(zip(first.shapes, first.dtypes, ranges, strict=True))
-        ]
+        kinds = list(enumerate(zip(first.shapes, first.dtypes, ranges, strict=True)))
+        inputs = [_drawn(n or 32, *of, seed + at) for at, of in kinds]
         described = f"procedural images in {_described(first.names, ranges)}"
     else:
         scale = _ranges(given, first, second, seed)[0].ends if _is_folder(data) else None
         examples = open_examples(data, first.forms, Reading(scale=scale, most=n))
         inputs, described = examples.arrays(), examples.described
-    outputs = compare_outputs(forms_of([first, second]), first.predict(inputs), second.predict(inputs))
+    references, results = first.predict(inputs), second.predict(inputs)
+    decides = chooses(forms, references)
+
+    def draw() -> Sequence[np.ndarray]:
+        return inputs if data is not None else [_drawn(ESTIMATE_INPUTS, *of, ESTIMATE_SEED + at) for at, of in kinds]
+
+    if data is None or isinstance(data, GeneratedImages):
+        expected = estimate(decides, first.scores, second.scores, draw)
+    else:
+        expected = count(decides, references, results)
+    outputs = compare_outputs(forms, references, results, expected)
     return Comparison(n=len(inputs[0]), inputs=described, outputs=outputs)
 
 

@@ -29,6 +29,7 @@ from tfdatafree.quantization.integer_kernel import kernel_grids
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.report.assemble import COMPARED_OUTPUTS, Change, rewritten_report
 from tfdatafree.report.evidence import Evidence, damages_of, summarize_kernels
+from tfdatafree.report.expected import inputs_to_estimate
 from tfdatafree.report.page import report_page
 from tfdatafree.report.report import Report
 
@@ -118,8 +119,17 @@ class Compressed:
         # Layers that were solved together mend each other's errors. So what counts here is the rounding of values alone.
         damages = damages_of(built, built.graph, inputs)
         evidence = dataclasses.replace(self.evidence, kernels=summarize_kernels(built), damages=damages)
+        given = self.probes.user_inputs is not None
+        graph, known = self.decision.reference, self.probes.ranges
         report = rewritten_report(
-            self.report, reference, built, evidence, inputs, target=decision.target, change=change
+            self.report,
+            reference,
+            built,
+            evidence,
+            inputs,
+            to_estimate=lambda: inputs if given else inputs_to_estimate(graph, known),
+            target=decision.target,
+            change=change,
         )
         return dataclasses.replace(
             self,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tfdatafree.model.network import InputRange
 from tfdatafree.model.node import TensorSpec
 from tfdatafree.quantization.split_outputs import rejoin
 from tfdatafree.report.contents import read_runnable
+from tfdatafree.report.expected import Predict, scores_of_file
 from tfdatafree.report.outputs import OutputForm, output_forms
 from tfdatafree.tflite.classes import class_outputs
 from tfdatafree.tflite.flatbuffer import File
@@ -40,6 +41,7 @@ class Runnable:
         names, shapes, dtypes: Of each input; shapes without the batch.
         outputs: Names of the outputs.
         predict: Real inputs (n, *shape) -> real outputs (n, ...).
+        scores: The same with what a file's softmax reads in place of what it gives.
         grids: Range of the reals that each input's integers stand for; None for a float input.
         model: The Keras model; None for a file.
         content: The file; None for a Keras model.
@@ -49,7 +51,8 @@ class Runnable:
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
     outputs: tuple[str, ...]
-    predict: Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+    predict: Predict
+    scores: Predict
     grids: tuple[InputRange | None, ...]
     model: keras.Model | None = None
     content: bytes | None = None
@@ -94,9 +97,11 @@ def _with_joined_outputs(subject: Runnable, other: Runnable) -> Runnable:
 def _with_tail(subject: Runnable, tail: Graph | None) -> Runnable:
     if tail is None:
         return subject
-    return dataclasses.replace(
-        subject, outputs=tuple(tail.output_names), predict=lambda inputs: tail.predict(subject.predict(inputs))
-    )
+
+    def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return tail.predict(subject.predict(inputs))
+
+    return dataclasses.replace(subject, outputs=tuple(tail.output_names), predict=predict, scores=predict)
 
 
 def _named(subject: Any) -> str:
@@ -134,6 +139,7 @@ def open_runnable(subject: Any, input_shape: tuple[int, ...] | None, unsafe: boo
         tuple(tensor.dtype for tensor in model.inputs),
         tuple(getattr(model, "output_names", ("output",))),  # a Sequential has one, without a name
         predict,
+        predict,
         grids=(None,) * len(model.inputs),
         model=model,
     )
@@ -148,19 +154,22 @@ def _open_content(content: bytes, name: str, short: str) -> Runnable:
         if len(detail["shape"]) == 0 or detail["shape"][0] != 1:
             raise ValueError(f"{name} takes inputs of shape {tuple(detail['shape'])}; batches must be of 1.")
 
-    def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        try:
-            rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
-        except (RuntimeError, ValueError) as error:  # a kernel that does not take these values, or a damaged file
-            raise _unusable(name, error) from error
-        return [np.concatenate(column) for column in zip(*rows, strict=True)]
+    def checked(run: Predict) -> Predict:
+        def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            try:
+                return run(inputs)
+            except (RuntimeError, ValueError) as error:  # a kernel that does not take these values, or a damaged file
+                raise _unusable(name, error) from error
+
+        return predict
 
     return Runnable(
         tuple(detail["name"] for detail in runner.inputs),
         tuple(tuple(int(size) for size in detail["shape"][1:]) for detail in runner.inputs),
         tuple("float32" if detail["quantization"][0] else np.dtype(detail["dtype"]).name for detail in runner.inputs),
         tuple(detail["name"] for detail in runner.outputs),
-        predict,
+        checked(runner.predict_each),
+        checked(lambda inputs: scores_of_file(content)(inputs)),
         grids=tuple(_grid_of(detail, short) for detail in runner.inputs),
         content=content,
     )

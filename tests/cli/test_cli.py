@@ -651,7 +651,10 @@ def test_each_of_several_inputs_gets_its_range(folder, capsys):
 def test_a_model_is_like_itself(made, capsys):
     for path in (MODEL, str(made / "digits.tflite")):
         figures = compared(capsys, path, path, "--n=3", "--input_range=0,1")
-        assert figures["agreement"].startswith("100.00 %")
+        assert figures["same argmax"].startswith("100.00 %")
+        assert figures["verdict"].startswith(
+            "as good as the float model; agreement with float: about 100 % on real inputs"
+        )
         assert figures["output discrepancy"].startswith("0.00000")
         assert figures["of responses"].startswith("0.00000")
         assert figures["SQNR"] == "no difference at all"
@@ -681,7 +684,8 @@ def test_given_inputs_are_used(folder, made, capsys):
     runner = Runner((made / "digits.tflite").read_bytes())
     interpreted = np.concatenate([runner.predict([image[None]])[0] for image in images[:20]])
     same = (model.predict(images[:20], verbose=0).argmax(-1) == interpreted.argmax(-1)).mean()
-    assert figures["agreement"].startswith(f"{100 * same:.2f} %")
+    assert figures["same argmax"].startswith(f"{100 * same:.2f} %")
+    assert f"{100 * same:.1f} % on 20 given inputs" in figures["verdict"]
     assert compared(capsys, MODEL, MODEL, "--data=digits.npz", "--n=7")["inputs"].startswith("7 ")
 
 

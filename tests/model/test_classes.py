@@ -1,6 +1,7 @@
 """Which outputs have classes, in a model and in a file."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers as L
 from tiny_models import image, random_inputs, randomized
@@ -9,7 +10,8 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.export.float_model import float_file
 from tfdatafree.model.classes import class_tensors
 from tfdatafree.model.graph import Graph
-from tfdatafree.tflite.classes import class_outputs
+from tfdatafree.tflite.classes import class_outputs, with_scores
+from tfdatafree.tflite.runtime import Runner
 
 _VECTORS = {
     "logits": (lambda y: L.Dense(4)(y), True),
@@ -49,3 +51,15 @@ def test_where_one_output_is_squashed_the_linear_ones_are_no_logits():
     boxes, scores = L.Dense(4, name="boxes")(y), L.Dense(3, activation="softmax", name="scores")(y)
     graph = separate(Graph.from_keras(keras.Model(x, [boxes, scores]))).graph
     assert class_tensors(graph, graph.outputs) == {graph.outputs[1]}
+
+
+def test_scores_are_what_the_softmax_reads():
+    x = image()
+    model = randomized(keras.Model(x, L.Dense(5, activation="softmax")(L.GlobalAveragePooling2D()(x))))
+    graph = separate(Graph.from_keras(model)).graph
+    inputs = random_inputs(graph, 1)
+    content = float_file(graph, inputs)
+    (probabilities,), (scores,) = (Runner(file).predict(inputs) for file in (content, with_scores(content)))
+    powers = np.exp(scores - scores.max())
+    np.testing.assert_allclose(powers / powers.sum(), probabilities, rtol=1e-5)
+    assert scores.min() < 0 and with_scores(with_scores(content)) == with_scores(content)

@@ -158,6 +158,8 @@ def test_the_file_is_as_large_and_the_report_describes_it(name, recipe):
     sqnr = [[row.sqnr_db for row in c.report.layers] for c in (student, result)]
     assert (sqnr[0] != sqnr[1]) == (without_metadata(result.tflite) != without_metadata(student.tflite))
     assert "Output Discrepancy" in result.report.notes["feature regression"]
+    assert result.report.before_recovery == student.report.outputs
+    assert all(verdict.figure in str(result.report) for verdict in (student.report.verdict, result.report.verdict))
     assert result.recipe == student.recipe and result.replay == student.replay
 
 

@@ -148,10 +148,11 @@ def test_the_summary_says_what_the_report_says():
         f"{report.gzip_bytes:,} bytes; float: {report.float_gzip_bytes:,}",
         f"{output.output_discrepancy:.4f}",
         f"{output.response_discrepancy:.4f}",
-        f"{100 * output.agreement:.1f} %",
+        str(output.expected),
         f"{report.seconds:.1f} s",
     ):
         assert wanted in text
+    assert f"<b>{report.verdict.words}</b> {report.verdict.figure}" in page().partition('class="tiles"')[0]
     compiled = dataclasses.replace(report, npu_bytes=4321)
     assert "4,321 bytes" not in page()
     assert "4,321 bytes" in report_page(compiled, QUICK, Evidence())
@@ -196,7 +197,8 @@ def test_a_simulation_has_a_page_without_sizes():
 @pytest.mark.slow
 def test_the_page_opens_with_what_makes_the_result_useless():
     report = compressed().report
-    broken = dataclasses.replace(report, outputs=(dataclasses.replace(report.outputs[0], sqnr_db=1.0),))
+    noisy = dataclasses.replace(report.outputs[0], sqnr_db=1.0, expected=None)
+    broken = dataclasses.replace(report, outputs=(noisy,))
     assert broken.failures and not report.failures
     before_tiles = report_page(broken, QUICK, Evidence()).partition('class="tiles"')[0]
     assert "is unlike the float model" in before_tiles.partition("<body>")[2]
@@ -208,10 +210,13 @@ def test_recovery_is_shown_with_what_it_changed():
     report = compressed().report
     assert "--recover=256" in page()
     former = dataclasses.replace(report.outputs[0], output_discrepancy=0.4321)
-    solved = dataclasses.replace(report, before_recovery=(former,), notes={"feature regression": "a note of it"})
-    shown = report_page(solved, QUICK, Evidence())
-    assert "before recovery: 0.4321" in shown and "a note of it" in shown and "--recover=256" not in shown
-    assert f"0.4321 -> {report.outputs[0].output_discrepancy:.4f}" in str(solved)
+    for how in ("feature regression", "distillation", "reconstruction"):
+        solved = dataclasses.replace(report, before_recovery=(former,), notes={how: "a note of it"})
+        shown = report_page(solved, QUICK, Evidence())
+        assert "before recovery: 0.4321" in shown and "a note of it" in shown and "--recover=256" not in shown
+        assert f"recovered   by {how}; before, agreement with float: {former.expected}; discrepancy 0.4321" in str(
+            solved
+        )
 
 
 @pytest.mark.slow

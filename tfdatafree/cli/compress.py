@@ -92,8 +92,8 @@ def _define(options: Flags) -> None:
     options.add(
         "strict",
         False,
-        "Exit with code 3 if the outputs are unlike the float model's (below 6 dB) or the network does not bear its pruning. The "
-        "files are written all the same.",
+        "Exit with code 3 if the outputs are unlike the float model's (estimated agreement under 80 %; without classes, below "
+        "6 dB) or the network does not bear its pruning. The files are written all the same.",
     )
     options.add("quiet", False, "Print nothing but errors.")
 

@@ -14,7 +14,5 @@ def predict_as_written(built: Built, inputs: Sequence[np.ndarray]) -> list[np.nd
     if built.content is None:
         outputs = insert_quantizers(built.graph, built.grids).run_in_batches(inputs)
     else:
-        runner = Runner(built.content)
-        rows = [runner.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
-        outputs = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        outputs = Runner(built.content).predict_each(inputs)
     return outputs if built.tail is None else built.tail.predict(outputs)

@@ -25,12 +25,19 @@ class Inputs:
         described: What the result is made from, for the report.
         in_range: Whether they were made for the model's input range. If not, their own range is the input range.
         real: Whether they are the user's own.
+        generated: Whether the user gave inputs that `generate_images` made.
     """
 
     arrays: list[np.ndarray]
     described: str
     in_range: bool = False
     real: bool = True
+    generated: bool = False
+
+    @property
+    def measured(self) -> bool:
+        """Whether what is counted on them holds for real inputs."""
+        return self.real and not self.generated
 
 
 def generated_inputs(graph: Graph, images: int, ranges: InputRanges, *, seed: int) -> Inputs:
@@ -58,7 +65,12 @@ def given_inputs(data: Any, graph: Graph, input_range: tuple[float, float]) -> I
         what = "generated images given by the user"
     else:
         what = f"representative {what.replace('inputs of', 'inputs from')}"
-    return Inputs(arrays, f"{len(arrays[0])} {what}, and BatchNorm statistics", in_range=examples.scaled)
+    return Inputs(
+        arrays,
+        f"{len(arrays[0])} {what}, and BatchNorm statistics",
+        in_range=examples.scaled,
+        generated=isinstance(data, GeneratedImages),
+    )
 
 
 def take_inputs(

@@ -26,8 +26,10 @@ from tfdatafree.quantization.split_outputs import decoding
 from tfdatafree.quantization.uneven import UNEVEN
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.report.evidence import Evidence
+from tfdatafree.report.expected import Draw, chooses, count, estimate, inputs_to_estimate, scores_as_written
+from tfdatafree.report.layer_row import LayerRow
 from tfdatafree.report.outputs import OutputComparison, compare_outputs, output_forms
-from tfdatafree.report.report import LayerRow, Report
+from tfdatafree.report.report import Report
 from tfdatafree.targets.check import check_target
 from tfdatafree.targets.compiler import ask_compiler
 from tfdatafree.targets.registry import GENERIC
@@ -73,7 +75,7 @@ def make_report(
     weights = [values.astype(np.float32, copy=False) for layer in source.layers.values() for values in layer.weights]
     with ThreadPoolExecutor(1) as thread:  # packing takes one core, and the networks do not always take both
         packed = thread.submit(gzip_bytes, (values.tobytes() for values in weights))
-        compared = _compared(source, built, inputs.arrays)
+        compared = _compared(source, built, inputs.arrays, _to_estimate(network, inputs), real=inputs.measured)
     return Report(
         model=source.name,
         recipe=recipe.name,
@@ -133,6 +135,7 @@ def rewritten_report(
     evidence: Evidence,
     inputs: Sequence[np.ndarray],
     *,
+    to_estimate: Draw,
     target: Target,
     change: Change,
 ) -> Report:
@@ -141,6 +144,7 @@ def rewritten_report(
     Args:
         reference: The network that outputs are compared with.
         inputs: Inputs for the comparison.
+        to_estimate: Makes the inputs that the share of decisions is estimated from; the user's own, where they gave some.
         change: What was done to the weights; its seconds are added.
     """
     # How well the results stay right after pruning says nothing about other weights.
@@ -154,7 +158,7 @@ def rewritten_report(
         call={**report.call, "recovered": change.how},
         latencies=(),
         **_of_file(built, evidence, True, {row.name: row.known_by for row in report.layers}),
-        **_compared(reference, built, inputs),
+        **_compared(reference, built, inputs, to_estimate, real=_is_measured(report)),
         **_on_target(built.content, target),
     )
 
@@ -171,13 +175,28 @@ def _of_file(built: Built, evidence: Evidence, quantized: bool, known: Mapping[s
     }
 
 
-def _compared(reference: Graph, built: Built, inputs: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Fields of the report that compare the result with the user's model."""
+def _is_measured(report: Report) -> bool:
+    return any(output.expected is not None and output.expected.measured for output in report.outputs)
+
+
+def _to_estimate(network: Network, inputs: Inputs) -> Draw:
+    return lambda: inputs.arrays if inputs.real else inputs_to_estimate(network.source, network.input_ranges)
+
+
+def _compared(
+    reference: Graph, built: Built, inputs: Sequence[np.ndarray], to_estimate: Draw, *, real: bool
+) -> dict[str, Any]:
+    """Fields of the report that compare the result with the user's model; with `real` ones, decisions are counted."""
     first_inputs = [array[:COMPARED_OUTPUTS] for array in inputs]
-    expected = reference.run_in_batches(first_inputs)
+    forms, references = output_forms(reference), reference.run_in_batches(first_inputs)
     results = predict_as_written(built, first_inputs)
-    outputs = compare_outputs(output_forms(reference), expected, results)
-    return {"outputs": outputs, "compared": len(first_inputs[0])}
+    decides = chooses(forms, references)
+    if real and any(decides):
+        given = to_estimate()
+        expected = count(decides, reference.run_in_batches(given), predict_as_written(built, given))
+    else:
+        expected = estimate(decides, reference.run_in_batches, scores_as_written(built), to_estimate)
+    return {"outputs": compare_outputs(forms, references, results, expected), "compared": len(first_inputs[0])}
 
 
 def _uneven_channels(outputs: Sequence[OutputComparison], built: Built) -> Iterator[str]:

@@ -4,6 +4,7 @@ An output that joins branches, as a detector's boxes and scores, is also compare
 ranges of very different widths: the wide and the narrow channels apart.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tfdatafree.canonical.separate import separate
 from tfdatafree.model.classes import class_tensors
 from tfdatafree.model.graph import Graph
 from tfdatafree.model.joins import Part, parts_of
+from tfdatafree.numerics.expected_agreement import ExpectedAgreement
 from tfdatafree.numerics.metrics import agreement, output_discrepancy, response_discrepancy, sqnr_db
 from tfdatafree.quantization.uneven import UNEVEN
 
@@ -49,6 +51,7 @@ class OutputComparison:
         sqnr_db: Energy of the first model's output over that of the difference, in dB.
         step: The step that 8 bits would give to the range of the first model's output.
         parts: The branches that the output joins, or its narrow and its wide channels; () for an output of one piece.
+        expected: The share of decisions that stay on real inputs; None for an output that is not one vector of classes.
     """
 
     name: str
@@ -58,6 +61,7 @@ class OutputComparison:
     sqnr_db: float
     step: float = 0.0
     parts: tuple["OutputComparison", ...] = ()
+    expected: ExpectedAgreement | None = None
 
     @property
     def worst(self) -> "OutputComparison":
@@ -78,17 +82,22 @@ def output_forms(source: Graph) -> tuple[OutputForm, ...]:
 
 
 def compare_outputs(
-    forms: Sequence[OutputForm], references: Sequence[np.ndarray], results: Sequence[np.ndarray]
+    forms: Sequence[OutputForm],
+    references: Sequence[np.ndarray],
+    results: Sequence[np.ndarray],
+    expected: Sequence[ExpectedAgreement | None] = (),
 ) -> tuple[OutputComparison, ...]:
     """One comparison per output.
 
     Args:
         forms: What the outputs hold.
         references, results: Outputs of both models in the same order, arrays (n, ...).
+        expected: What is known of each output on real inputs; () if nothing is.
     """
+    known = expected or [None] * len(forms)
     return tuple(
-        _compare(form.name, x, y, form.has_classes, _compare_parts(form, x, y))
-        for form, x, y in zip(forms, references, results, strict=True)
+        dataclasses.replace(_compare(form.name, x, y, form.has_classes, _compare_parts(form, x, y)), expected=share)
+        for form, x, y, share in zip(forms, references, results, known, strict=True)
     )
 
 

@@ -13,6 +13,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from tfdatafree.numerics.expected_agreement import ExpectedAgreement
 from tfdatafree.pruning.bearing import stays
 from tfdatafree.recipe.recipe import Recipe
 from tfdatafree.report import table
@@ -38,8 +39,9 @@ _GLOSSARY = (
      "inputs: 0 is the same direction, 2 the opposite one."),
     ("Response discrepancy", "The same for the responses: the outputs without what all inputs have in common. It bounds the "
      "margins of the decisions that change."),
-    ("Agreement", "Fraction of the inputs for which both models put the same class first. Generated inputs show no particular "
-     "class, so many decisions on them are close and change easily. Use tfdatafree compare to measure it on real inputs."),
+    ("Agreement", "Fraction of real inputs for which both models put the same class first. Without data it is estimated from the "
+     "noise on the scores of generated inputs and from their margins. The interval held the true value for about 90 % of the "
+     "files that it was tried on. tfdatafree compare --data counts it on inputs of your own."),
     ("Grid, scale", "Integers stand for evenly spaced values; the scale is their distance. Values outside of the range are "
      "clipped, and values between two of them are rounded."),
     ("Weights, integers", "A kernel has one scale, or one per output channel. If no weight uses the integers far from 0, fewer "
@@ -70,7 +72,7 @@ def report_page(report: Report, recipe: Recipe, evidence: Evidence) -> str:
         title=_escape(f"{report.model}: {report.recipe}"),
         css=_asset("page.css"),
         model=_escape(report.model),
-        failures="".join(f'<p class="failure" role="alert">{_escape(text)}</p>' for text in report.failures),
+        verdict=_verdict(report),
         lead=_lead(report),
         tiles="\n".join(_tiles(report)),
         facts=_facts(report),
@@ -91,6 +93,18 @@ def _asset(name: str) -> str:
 
 def _escape(text: object) -> str:
     return html.escape(str(text))
+
+
+def _verdict(report: Report) -> str:
+    """The verdict in words and one figure, and what makes the result useless."""
+    verdict, parts = (
+        report.verdict,
+        [f'<p class="failure" role="alert">{_escape(text)}</p>' for text in report.failures],
+    )
+    if verdict is not None:
+        words = f"<b>{_escape(verdict.words)}</b> {_escape(verdict.figure)}"
+        parts.insert(0, f'<p class="verdict {verdict.grade}">{words}</p>')
+    return "".join(parts)
 
 
 # Summary ------------------------------------------------------------------------------------------------------------------
@@ -124,20 +138,18 @@ def _tiles(report: Report) -> Iterable[str]:
     before = {output.name: output for output in report.before_recovery}
     for output in report.outputs:
         of = f" of {output.name}" if len(report.outputs) > 1 else ""
+        former = before.get(output.name)
+        if output.expected is not None:
+            yield _agreement_tile(f"Agreement{of}", output.expected, None if former is None else former.expected)
+        elif output.agreement is not None:
+            small = f"same first class as float, on {report.compared_on}"
+            yield _tile(f"Agreement{of}", f"{100 * output.agreement:.1f} %", small, output.agreement)
         small = f"0: same as float, 2: opposite; on {report.compared_on}"
-        if (former := before.get(output.name)) is not None:
+        if former is not None:
             small = f"before recovery: {former.output_discrepancy:.4f}; {small}"
         yield _tile(f"Output discrepancy{of}", f"{output.output_discrepancy:.4f}", small)
         if output.response_discrepancy is not None:
             yield _tile(f"Response discrepancy{of}", f"{output.response_discrepancy:.4f}", small)
-        if output.agreement is not None:
-            same = round(output.agreement * report.compared)
-            yield _tile(
-                f"Agreement{of}",
-                f"{100 * output.agreement:.1f} %",
-                f"same first class as float on {same} of {report.compared_on}",
-                output.agreement,
-            )
         for piece in output.parts:
             text = "exact" if math.isinf(piece.sqnr_db) else f"{piece.sqnr_db:.1f} dB"
             yield _tile(f"SQNR of {piece.name}", text, f"a part of {output.name}; on {report.compared_on}")
@@ -160,6 +172,12 @@ def _tile(title: str, big: str, small: str, part: float | None = None) -> str:
         f'<div class="tile"><h2>{_escape(title)}</h2><div class="big">{_escape(big)}</div>{meter}'
         f'<div class="small">{_escape(small)}</div></div>'
     )
+
+
+def _agreement_tile(title: str, known: ExpectedAgreement, former: ExpectedAgreement | None) -> str:
+    big = f"{100 * known.share:.1f} %" if known.measured else f"≈ {100 * known.share:.0f} %"
+    small = str(known) if former is None else f"{known}; before recovery: {former}"
+    return _tile(title, big, small, known.share)
 
 
 def _size_tile(title: str, before: int, after: int) -> str:

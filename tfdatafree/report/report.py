@@ -9,74 +9,17 @@ from typing import Any
 
 from tfdatafree.errors import MissingPackageError
 from tfdatafree.model.network import Mismatch, Pruning
-from tfdatafree.numerics.fidelity import LEAST_AGREEMENT, LEAST_SQNR_DB
 from tfdatafree.pruning.bearing import stays, verdict
 from tfdatafree.quantization.bit_choice import Policy
 from tfdatafree.recipe.size import is_part
+from tfdatafree.report.layer_row import LayerRow
 from tfdatafree.report.outputs import OutputComparison
+from tfdatafree.report.verdict import Verdict, grade_of, judge
 from tfdatafree.runtimes.latency import Latency
 from tfdatafree.targets.target import TargetCheck
 
 # A tensor below is far off.
 _BROKEN_SQNR_DB = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerRow:
-    """One tensor of the file.
-
-    Attributes:
-        name: Graph tensor, named after the Keras layer that writes it.
-        operation: Keras class that writes it; "Conv2D + ReLU" if the file computes two as one operator.
-        weight_bits: Bits of the weights; None for layers without weights.
-        weight_scales: Number of weight scales: one per tensor, or one per channel.
-        activation_bits: Bits of the tensor's integers.
-        low, high: Lowest and highest float value that the integers stand for.
-        sqnr_db: Signal-to-quantization-noise ratio against the float model, with the noise of all earlier layers.
-        lsb: Largest difference of the integers between file and simulation, for the same inputs.
-        layer: Keras layer with the kernel that computes it; None without a kernel.
-        reads: Rows whose tensors it is computed from.
-        shape: Shape of the tensor without the batch.
-        weights: Number of weights in the kernel.
-        sparsity: Fraction of them that is exactly 0.
-        weight_steps: Smallest and largest scale of the kernel's grids.
-        seen: Extremes of the float tensor on generated inputs.
-        clipped: Fraction of its values on these inputs that the integers clip.
-        known_by: What tells its range. "data": real inputs. "bound": a function or the input range bounds it. "norm": a
-            normalization tells its mean and deviation; "norm+2": two layers before. "generated": generated inputs alone.
-        damage: Error of the results before softmax, relative to them, from the rounding of this tensor and its kernel alone.
-            The squares of all rows add up to about the square of the whole error. After recovery the kernel does not count,
-            because kernels then mend each other's errors. None if it was not measured.
-        bytes: Bytes of the kernel in the file; None without a kernel.
-        multiplications: Multiplications of convolutions and dense layers for one input.
-    """
-
-    name: str
-    operation: str
-    weight_bits: int | None
-    weight_scales: int | None
-    activation_bits: int
-    low: float
-    high: float
-    sqnr_db: float
-    lsb: int
-    layer: str | None = None
-    reads: tuple[str, ...] = ()
-    shape: tuple[int | None, ...] = ()
-    weights: int | None = None
-    sparsity: float | None = None
-    weight_steps: tuple[float, float] | None = None
-    seen: tuple[float, float] | None = None
-    clipped: float | None = None
-    known_by: str = ""
-    damage: float | None = None
-    bytes: int | None = None
-    multiplications: int = 0
-
-    @property
-    def step(self) -> float:
-        """Scale of the tensor's grid."""
-        return (self.high - self.low) / (2**self.activation_bits - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +102,7 @@ class Report:
         for row in (*values["layers"], *outputs, *parts, *fidelity):
             row["sqnr_db"] = row["sqnr_db"] if math.isfinite(row["sqnr_db"]) else None
         values["layers"] = list(values["layers"])
+        values["verdict"] = None if self.verdict is None else asdict(self.verdict)
         return values
 
     def to_frame(self) -> Any:
@@ -185,6 +129,7 @@ class Report:
         )
         lines += [f"{self.model}: recipe {self.recipe}", *(f"  WARNING     {text}" for text in others), ""]
         lines += [
+            *([] if self.verdict is None else [f"  verdict     {self.verdict}"]),
             f"  size        {self.float_bytes:,} bytes in float -> {self._size()}",
             *([] if self.zeros is None else [f"  packed      {self._packed(self.zeros)}"]),
             f"  operators   {self._operators()}",
@@ -216,6 +161,11 @@ class Report:
         return "\n".join(lines)
 
     @property
+    def verdict(self) -> Verdict | None:
+        """How good the result is, in words and one figure; None if nothing was compared."""
+        return judge(self.outputs, self.layers)
+
+    @property
     def unborne(self) -> str:
         """That the network does not bear its pruning, and what it would bear; empty: it does."""
         return "" if self.pruning is None else verdict(self.model, self.pruning)
@@ -235,31 +185,29 @@ class Report:
     @property
     def recovered_by(self) -> str | None:
         """Name of the method that recovered weights; None if none were recovered."""
-        return next(
-            (how for how in ("distillation", "feature regression") if how in self.notes and self.before_recovery), None
-        )
+        methods = ("distillation", "feature regression", "reconstruction")
+        return next((how for how in methods if how in self.notes and self.before_recovery), None)
 
     @property
     def unlike(self) -> list[str]:
         """The outputs that are unlike the float model's, and the first layer that is far off.
 
-        An output is unlike if its SQNR, or that of one of its parts, is under 6 dB. After pruning it is also unlike if fewer
-        than 80 % of the inputs keep their argmax. That is judged before anything is written; after recovery, by `outputs`.
+        An output with classes is unlike if it keeps fewer than 80 % of its decisions on real inputs, as estimated. Any other one
+        is if its SQNR, or that of one of its parts, is under 6 dB. What pruning costs is judged before anything is written.
         """
         found: list[str] = []
         fidelity = None if self.pruning is None else self.pruning.fidelity
         if fidelity is not None and fidelity.fails:
             return found
         for output in self.outputs:
-            worst = output.worst
-            decided = [part.agreement for part in (output, *output.parts) if part.agreement is not None]
-            recovered = self.pruning is not None and fidelity is None
-            changed = recovered and min(decided, default=1.0) < LEAST_AGREEMENT
-            if worst.sqnr_db >= LEAST_SQNR_DB and not changed:
+            if grade_of(output) != "broken":
                 continue
-            same = "" if not decided else f", {min(decided):.0%} have the same argmax"
+            worst = output if output.expected is not None else output.worst
             name = f"output '{output.name}'" if worst is output else f"'{worst.name}' in output '{output.name}'"
-            text = f"{name} is unlike the float model's: {worst.sqnr_db:.1f} dB on {self.compared_on}{same}"
+            found_by = f"{worst.sqnr_db:.1f} dB on {self.compared_on}"
+            if output.expected is not None:
+                found_by = f"agreement is {output.expected}"
+            text = f"{name} is unlike the float model's: {found_by}"
             first = next((row.name for row in self.layers if row.sqnr_db < _BROKEN_SQNR_DB), None)
             if first is not None:
                 text += f"; the first tensor that is far off is '{first}'"
@@ -283,13 +231,13 @@ class Report:
         lines = []
         for output in self.outputs:
             name = f"'{output.name}': " if len(self.outputs) > 1 else ""
-            same = "" if output.agreement is None else f", {100 * output.agreement:.1f} % have the same argmax"
+            same = "" if output.agreement is None else f"; {_same_argmax(output)}"
             response = output.response_discrepancy
             responses = "" if response is None else f", of responses {response:.4f},"
             text = f"{output.output_discrepancy:.4f}{responses} on {self.compared_on} (0 best, 2 worst)"
             lines.append(f"{name}discrepancy {text}{same}")
             for part in output.parts:
-                same = "" if part.agreement is None else f", {100 * part.agreement:.1f} % have the same argmax"
+                same = "" if part.agreement is None else f"; {_same_argmax(part)}"
                 sqnr = "exact" if math.isinf(part.sqnr_db) else f"SQNR {part.sqnr_db:.1f} dB"
                 lines.append(f"  '{part.name}' in '{output.name}': {sqnr}{same}")
         return lines
@@ -321,9 +269,11 @@ class Report:
         return f"{self.gzip_bytes:,} bytes with gzip; {100 * zeros:.1f} % of the kernels' weights are zero"
 
     def _gain(self) -> str:
-        """What recovery changed at each output."""
-        pairs = zip(self.before_recovery, self.outputs, strict=True)
-        return "discrepancy " + ", ".join(f"{a.output_discrepancy:.4f} -> {b.output_discrepancy:.4f}" for a, b in pairs)
+        """What recovery changed: the figure of the verdict, and the discrepancy of each output."""
+        pairs = list(zip(self.before_recovery, self.outputs, strict=True))
+        text = "discrepancy " + ", ".join(f"{a.output_discrepancy:.4f} -> {b.output_discrepancy:.4f}" for a, b in pairs)
+        before = judge(self.before_recovery)
+        return text if before is None else f"before, {before.figure}; {text}"
 
     def _compiled(self, size: int) -> str:
         time = "" if self.npu_seconds is None else f", {1000 * self.npu_seconds:.3g} ms estimated"
@@ -352,6 +302,7 @@ class Report:
     def _repr_html_(self) -> str:
         """The report for notebooks: a summary and a table that scrolls."""
         facts = [
+            *([] if self.verdict is None else [("verdict", str(self.verdict))]),
             ("size", f"{self.float_bytes:,} bytes in float → {self._size()}"),
             ("operators", self._operators()),
             *([] if self.on_target is None else [("target", str(self.on_target))]),
@@ -381,6 +332,10 @@ class Report:
                 )
                 lines.append(f"<details><summary>{title} ({len(reasons)})</summary><ul>{items}</ul></details>")
         return "\n".join(lines)
+
+
+def _same_argmax(output: OutputComparison) -> str:
+    return "" if output.agreement is None else f"{100 * output.agreement:.1f} % of them keep the argmax"
 
 
 def _texts(row: LayerRow) -> tuple[str, ...]:

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from tfdatafree.report.evidence import Evidence, Histogram, KernelSummary
+from tfdatafree.report.layer_row import LayerRow
 from tfdatafree.report.network import assign_lanes
-from tfdatafree.report.report import LayerRow, Report
+from tfdatafree.report.report import Report
+from tfdatafree.report.verdict import costly
 
 # Rows that the summary names.
 _NAMED = 4
-# A smaller part of the results' error than this needs no look.
-_HARMLESS = 0.01
 # Digits of the ends of channels, which are only drawn.
 _DIGITS = 3
 # Columns: key of the script's data, heading, meaning of the heading, CSS classes.
@@ -121,9 +121,8 @@ def _row(at: int, row: LayerRow) -> str:
 
 def costliest(report: Report) -> list[tuple[int, str]]:
     """(position, text) of the rows to look at first: those that cost the results most, or else the noisiest ones."""
-    damages = sorted(((row.damage, at) for at, row in enumerate(report.layers) if row.damage is not None), reverse=True)
-    if damages:
-        return [(at, f"{100 * damage:.1f} %") for damage, at in damages[:_NAMED] if damage >= _HARMLESS]
+    if any(row.damage is not None for row in report.layers):
+        return [(at, f"{100 * (report.layers[at].damage or 0):.1f} %") for at in costly(report.layers)[:_NAMED]]
     noisy = sorted((row.sqnr_db, at) for at, row in enumerate(report.layers) if math.isfinite(row.sqnr_db))
     return [(at, f"{value:.1f} dB") for value, at in noisy[:_NAMED]]
 

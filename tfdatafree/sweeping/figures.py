@@ -18,7 +18,7 @@ COLUMNS = {
     "bytes": "bytes of the file",
     "gzip_bytes": "bytes of the file after gzip",
     "zeros": "fraction of zeros in its kernels",
-    "estimated_agreement": "estimated fraction of inputs with the float model's class",
+    "estimated_agreement": "estimated fraction of real inputs with the float model's class",
     "loss": "response discrepancy of the worst output, 0 best, 2 worst",
     "sqnr_db": "signal-to-noise ratio of the worst output, dB",
     "integer_only": "whether it computes in integers only",
@@ -43,7 +43,7 @@ class Quality:
     """How well a compressed model serves as the float model's.
 
     Attributes:
-        agreement: Estimated fraction of inputs, 0 to 1, with the same class; None for models without classes.
+        agreement: Estimated fraction of real inputs, 0 to 1, with the same class; None for models without classes.
         loss: What points are ranked by: lower is better.
     """
 
@@ -52,12 +52,12 @@ class Quality:
 
 
 def quality_of(report: Report) -> Quality:
-    """By the worst output: its agreement, and its response discrepancy (of outputs, if there was one input only)."""
+    """By the worst output: its estimated agreement, and its response discrepancy (of outputs, if there was one input only)."""
     losses = [
         output.output_discrepancy if output.response_discrepancy is None else output.response_discrepancy
         for output in report.outputs
     ]
-    agreements = [output.agreement for output in report.outputs if output.agreement is not None]
+    agreements = [output.expected.share for output in report.outputs if output.expected is not None]
     return Quality(min(agreements, default=None), max(losses, default=0.0))
 
 

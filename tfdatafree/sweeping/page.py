@@ -27,7 +27,7 @@ _HEADS = (
 )
 _TERMS = (
     ("#", "number of the point in the plot; bold: on the front of a cost, where no other file is both as cheap and as good"),
-    ("agreement", "estimated fraction of inputs with the float model's class; models without classes have none"),
+    ("agreement", "estimated fraction of real inputs with the float model's class; models without classes have none"),
     ("loss", f"the {LOSS} of the worst output on generated inputs: 0 is the float model, 2 the opposite; files are ranked by it"),
     ("gzip", "bytes of the file after gzip, as in a download"),
     ("zeros", "fraction of the kernels' weights that are zero"),

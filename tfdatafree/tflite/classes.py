@@ -1,4 +1,4 @@
-"""Which outputs of a file choose one of several classes, by the rule of `model/classes.py`, read from the file's operators."""
+"""Which outputs of a file choose one of several classes, by the rule of `model/classes.py`, and the scores that choose them."""
 
 from typing import Any
 
@@ -25,6 +25,23 @@ def class_outputs(content: bytes) -> list[bool]:
         is_linear = logits is not None and file.operator_name(logits) in _WEIGHTED and not _activated(logits)
         found.append(len(shape) > 1 and shape[-1] > 1 and (name in _SQUASHED[:2] or is_linear))
     return found
+
+
+def with_scores(content: bytes) -> bytes:
+    """The file with what a softmax reads as output, in place of the softmax. Scores are finer there: probabilities of many
+    classes are less than one step of 8 bits.
+    """
+    file = File.parse(content).copy()
+    writers = {index: operator for operator in file.operators for index in operator.outputs}
+    ends = [_end(file, writers, index, _KEEP) for index in file.outputs]
+    scores = [
+        end.inputs[0] if end is not None and file.operator_name(end) in _SQUASHED[:2] else index
+        for index, end in zip(file.outputs, ends, strict=True)
+    ]
+    if scores == file.outputs:
+        return content
+    file.graph.outputs, file.model.signatureDefs = scores, None
+    return file.serialize()
 
 
 def _end(file: File, writers: dict[int, Any], index: int, passed: tuple[str, ...]) -> Any:

@@ -62,6 +62,11 @@ class Runner:
         results = self.run([quantize_edge(x, detail) for x, detail in zip(inputs, self.inputs, strict=True)])
         return [dequantize_edge(q, detail) for q, detail in zip(results, self.outputs, strict=True)]
 
+    def predict_each(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Runs the file on real inputs (n, ...), one at a time, as `predict` does; returns the outputs (n, ...)."""
+        rows = [self.predict([array[at : at + 1] for array in inputs]) for at in range(len(inputs[0]))]
+        return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
     def value(self, index: int) -> np.ndarray | None:
         """Content of tensor `index` after a run; None if the runtime kept nothing there."""
         try:
