@@ -99,3 +99,10 @@ def test_each_channel_may_have_a_range_of_its_own():
 def test_what_cannot_be_drawn_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         procedural_images(*arguments)
+
+
+def test_what_is_done_to_images_does_not_change_those_drawn_later():
+    first = procedural_images(3, (4, 4, 2), seed=5)
+    kept = first.copy()
+    first[:] = 7
+    np.testing.assert_array_equal(procedural_images(3, (4, 4, 2), seed=5), kept)

@@ -7,6 +7,8 @@ and textured. Exposure and contrast vary from image to image as photographs do.
 Sources: Field 1987, JOSA A 4(12) (the spectrum); Lee, Mumford and Huang 2001, IJCV 41 (dead leaves).
 """
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +23,9 @@ _SMALLEST_LEAF, _LARGEST_LEAF = 0.03, 0.6
 _LOUDNESS = 0.4
 # Pixels that are compared with their leaves in one go. It bounds memory; larger parts are not faster.
 _PIXELS_AT_ONCE = 2**16
+
+# Drawn images that are kept, and the most values that each of them may have: 16 MB in all.
+_KEPT, _KEPT_VALUES = 16, 2**18
 
 # About the mean and the standard deviation of procedural pictures in [0, 1].
 PICTURE_MEAN, PICTURE_SD = 0.5, 0.23
@@ -73,6 +78,15 @@ def procedural_images(
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
     if not {low.shape, high.shape} <= {(), shape[-1:]} or not np.all((low < high) & np.isfinite(high - low)):
         raise ValueError(f"the range is [{low}, {high}]; give finite low < high, as floats or {shape[-1]} per channel.")
+    few = n * math.prod(shape) <= _KEPT_VALUES
+    images = _kept_images(n, shape, seed).copy() if few else _unit_images(n, shape, seed)
+    images *= high - low
+    images += low
+    return np.clip(images, low, high, out=images)  # rounding may have left the range by a digit
+
+
+def _unit_images(n: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """`procedural_images` in [0, 1]."""
     random = np.random.default_rng(seed)
     images = np.empty((n, *shape), np.float32)
     for i, image in enumerate(images):
@@ -81,9 +95,11 @@ def procedural_images(
             continue
         draw = _dead_leaves if len(shape) == 3 and i % 2 else _spectral_noise
         image[:] = _exposed(draw(random, shape), random)
-    images *= high - low
-    images += low
-    return np.clip(images, low, high, out=images)  # rounding may have left the range by a digit
+    return images
+
+
+# Every compression of a small network draws the same images, for its ranges and for the estimate of agreement.
+_kept_images = functools.lru_cache(maxsize=_KEPT)(_unit_images)
 
 
 def _spectral_noise(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
