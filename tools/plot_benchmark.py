@@ -22,7 +22,7 @@ _ROWS = {
 }
 _NAMES = {
     "mobilenet_v2": "MobileNetV2",
-    "mobilenet_v1": "MobileNetV1-0.25",
+    "mobilenet_v1_025": "MobileNetV1-0.25",
     "resnet20": "ResNet-20",
     "resnet8": "ResNet-8",
 }
