@@ -158,7 +158,7 @@ def test_figures_of_the_readme_are_those_that_were_measured():
     record = json.loads((ROOT / "docs/figures/benchmark.json").read_text())
     table = re.search(r"^\| model \| \| top-1 .*?\n\n", PAGES["README.md"].read_text(), re.MULTILINE | re.DOTALL)
     assert table, "the README has no table of what was measured"
-    shown = [[cell.strip(" *%") for cell in line.split("|")[2:-1]] for line in table[0].splitlines()[2:]]
+    shown = [[cell.strip(" *%") for cell in line.split("|")[2:-1]] for line in table[0].strip().splitlines()[2:]]
     names = {"float": "float", "tfdatafree, no data": "tfdatafree:int8", "PTQ, noise": "ptq_noise"}
     names["PTQ, 100 real images"] = "ptq"
     measured = [row for row in record["rows"] if row["row"] in names.values()]

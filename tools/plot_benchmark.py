@@ -20,6 +20,8 @@ _ROWS = {
     "ptq": ("converter, 100 real images", "#9e9e9e"),
     "ptq_noise": ("converter, noise", "#d7ccc8"),
 }
+# Losses in points that are larger are drawn as this one.
+_LOWEST = -6.0
 _NAMES = {
     "mobilenet_v2": "MobileNetV2",
     "mobilenet_v1_025": "MobileNetV1-0.25",
@@ -44,10 +46,11 @@ def draw(record: dict, path: Path) -> None:
         loss = [100 * (rows[model, row]["top1"] - rows[model, "float"]["top1"]) for model in models]
         bars = left.bar(places, agreement, 0.25, color=colour, label=label)
         left.bar_label(bars, fmt="%.1f", fontsize=7)
-        right.bar_label(right.bar(places, loss, 0.25, color=colour), fmt="%+.1f", fontsize=7)
-    left.set_ylim(60, 104)
+        bars = right.bar(places, [max(points, _LOWEST) for points in loss], 0.25, color=colour)
+        right.bar_label(bars, [f"{points:+.1f}" for points in loss], fontsize=7)
+    left.set_ylim(0, 108)
     left.set_title("same class as the float model, %", fontsize=10)
-    right.set_ylim(-6, 1.5)
+    right.set_ylim(_LOWEST - 0.7, 1.5)
     right.set_title("top-1 less that of the float model, points", fontsize=10)
     right.axhline(0, color="black", linewidth=0.8)
     for axes in (left, right):
