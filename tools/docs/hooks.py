@@ -68,7 +68,8 @@ def versions(setup: str) -> str:
 
 
 def sections(readme: str) -> dict[str, str]:
-    """Heading of the second level -> text below it."""
+    """Heading of the second level -> text below it. Paths into docs/ are as the pages of this folder have them."""
+    readme = readme.replace("](docs/", "](")
     _, *parts = re.split(r"^## (.+)\n", readme, flags=re.MULTILINE)
     return {heading: text.strip("\n") for heading, text in zip(parts[::2], parts[1::2], strict=True)}
 
