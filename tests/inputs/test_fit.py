@@ -158,7 +158,14 @@ def test_a_rescaling_is_of_8_bit_values_unless_the_statistics_contradict_it(scal
 
 @pytest.mark.parametrize(
     "scale, offset, told",
-    [(1 / 255, 0.0, True), (1 / 127.5, -1.0, True), (1.0, -127.5, True), (2.0, -1.0, False), (1e-4, 0.0, False)],
+    [
+        (1 / 255, 0.0, True),
+        (1 / 127.5, -1.0, True),
+        (1 / 127.5, [-1.0, -0.9, -0.8], True),
+        (1.0, -127.5, True),
+        (2.0, -1.0, False),
+        (1e-4, 0.0, False),
+    ],
 )
 def test_without_statistics_a_rescaling_is_judged_by_what_it_makes_of_8_bit_values(scale, offset, told):
     model = keras.Sequential([keras.Input((8, 8, 3)), L.Rescaling(scale, offset), L.Conv2D(4, 3)])

@@ -3,6 +3,9 @@ import pytest
 import tensorflow as tf
 
 from tfdatafree import Recipe, compress
+from tfdatafree.canonical.separate import separate
+from tfdatafree.inputs.input_range import find_input_ranges
+from tfdatafree.model.graph import Graph
 from tfdatafree.model.load import load
 
 
@@ -51,6 +54,14 @@ def test_functions_that_keras_2_models_call_keep_their_values(name):
     old = k2.Model(inputs, k2.layers.ReLU()(FUNCTIONS[name](inputs)))
     x = np.random.default_rng(0).normal(size=(2, 6, 4, 4)).astype("float32")
     np.testing.assert_allclose(load(old)(x), old(x), atol=1e-5)
+
+
+def test_a_shift_of_an_input_says_nothing_of_its_range():
+    k2 = pytest.importorskip("tf_keras")
+    inputs = k2.layers.Input((6, 4, 4))
+    old = k2.Model(inputs, tf.nn.conv2d(tf.math.add(inputs, _kernel(4)), _kernel(3, 3, 4, 2), 1, "SAME"))
+    found = find_input_ranges(separate(Graph.from_keras(load(old))).graph)[0]
+    assert found.warning and not found.told
 
 
 @pytest.mark.slow

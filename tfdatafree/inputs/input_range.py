@@ -112,8 +112,9 @@ def _takes_bytes(graph: Graph, name: str, rescaling: keras.layers.Rescaling, see
             return True
         fit = fit_inputs(graph, name, seed)
         return fit is None or divergence - fit.divergence <= _CONTRADICTED
-    ends = np.multiply.outer(_BYTES, np.asarray(rescaling.scale)) + np.asarray(rescaling.offset)
-    largest = float(np.abs(ends).max())
+    largest = max(
+        float(np.abs(end * np.asarray(rescaling.scale) + np.asarray(rescaling.offset)).max()) for end in _BYTES
+    )
     return any(low <= largest <= high for low, high in _MADE_OF_BYTES)
 
 

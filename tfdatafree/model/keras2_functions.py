@@ -120,8 +120,13 @@ def _is_constant(value: Any) -> bool:
 
 
 def _sum(x: Any, y: Any) -> Any:
-    """A vector with a value per channel is a shift, which can be folded into the layer before it."""
-    if not _is_constant(x) and _is_constant(y) and np.shape(y) == tuple(x.shape[-1:]) and len(x.shape) > 1:
+    """A vector with a value per channel is a shift, which can be folded into the layer before it, if there is one.
+
+    At an input it stays an addition: a Rescaling there would be taken for one of 8-bit values.
+    """
+    if _is_constant(x) or not _is_constant(y) or isinstance(x._keras_history.operation, keras.layers.InputLayer):
+        return ops.add(x, y)
+    if np.shape(y) == tuple(x.shape[-1:]) and len(x.shape) > 1:
         return keras.layers.Rescaling(1.0, np.asarray(y, np.float32).tolist(), dtype=x.dtype)(x)
     return ops.add(x, y)
 
