@@ -163,7 +163,10 @@ def test_figures_of_the_readme_are_those_that_were_measured():
     names["PTQ, 100 real images"] = "ptq"
     measured = [row for row in record["rows"] if row["row"] in names.values()]
     assert [names[cells[0]] for cells in shown] == [row["row"] for row in measured]
-    for (_, top1, agreement, _, size), row in zip(shown, measured, strict=True):
+    logits = json.loads((ROOT / "docs/figures/benchmark_logits.json").read_text())["rows"] + record["rows"]
+    errors = {(row["model"], row["row"]): f"{row['relative_error']:.3f}" for row in logits if "relative_error" in row}
+    for (_, top1, agreement, error, size), row in zip(shown, measured, strict=True):
+        assert error in ("", errors.get((row["model"], row["row"]))), row
         assert top1 == f"{100 * row['top1']:.2f}"
         assert agreement == ("" if row["row"] == "float" else f"{row['agreement']:.3f}")
         assert row["row"] == "float" or size == f"{row['bytes']:,}"
