@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from tfdatafree.model.keras_model import is_input
+
 # TensorFlow functions that tf_keras turns into layers when they are called on its symbolic tensors. Parameters have the names
 # that TensorFlow gives them.
 _FUNCTIONS: dict[str, Callable] = {
@@ -124,7 +126,7 @@ def _sum(x: Any, y: Any) -> Any:
 
     At an input it stays an addition: a Rescaling there would be taken for one of 8-bit values.
     """
-    if _is_constant(x) or not _is_constant(y) or isinstance(x._keras_history.operation, keras.layers.InputLayer):
+    if _is_constant(x) or not _is_constant(y) or is_input(x):
         return ops.add(x, y)
     if np.shape(y) == tuple(x.shape[-1:]) and len(x.shape) > 1:
         return keras.layers.Rescaling(1.0, np.asarray(y, np.float32).tolist(), dtype=x.dtype)(x)

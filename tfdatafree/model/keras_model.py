@@ -169,3 +169,8 @@ def _map_leaves(structure: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(structure, Mapping):
         return {key: _map_leaves(item, function) for key, item in structure.items()}
     return function(structure)
+
+
+def is_input(tensor: Any) -> bool:
+    """Whether a symbolic tensor is an input of the model that is being built, and no layer's result."""
+    return isinstance(tensor._keras_history.operation, keras.layers.InputLayer)
